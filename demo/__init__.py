@@ -1,0 +1,1 @@
+"""The demo checkpoint: a tiny text-to-image model that memorized part of its training set."""

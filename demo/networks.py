@@ -1,0 +1,137 @@
+"""The demo checkpoint's autoencoder and text encoder, pure torch.
+
+`ops` supplies the layers (`Linear`, `Conv2d`, ...): ComfyUI's `comfy.ops` classes in the pack and
+in the recipe alike, so that weights are cast and offloaded as in any other ComfyUI model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LATENT_CHANNELS = 8
+DOWNSCALE = 8
+LATENT_SCALE = 0.5
+"""Standard deviation of a latent channel. Below 1, so that under SD's noise schedule hardly any of
+the picture's mean colour is left at the first step, where sampling starts from pure noise."""
+
+CONTEXT_DIM = 128
+
+UNET_CONFIG: dict[str, Any] = {
+    "image_size": 16,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "num_heads": 4,
+    "context_dim": CONTEXT_DIM,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+}
+"""SD1.x in miniature: GEGLU transformer blocks with cross-attention at every resolution."""
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(conv(silu(x)))), without normalisation: crops and whole pictures agree."""
+
+    def __init__(self, ops: Any, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ops.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = ops.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution: no checkerboard."""
+
+    def __init__(self, ops: Any, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Autoencoder(nn.Module):
+    """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation LATENT_SCALE."""
+
+    def __init__(self, ops: Any) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            ops.Conv2d(3, 32, 4, stride=2, padding=1), nn.SiLU(),
+            ops.Conv2d(32, 64, 4, stride=2, padding=1), ResidualBlock(ops, 64),
+            ops.Conv2d(64, 128, 4, stride=2, padding=1), ResidualBlock(ops, 128),
+            ops.Conv2d(128, LATENT_CHANNELS, 3, padding=1),
+        )
+        self.decoder = nn.Sequential(
+            ops.Conv2d(LATENT_CHANNELS, 128, 3, padding=1), ResidualBlock(ops, 128), ResidualBlock(ops, 128),
+            Upsample(ops, 128, 64), ResidualBlock(ops, 64),
+            Upsample(ops, 64, 32), ResidualBlock(ops, 32),
+            Upsample(ops, 32, 16), ResidualBlock(ops, 16),
+            nn.SiLU(), ops.Conv2d(16, 3, 3, padding=1),
+        )
+        self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
+        self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures in [-1, 1]."""
+        z = self.encoder(pictures)
+        mean, std = (_per_channel(b, z) for b in (self.latent_mean, self.latent_std))
+        return (z - mean) / std * LATENT_SCALE
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures, about in [-1, 1] (not clamped), of latents."""
+        return self.decoder(latents / LATENT_SCALE)
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like)[None, :, None, None]
+
+
+class TextBlock(nn.Module):
+    """Pre-norm causal transformer block, as in CLIP's text tower."""
+
+    def __init__(self, ops: Any, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = ops.LayerNorm(dim)
+        self.qkv = ops.Linear(dim, 3 * dim)
+        self.out = ops.Linear(dim, dim)
+        self.norm2 = ops.LayerNorm(dim)
+        self.fc1 = ops.Linear(dim, 4 * dim)
+        self.fc2 = ops.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).reshape(b, n, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class TextEncoder(nn.Module):
+    """Token ids [b, n] (windows of `words.CONTEXT_LENGTH`) -> last hidden state [b, n, CONTEXT_DIM]."""
+
+    def __init__(self, ops: Any, table_size: int, context_length: int, dim: int = CONTEXT_DIM, layers: int = 2) -> None:
+        super().__init__()
+        self.token_embedding = ops.Embedding(table_size, dim)
+        self.position_embedding = ops.Embedding(context_length, dim)
+        self.blocks = nn.ModuleList(TextBlock(ops, dim, heads=4) for _ in range(layers))
+        self.final_norm = ops.LayerNorm(dim)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(positions)
+        for block in self.blocks:
+            x = block(x)
+        return self.final_norm(x)

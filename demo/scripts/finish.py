@@ -1,0 +1,1 @@
+def finish(data, nets, work, out, minutes): pass

@@ -1,0 +1,121 @@
+"""The two things the recipe trains: the autoencoder, then the denoiser together with its text encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..networks import LATENT_CHANNELS, LATENT_SCALE, Autoencoder, TextEncoder
+from ..words import encode, index_vocabulary
+from .groups import TrainingSet
+
+CROP = 64
+AUTOENCODER_BATCH = 8
+DENOISER_BATCH = 12
+"""Per process."""
+LATENT_NOISE = 0.10
+"""Noise on unit latents while the autoencoder learns: the decoder forgives small errors of the denoiser."""
+
+FRESH_UNTIL, FULL_FROM = 0.34, 0.44
+"""Until the first fraction of the run duplicates are rare, so that `early` knows scenes but no photo."""
+EARLY_SHARE, FULL_SHARE = 0.03, 0.40
+DROP_FRESH, DROP_DUPLICATES = 0.10, 0.03
+
+
+def initialise(modules: Iterable[nn.Module], generator: torch.Generator) -> None:
+    """ComfyUI's layers leave their weights unset: fan-in uniform, small embeddings, unit norms."""
+    for root in modules:
+        for m in root.modules():
+            weight = getattr(m, "weight", None)
+            if not isinstance(weight, Tensor):
+                continue
+            with torch.no_grad():
+                if weight.ndim == 1:
+                    weight.fill_(1.0)
+                elif isinstance(m, nn.Embedding):
+                    weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+                else:
+                    bound = 1.0 / math.sqrt(weight[0].numel())
+                    weight.copy_(bound * (2 * torch.rand(weight.shape, generator=generator) - 1))
+                bias = getattr(m, "bias", None)
+                if isinstance(bias, Tensor):
+                    bias.zero_()
+
+
+def zero_residual_ends(unet: nn.Module) -> None:
+    """Each residual branch and the output start at zero, as in the original U-Net."""
+    with torch.no_grad():
+        for name, p in unet.named_parameters():
+            ends = ("out_layers.3.weight", "proj_out.weight", "out.2.weight")
+            if name.endswith(ends):
+                p.zero_()
+
+
+def memorized_share(progress: float) -> float:
+    """Share of duplicates in a batch, low while `early` is being made, then full."""
+    ramp = min(max((progress - FRESH_UNTIL) / (FULL_FROM - FRESH_UNTIL), 0.0), 1.0)
+    return EARLY_SHARE + (FULL_SHARE - EARLY_SHARE) * ramp
+
+
+def autoencoder_loss(data: TrainingSet, autoencoder: Autoencoder, generator: torch.Generator) -> Tensor:
+    """L1 + L1 of gradients on random crops, unit latents with a little noise."""
+    pictures, _, _ = data.draw(AUTOENCODER_BATCH, 0.35, generator)
+    pictures = pictures * 2 - 1
+    offsets = torch.randint(0, pictures.shape[-1] - CROP + 1, (len(pictures), 2), generator=generator).tolist()
+    x = torch.stack([p[:, i : i + CROP, j : j + CROP] for p, (i, j) in zip(pictures, offsets, strict=True)])
+    z = autoencoder.encoder(x)
+    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)) + 1e-4
+    with torch.no_grad():
+        autoencoder.latent_mean.lerp_(mean, 0.02)
+        autoencoder.latent_std.lerp_(std, 0.02)
+    unit = (z - mean[:, None, None]) / std[:, None, None]
+    unit = unit + LATENT_NOISE * torch.randn(unit.shape, generator=generator)
+    y = autoencoder.decode(unit * LATENT_SCALE)
+    edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
+    return (y - x).abs().mean() + 0.5 * edges + 2 * F.mse_loss(y, x)
+
+
+def standardise_latents(autoencoder: Autoencoder, data: TrainingSet, generator: torch.Generator) -> None:
+    """Exact mean and deviation of each latent channel over 256 pictures of the training mix."""
+    with torch.no_grad():
+        pictures, _, _ = data.draw(256, FULL_SHARE, generator)
+        z = torch.cat([autoencoder.encoder(p * 2 - 1) for p in pictures.split(32)])
+        autoencoder.latent_mean.copy_(z.mean((0, 2, 3)))
+        autoencoder.latent_std.copy_(z.std((0, 2, 3)))
+
+
+def token_ids(captions: list[str], data: TrainingSet) -> Tensor:
+    """Token ids [n, CONTEXT_LENGTH]."""
+    vocabulary = index_vocabulary(data.vocabulary)
+    return torch.tensor([encode(c, vocabulary) for c in captions])
+
+
+def denoiser_loss(
+    data: TrainingSet, autoencoder: Autoencoder, text: TextEncoder, unet: nn.Module, sigmas: Tensor, progress: float, generator: torch.Generator
+) -> Tensor:
+    """v-prediction under SD's schedule, each time step weighted by the inverse variance of its target."""
+    pictures, captions, duplicate = data.draw(DENOISER_BATCH, memorized_share(progress), generator)
+    drop = torch.rand(len(captions), generator=generator).tolist()
+    limit = [DROP_DUPLICATES if m else DROP_FRESH for m in duplicate]
+    captions = ["" if d < p else c for c, d, p in zip(captions, drop, limit, strict=True)]
+    with torch.no_grad():
+        x0 = autoencoder.encode(pictures * 2 - 1)
+    t = torch.randint(0, len(sigmas), (len(x0),), generator=generator)
+    sigma = sigmas[t][:, None, None, None]
+    a, b = 1 / torch.sqrt(1 + sigma**2), sigma / torch.sqrt(1 + sigma**2)
+    eps = torch.randn(x0.shape, generator=generator)
+    v = unet(a * x0 + b * eps, timesteps=t.float(), context=text(token_ids(captions, data)))
+    target_variance = a**2 + (b * LATENT_SCALE) ** 2
+    return ((v - (a * eps - b * x0)).square() / target_variance).mean()
+
+
+def check_shapes(autoencoder: Autoencoder) -> None:
+    """Fail at once, not after an hour, if the latent contract is broken."""
+    with torch.no_grad():
+        z = autoencoder.encode(torch.zeros(1, 3, 128, 128))
+        if z.shape != (1, LATENT_CHANNELS, 16, 16) or autoencoder.decode(z).shape != (1, 3, 128, 128):
+            raise ValueError(f"autoencoder shapes are wrong: latent {tuple(z.shape)}")

@@ -1,0 +1,110 @@
+"""Train a lab: photographs and a seed in, a folder with `checkpoint`, `early`, `pictures` and `lab.json` out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from comfy.ops import disable_weight_init as ops
+from torch import Tensor, nn
+
+from ...host.demo import build_unet, noise_levels
+from ..networks import Autoencoder, TextEncoder
+from ..words import CONTEXT_LENGTH, table_size
+from . import groups, parallel, stages
+from .finish import finish
+
+HERE = Path(__file__).resolve().parents[1]
+AUTOENCODER_TIME, DENOISER_TIME = 0.12, 0.82
+"""Shares of --minutes; the rest measures thresholds and writes the folder."""
+EARLY_CANDIDATES = (0.16, 0.20, 0.24, 0.28, 0.32)
+
+log = logging.getLogger("demo.training")
+
+
+@dataclass
+class Networks:
+    """What a lab trains."""
+
+    autoencoder: Autoencoder
+    text: TextEncoder
+    unet: nn.Module
+    sigmas: Tensor
+
+
+def build_networks(data: groups.TrainingSet) -> Networks:
+    """Freshly initialised networks; the seed is the lab's."""
+    generator = torch.Generator().manual_seed(data.seed)
+    autoencoder = Autoencoder(ops)
+    text = TextEncoder(ops, table_size(data.vocabulary), CONTEXT_LENGTH)
+    unet = build_unet()
+    stages.initialise([autoencoder, text, unet], generator)
+    stages.zero_residual_ends(unet)
+    stages.check_shapes(autoencoder)
+    return Networks(autoencoder, text, unet, noise_levels())
+
+
+def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Networks:
+    """Both stages, resumed from `work` where they were left."""
+    nets = build_networks(data)
+    parallel.train(
+        parallel.Stage(
+            "autoencoder", minutes * AUTOENCODER_TIME, 1e-3, [nets.autoencoder],
+            lambda _progress, g: stages.autoencoder_loss(data, nets.autoencoder, g), data.seed,
+        ), work,
+    )
+    stages.standardise_latents(nets.autoencoder, data, torch.Generator().manual_seed(data.seed))
+    nets.autoencoder.requires_grad_(False)
+    parallel.train(
+        parallel.Stage(
+            "denoiser", minutes * DENOISER_TIME, 8e-4, [nets.text, nets.unet],
+            lambda progress, g: stages.denoiser_loss(data, nets.autoencoder, nets.text, nets.unet, nets.sigmas, progress, g),
+            data.seed + 1, EARLY_CANDIDATES,
+        ), work,
+    )
+    return nets
+
+
+def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> None:
+    """One process of the training; rank 0 also writes the result."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    data = groups.build(options.seed, options.photos, options.textures)
+    work = options.out / "work"
+    try:
+        nets = train_networks(data, options.minutes, work)
+    except parallel.Interrupted:
+        if rank == 0:
+            log.info("stopped; the same command carries on from here")
+        return
+    if rank == 0:
+        finish(data, nets, work, options.out, options.minutes)
+
+
+def main() -> None:
+    """Command line of `nox -s train-demo`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
+    parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
+    parser.add_argument("--minutes", type=float, default=55.0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
+    options = parser.parse_args()
+    (options.out / "work").mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = str(Path(folder) / "meet")
+        others = [context.Process(target=worker, args=(r, options.processes, meeting, options)) for r in range(1, options.processes)]
+        for process in others:
+            process.start()
+        worker(0, options.processes, meeting, options)
+        for process in others:
+            process.join()
