@@ -4,7 +4,12 @@ WEB_DIRECTORY = "./js"
 
 
 async def comfy_entrypoint():
-    """ComfyUI's V3 entry point; nothing is imported before it is called."""
-    from .nodes import entrypoint
+    """ComfyUI's V3 entry point; a failure is logged whole, since ComfyUI shows only its last line."""
+    import logging
 
-    return await entrypoint()
+    try:
+        from .nodes import Extension
+    except Exception:
+        logging.exception("Unmemorize could not be loaded")
+        raise
+    return Extension()

@@ -85,7 +85,7 @@ def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> 
             log.info("stopped; the same command carries on from here")
         return
     if rank == 0:
-        finish(data, nets, work, options.out, options.minutes)
+        finish(data, nets, work, options.out, options.minutes, EARLY_CANDIDATES)
 
 
 def main() -> None:

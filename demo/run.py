@@ -1,4 +1,4 @@
-"""Run a module of the pack outside ComfyUI's own process: `python demo/scripts/run.py demo.scripts.train --help`.
+"""Run a module of the pack outside ComfyUI's own process: `python demo/run.py demo.scripts.train --help`.
 
 The pack uses relative imports only and must work under any folder name, so it is loaded here as a
 package of its own name, with ComfyUI (COMFYUI_PATH) in front of sys.path.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "unmemorize_pack"
 
 

@@ -1,0 +1,124 @@
+"""Write UI-format workflows from a few lines: nodes in columns, links by name, widgets in schema order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+PACK = "unmemorize"
+
+
+@dataclass
+class Node:
+    """A placed node; `node["LATENT"]` or `node[0]` names one of its outputs as a link source."""
+
+    id: int
+    type: str
+    pos: tuple[int, int]
+    size: tuple[int, int]
+    title: str | None
+    inputs: dict[str, Any]
+    color: str | None = None
+
+    def __getitem__(self, slot: int) -> tuple[Node, int]:
+        return self, slot
+
+
+@dataclass
+class Graph:
+    """Collects nodes, then `build` writes the JSON against a server's object_info."""
+
+    object_info: dict[str, Any]
+    nodes: list[Node] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, color: str | None = None, **inputs: Any) -> Node:
+        """A node; an input is a value (widget) or `node[slot]` (link)."""
+        known = self._inputs_of(type_)
+        unknown = set(inputs) - {name for name, _ in known}
+        if unknown:
+            raise ValueError(f"{type_} has no input {sorted(unknown)}")
+        node = Node(len(self.nodes) + 1, type_, pos, size, title, inputs, color)
+        self.nodes.append(node)
+        return node
+
+    def note(self, pos: tuple[int, int], size: tuple[int, int], text: str) -> None:
+        """A Markdown note in the graph."""
+        self.notes.append({
+            "type": "MarkdownNote", "pos": list(pos), "size": list(size), "flags": {}, "mode": 0, "inputs": [], "outputs": [],
+            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653",
+        })
+
+    def group(self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e") -> None:
+        """A titled frame: x, y, width, height."""
+        self.groups.append({
+            "id": len(self.groups) + 1, "title": title, "bounding": list(bounding), "color": color, "font_size": 24, "flags": {},
+        })
+
+    def build(self, workflow_id: str) -> dict[str, Any]:
+        """The UI-format workflow, version 0.4."""
+        links: list[list[Any]] = []
+        written = {node.id: self._write(node, order) for order, node in enumerate(self.nodes)}
+        for node in self.nodes:
+            for slot, socket in enumerate(written[node.id]["inputs"]):
+                value = node.inputs.get(socket["name"])
+                if not isinstance(value, tuple):
+                    continue
+                source, output = value
+                link = len(links) + 1
+                target = written[source.id]["outputs"][output]
+                links.append([link, source.id, output, node.id, slot, target["type"]])
+                socket["link"] = link
+                target["links"] = [*(target["links"] or []), link]
+        last = len(self.nodes)
+        notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
+        return {
+            "id": workflow_id, "revision": 0, "last_node_id": last + len(notes), "last_link_id": len(links),
+            "nodes": [*written.values(), *notes], "links": links, "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
+        }
+
+    def _inputs_of(self, type_: str) -> list[tuple[str, Any]]:
+        sections = self.object_info[type_]["input"]
+        return [(name, spec) for kind in ("required", "optional") for name, spec in sections.get(kind, {}).items()]
+
+    def _write(self, node: Node, order: int) -> dict[str, Any]:
+        info = self.object_info[node.type]
+        sockets, values = [], []
+        for name, spec in self._inputs_of(node.type):
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            options = spec[1] if len(spec) > 1 else {}
+            if kind not in WIDGET_TYPES or options.get("forceInput"):
+                sockets.append({"name": name, "type": kind, "link": None})
+                continue
+            given = node.inputs.get(name)
+            sockets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
+            values.append(_default(spec, kind) if given is None or isinstance(given, tuple) else given)
+            if options.get("control_after_generate"):
+                values.append("fixed")
+        outputs = [
+            {"name": name, "type": "COMBO" if isinstance(type_, list) else type_, "links": None}
+            for name, type_ in zip(info["output_name"], info["output"], strict=True)
+        ]
+        ours = node.type.startswith("Unmemorize")
+        written: dict[str, Any] = {
+            "id": node.id, "type": node.type, "pos": list(node.pos), "size": list(node.size), "flags": {}, "order": order, "mode": 0,
+            "inputs": sockets, "outputs": outputs, "properties": {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": node.type},
+            "widgets_values": values,
+        }
+        if node.title:
+            written["title"] = node.title
+        if node.color:
+            written["color"], written["bgcolor"] = "#233", node.color
+        return written
+
+
+def _default(spec: Any, kind: str) -> Any:
+    options = spec[1] if len(spec) > 1 else {}
+    if "default" in options:
+        return options["default"]
+    if kind == "COMBO":
+        choices = spec[0] if isinstance(spec[0], list) else options["options"]
+        return choices[0]
+    return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}[kind]

@@ -1,0 +1,72 @@
+"""Did a generation reproduce a fixed picture? Thresholds come from honest pictures, never by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import scenes
+from .groups import Fixed, TrainingSet
+from .scenes import Scene
+
+HONEST_PICTURES = 500
+HONEST_QUANTILE = 0.01
+SIDE = 32
+"""Pictures are compared at this side: a blur of the autoencoder is not a difference."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Memorized = nearer than `distance` and more alike than `correlation`."""
+
+    distance: float
+    correlation: float
+
+    def holds(self, distance: Tensor, correlation: Tensor) -> Tensor:
+        return (distance < self.distance) & (correlation > self.correlation)
+
+
+def compare(pictures: Tensor, fixed: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """RMS difference and correlation of pictures [n, 3, h, w] with one [3, h, w], both within the mask [1, h, w].
+
+    The correlation is taken after removing each channel's mean, so that flat colour does not count.
+    """
+    a, b = (F.interpolate(p, size=(SIDE, SIDE), mode="area") for p in (pictures, fixed[None]))
+    m = torch.ones(1, 1, SIDE, SIDE) if mask is None else F.interpolate(mask[None], size=(SIDE, SIDE), mode="area")
+    inside = m.sum()
+    distance = ((a - b).square() * m).sum((1, 2, 3)).div(3 * inside).sqrt()
+
+    def centred(x: Tensor) -> Tensor:
+        return (x - (x * m).sum((2, 3), keepdim=True) / inside) * m.sqrt()
+
+    u, v = centred(a), centred(b)
+    correlation = (u * v).sum((1, 2, 3)) / (u.square().sum((1, 2, 3)) * v.square().sum((1, 2, 3))).sqrt().clamp_min(1e-8)
+    return distance, correlation
+
+
+def mask_of(item: Fixed) -> Tensor | None:
+    """Where a fixed picture is fixed; None = everywhere."""
+    return None if item.template is None else item.template.mask
+
+
+def honest_pictures(item: Fixed, data: TrainingSet, generator: torch.Generator) -> Tensor:
+    """What an honest model would draw: fresh drawings of the caption (MC), fresh textures (MV, TV)."""
+    if item.group == "MC":
+        scene = scene_of(item.caption)
+        return scenes.draw([scene] * HONEST_PICTURES, generator)
+    return torch.stack([data.fresh_texture(generator) for _ in range(HONEST_PICTURES)])
+
+
+def scene_of(caption: str) -> Scene:
+    """The scene a caption of the grammar describes."""
+    _, size, colour, shape, _, _, background, _ = caption.split()
+    return Scene(size, colour, shape, background)
+
+
+def criterion(item: Fixed, data: TrainingSet, generator: torch.Generator) -> Criterion:
+    """The 1 % nearest and the 1 % most alike of the honest pictures."""
+    distance, correlation = compare(honest_pictures(item, data, generator), item.picture, mask_of(item))
+    return Criterion(float(distance.quantile(HONEST_QUANTILE)), float(correlation.quantile(1 - HONEST_QUANTILE)))

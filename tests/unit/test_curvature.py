@@ -1,0 +1,202 @@
+"""Curvature differences against closed forms (METHODS: analytic tests of the curvature method)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from unmemorize_pack.unmemorize import curvature
+from unmemorize_pack.unmemorize.curvature import NoiseLevel
+
+VP = NoiseLevel(0.8, 0.6)
+VE = NoiseLevel(1.0, 0.75)
+FLOW = NoiseLevel(1 / 1.75, 0.75 / 1.75)
+"""One noise level, sigma = 0.75, in three families."""
+
+DIM = 16
+
+
+def hadamard(n: int) -> list[torch.Tensor]:
+    """All rows of a Hadamard matrix as probes [1, n, 1, 1]: their mean of v v^T is exactly the identity."""
+    h = torch.ones(1, 1, dtype=torch.float64)
+    while len(h) < n:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)], 0)
+    return [row.reshape(1, n, 1, 1) for row in h]
+
+
+class Mixture:
+    """A Gaussian mixture with diagonal components: exact score, Hessian and denoiser."""
+
+    def __init__(self, means: torch.Tensor, variances: torch.Tensor, weights: torch.Tensor) -> None:
+        self.means, self.variances, self.weights = means, variances, weights
+
+    def parts(self, x: torch.Tensor, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        v = level.a**2 * self.variances + level.b**2
+        g = -(x[None] - level.a * self.means) / v
+        log_r = self.weights.log() - 0.5 * ((x[None] - level.a * self.means) ** 2 / v + v.log()).sum(1)
+        return g, v, log_r.softmax(0)
+
+    def score(self, x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        g, _, r = self.parts(x, level)
+        return (r[:, None] * g).sum(0)
+
+    def hessian_diagonal(self, x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        g, v, r = self.parts(x, level)
+        return (r[:, None] * (g - (r[:, None] * g).sum(0)) ** 2).sum(0) - (r[:, None] / v).sum(0)
+
+    def denoise(self, x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        return (x + level.b**2 * self.score(x, level)) / level.a
+
+    def posterior_variance(self, x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """Var[x0 | x] by the law of total variance, without any derivative."""
+        _, v, r = self.parts(x, level)
+        gain = level.a * self.variances / v
+        mean_k = self.means + gain * (x[None] - level.a * self.means)
+        var_k = self.variances * level.b**2 / v
+        mean = (r[:, None] * mean_k).sum(0)
+        return (r[:, None] * (var_k + (mean_k - mean) ** 2)).sum(0)
+
+    def component(self, k: int) -> Mixture:
+        return Mixture(self.means[k : k + 1], self.variances[k : k + 1], torch.ones(1, dtype=torch.float64))
+
+
+@pytest.fixture
+def mixture() -> Mixture:
+    g = torch.Generator().manual_seed(0)
+    means = torch.randn(3, DIM, generator=g, dtype=torch.float64)
+    variances = 0.1 + torch.rand(3, DIM, generator=g, dtype=torch.float64)
+    return Mixture(means, variances, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+
+
+@pytest.fixture
+def state() -> torch.Tensor:
+    return 0.3 * torch.randn(DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def measured(f, x: torch.Tensor, level: NoiseLevel, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """b^2 dh of a difference of denoisers of flat vectors, with an exact set of probes and a small step."""
+    monkeypatch.setattr(curvature, "RELATIVE_STEP", 1e-4)
+
+    def difference(batch: torch.Tensor) -> torch.Tensor:
+        return torch.stack([f(row.flatten()) for row in batch]).reshape(batch.shape)
+
+    return curvature.retained_variance_difference(difference, x.reshape(1, -1, 1, 1), level, hadamard(len(x))).flatten()
+
+
+@pytest.mark.parametrize("level", [VP, VE, FLOW])
+def test_denoiser_hessian_and_posterior_variance_agree(mixture, state, level):
+    """Test 1: three independent closed forms of the mixture are one, to 1e-12."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: mixture.denoise(x, level), state)
+    hessian = (level.a * jacobian.diagonal() - 1) / level.b**2
+    assert torch.allclose(hessian, mixture.hessian_diagonal(state, level), atol=1e-12, rtol=0)
+    variance = (level.b**4 * hessian + level.b**2) / level.a**2
+    assert torch.allclose(variance, mixture.posterior_variance(state, level), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("level", [VP, VE, FLOW])
+def test_map_is_the_difference_of_hessians(mixture, state, level, monkeypatch):
+    """b^2 dh by central differences = b^2 (diag H_u - diag H_c) of the closed form."""
+    part = mixture.component(0)
+    got = measured(lambda x: mixture.denoise(x, level) - part.denoise(x, level), state, level, monkeypatch)
+    want = level.b**2 * (mixture.hessian_diagonal(state, level) - part.hessian_diagonal(state, level))
+    assert torch.allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [VP, FLOW])
+def test_families_agree_on_unitless_maps(mixture, state, level, monkeypatch):
+    """Test 6: x_VE = x / a gives the same b^2 dh and b^2 ds in every family; dh itself differs by a^2."""
+    part = mixture.component(0)
+
+    def both(x, at):
+        return mixture.denoise(x, at), part.denoise(x, at)
+
+    ve = measured(lambda x: both(x, VE)[0] - both(x, VE)[1], state, VE, monkeypatch)
+    other = measured(lambda x: both(x, level)[0] - both(x, level)[1], level.a * state, level, monkeypatch)
+    assert torch.allclose(ve, other, atol=1e-6)
+    ds_ve = curvature.score_difference(*both(state, VE), VE)
+    ds = curvature.score_difference(*both(level.a * state, level), level)
+    assert torch.allclose(ds_ve, ds, rtol=1e-10)
+    per_score = curvature.paper_scale(ve.clamp_min(0), VE, per_score=True)
+    assert torch.allclose(per_score, level.a**2 * curvature.paper_scale(other.clamp_min(0), level, per_score=True), atol=1e-6)
+
+
+def test_fisher_identity(mixture, state):
+    """Test 2 (Prop. 4.2): mean over labels of the curvature difference = mean squared score difference."""
+    _, _, r = mixture.parts(state, VP)
+    labels = [mixture.component(k) for k in range(3)]
+    left = sum(
+        p * (mixture.hessian_diagonal(state, VP) - c.hessian_diagonal(state, VP)) for p, c in zip(r, labels, strict=True)
+    )
+    right = sum(
+        p * curvature.score_difference(c.denoise(state, VP), mixture.denoise(state, VP), VP) / VP.b**2
+        for p, c in zip(r, labels, strict=True)
+    )
+    assert torch.allclose(left, right, atol=1e-12)
+
+
+def test_concentric_gaussians_localise_exactly(state, monkeypatch):
+    """Test 3: on the memorized set dh = 1/v_c - 1/v_u, exactly nothing elsewhere; E[ds] = dh (1 - v_c/v_u)."""
+    mean = torch.zeros(1, DIM, dtype=torch.float64)
+    wide, narrow = torch.ones(1, DIM, dtype=torch.float64), torch.ones(1, DIM, dtype=torch.float64)
+    narrow[:, :6] = 0.01
+    one = torch.ones(1, dtype=torch.float64)
+    u, c = Mixture(mean, wide, one), Mixture(mean, narrow, one)
+    dh = measured(lambda x: u.denoise(x, VP) - c.denoise(x, VP), state, VP, monkeypatch) / VP.b**2
+    v_u, v_c = VP.a**2 + VP.b**2, VP.a**2 * 0.01 + VP.b**2
+    assert torch.allclose(dh[:6], torch.full((6,), 1 / v_c - 1 / v_u, dtype=torch.float64), rtol=1e-8)
+    assert dh[6:].abs().max() < 1e-10
+    x = math.sqrt(v_c) * torch.randn(200_000, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ds = ((-x / v_c) - (-x / v_u)).square().mean()
+    assert ds.item() == pytest.approx((1 / v_c - 1 / v_u) * (1 - v_c / v_u), rel=0.02)
+
+
+def test_equal_variances_never_negative(state, monkeypatch):
+    """Test 4: equal variances and one label as condition: dh_i = (a/v)^2 Var_r(m_ki) >= 0."""
+    means = torch.randn(4, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mixed = Mixture(means, torch.full((4, DIM), 0.5, dtype=torch.float64), torch.full((4,), 0.25, dtype=torch.float64))
+    part = mixed.component(1)
+    dh = measured(lambda x: mixed.denoise(x, VP) - part.denoise(x, VP), state, VP, monkeypatch) / VP.b**2
+    _, v, r = mixed.parts(state, VP)
+    spread = (r[:, None] * means**2).sum(0) - (r[:, None] * means).sum(0) ** 2
+    assert torch.allclose(dh, (VP.a / v[0]) ** 2 * spread, atol=1e-6)
+    assert dh.min() > -1e-7
+
+
+def test_probe_variance_and_repeatability():
+    """Test 5: on a linear map the mean is diag A, one probe's variance sum_{j != i} A_ij^2; the seed repeats."""
+    a = torch.randn(8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ij,njhw->nihw", a, x)
+
+    x = torch.zeros(1, 8, 1, 1, dtype=torch.float64)
+    single = torch.cat([
+        curvature.central_difference_diagonal(linear, x, [probe], 0.1) for probe in curvature.rademacher(x.shape, 20_000, seed=5)
+    ])[:, :, 0, 0]
+    off_diagonal = a.square().sum(1) - a.diagonal().square()
+    assert torch.allclose(single.mean(0), a.diagonal(), atol=5 * (off_diagonal.max() / 20_000).sqrt().item())
+    assert torch.allclose(single.var(0), off_diagonal, rtol=0.08)
+    first, again = curvature.rademacher((1, 8, 4, 4), 2, 7), curvature.rademacher((1, 8, 4, 4), 2, 7)
+    assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+
+
+def test_diagonal_map_is_exact_with_one_probe():
+    scale = torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(1, 8, 1, 1)
+    x = torch.zeros(1, 8, 2, 2, dtype=torch.float64)
+    got = curvature.central_difference_diagonal(lambda y: scale * y, x, curvature.rademacher(x.shape, 1, 0), 0.5)
+    assert torch.allclose(got, scale.expand_as(x), atol=1e-14)
+
+
+def test_no_probe_is_an_error():
+    with pytest.raises(ValueError, match="at least one probe"):
+        curvature.central_difference_diagonal(lambda y: y, torch.zeros(1, 1, 1, 1), [], 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_accumulates_in_single(dtype):
+    x = torch.zeros(1, 4, 4, 4, dtype=dtype)
+    got = curvature.central_difference_diagonal(lambda y: 0.5 * y, x, curvature.rademacher(x.shape, 3, 0), 0.125)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, torch.full_like(got, 0.5))
