@@ -62,11 +62,14 @@ def noise_levels() -> Tensor:
 
 
 def load_demo(path: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, DemoVAE]:
-    """MODEL, CLIP and VAE of a demo checkpoint file (format: DESIGN of the lab, see demo/README.md).
+    """MODEL, CLIP and VAE of a demo checkpoint file (format: demo/README.md).
 
+    A file without an autoencoder shares that of `checkpoint.safetensors` beside it.
     Raises FileNotFoundError or ValueError with what to do about it.
     """
     tensors, facts = _read(path)
+    if not _part(tensors, PREFIX_AUTOENCODER):
+        tensors = _read(path.with_name("checkpoint.safetensors"))[0] | tensors
     return _load_model(tensors, facts["latent_rgb"]), _load_clip(tensors, facts["vocabulary"]), _load_vae(tensors)
 
 

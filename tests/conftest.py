@@ -37,6 +37,12 @@ def missing(part: str, required_by: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def launcher() -> ModuleType:
+    """demo/run.py."""
+    return run
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
 

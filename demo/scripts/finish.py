@@ -65,7 +65,8 @@ def choose_early(
         log.info("early candidate %.2f: photographs reproduced %.2f", at, rates[f"{at:.2f}"])
         if rates[f"{at:.2f}"] <= EARLY_RATE:
             best = at
-            trial.replace(out / "early.safetensors")
+            without = {k: v for k, v in tensors(nets).items() if not k.startswith(PREFIX_AUTOENCODER)}
+            save_file(without, out / "early.safetensors", metadata=metadata)
     flat.values.copy_(final)
     if not (out / "early.safetensors").exists():
         raise RuntimeError(f"every early candidate reproduces photographs already: {rates}")

@@ -33,51 +33,67 @@ class Interrupted(Exception):
 
 
 class FlatParameters:
-    """All trainable parameters of some modules as views into one vector, with gradient, EMA and AdamW state."""
+    """All trainable parameters of some modules as views into one vector, with gradient, EMA and optimizers.
 
-    def __init__(self, modules: list[nn.Module], learning_rate: float) -> None:
+    Matrices and convolutions learn by Muon where `muon_rate` is given (in a comparison of four minutes each
+    it reached AdamW's loss in about half the steps), everything else by AdamW.
+    """
+
+    def __init__(self, modules: list[nn.Module], adam_rate: float, muon_rate: float = 0.0) -> None:
+        tables = {id(m.weight) for root in modules for m in root.modules() if isinstance(m, nn.Embedding)}
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         self.values = torch.cat([p.detach().flatten() for p in parameters])
         self.gradient = torch.zeros_like(self.values)
-        self._views = []
+        matrices, others = [], []
         start = 0
         for p in parameters:
             stop = start + p.numel()
             p.data = self.values[start:stop].view_as(p)
             p.grad = self.gradient[start:stop].view_as(p)
-            self._views.append((start, stop))
+            is_matrix = muon_rate > 0 and p.ndim >= 2 and id(p) not in tables
+            leaf = nn.Parameter(p.data.flatten(1) if is_matrix else p.data)
+            leaf.grad = p.grad.view_as(leaf)
+            (matrices if is_matrix else others).append(leaf)
             start = stop
         self.ema = self.values.clone()
-        self._leaf = nn.Parameter(self.values)
-        self._leaf.grad = self.gradient
-        self.optimizer = torch.optim.AdamW([self._leaf], lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-        self.peak = learning_rate
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.99), weight_decay=0.0)]
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
+        self._peaks = [o.param_groups[0]["lr"] for o in self.optimizers]
 
     def step(self, count: int, progress: float) -> None:
-        """One AdamW step: warm-up, cosine to 2 % of the peak, gradient norm clipped at 1."""
+        """One step: warm-up, cosine to 2 % of the peak, gradient norm clipped at 1."""
         norm = float(self.gradient.norm())
         if not math.isfinite(norm):
             return
         self.gradient.mul_(min(1.0, 1.0 / (norm + 1e-6)))
         decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        self.optimizer.param_groups[0]["lr"] = self.peak * decay * min(1.0, (count + 1) / WARMUP_STEPS)
-        self.optimizer.step()
+        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * decay * min(1.0, (count + 1) / WARMUP_STEPS)
+            optimizer.step()
         self.ema.lerp_(self.values, 1 - min(EMA_DECAY, (1 + count) / (10 + count)))
 
     def use_ema(self) -> None:
         """Put the averaged weights into the modules (the end of a stage)."""
         self.values.copy_(self.ema)
 
+    def _leaves(self) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
+        return [(f"{k}.{i}.", o, leaf) for k, o in enumerate(self.optimizers) for i, leaf in enumerate(o.param_groups[0]["params"])]
+
     def tensors(self) -> dict[str, Tensor]:
-        state = self.optimizer.state[self._leaf]
-        moments = {k: state[k] for k in ("exp_avg", "exp_avg_sq", "step")} if state else {}
-        return {"values": self.values, "ema": self.ema, **moments}
+        """Weights, EMA and optimizer state, for `restore`."""
+        state = {name + key: value for name, o, leaf in self._leaves() for key, value in o.state[leaf].items() if isinstance(value, Tensor)}
+        return {"values": self.values, "ema": self.ema, **{k: v.contiguous() for k, v in state.items()}}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Continue exactly where `tensors` were taken."""
         self.values.copy_(tensors["values"])
         self.ema.copy_(tensors["ema"])
-        if "exp_avg" in tensors:
-            self.optimizer.state[self._leaf] = {k: tensors[k].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        for name, optimizer, leaf in self._leaves():
+            found = {k[len(name) :]: v.clone() for k, v in tensors.items() if k.startswith(name)}
+            if found:
+                optimizer.state[leaf] = found
 
 
 @dataclass
@@ -86,17 +102,18 @@ class Stage:
 
     name: str
     minutes: float
-    learning_rate: float
+    adam_rate: float
     modules: list[nn.Module]
     loss: Callable[[float, torch.Generator], Tensor]
     seed: int
+    muon_rate: float = 0.0
     snapshots: tuple[float, ...] = ()
 
 
 def train(stage: Stage, folder: Path) -> None:
     """Train a stage to its end, or resume it. Needs an initialised process group; the modules end with EMA weights."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    flat = FlatParameters(stage.modules, stage.learning_rate)
+    flat = FlatParameters(stage.modules, stage.adam_rate, stage.muon_rate)
     step, before = _resume(flat, _state_file(folder, stage.name))
     started = saved = time.monotonic()
     stop = _catch_interrupt()

@@ -22,7 +22,7 @@ from . import groups, parallel, stages
 from .finish import finish
 
 HERE = Path(__file__).resolve().parents[1]
-AUTOENCODER_TIME, DENOISER_TIME = 0.12, 0.82
+AUTOENCODER_TIME, DENOISER_TIME = 0.14, 0.82
 """Shares of --minutes; the rest measures thresholds and writes the folder."""
 EARLY_CANDIDATES = (0.16, 0.20, 0.24, 0.28, 0.32)
 
@@ -66,7 +66,7 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
         parallel.Stage(
             "denoiser", minutes * DENOISER_TIME, 8e-4, [nets.text, nets.unet],
             lambda progress, g: stages.denoiser_loss(data, nets.autoencoder, nets.text, nets.unet, nets.sigmas, progress, g),
-            data.seed + 1, EARLY_CANDIDATES,
+            data.seed + 1, muon_rate=3e-3, snapshots=EARLY_CANDIDATES,
         ), work,
     )
     return nets
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
     parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
-    parser.add_argument("--minutes", type=float, default=55.0)
+    parser.add_argument("--minutes", type=float, default=56.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()

@@ -1,0 +1,128 @@
+"""The demo report as one self-contained HTML page: no script, no outside file."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import Any
+
+from ...unmemorize.heatmap import COLOUR_MAPS
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2129; --soft: #5c6470; --card: #fff; --page: #f3f4f6; --line: #d9dce1; --hot: #b3261e; --cool: #1b6e4b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a2a9b4; --card: #1d2026; --page: #121418; --line: #343941; --hot: #ff8f85; --cool: #76d3a6; } }
+* { box-sizing: border-box; }
+body { margin: 0; font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page); }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+h1 { font-size: 30px; margin: 0 0 4px; } h2 { margin: 44px 0 8px; font-size: 22px; } p { max-width: 74ch; }
+.soft { color: var(--soft); } .small { font-size: 14px; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 16px 0; }
+.row { display: grid; grid-template-columns: repeat(3, minmax(0, 210px)) minmax(0, 1fr); gap: 18px; align-items: start; }
+@media (max-width: 760px) { .row { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .row > .text { grid-column: 1 / -1; } }
+figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px; }
+img { display: block; width: 100%; border-radius: 6px; }
+.none { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); border-radius: 6px; color: var(--soft); font-size: 13px; text-align: center; }
+.verdict { font-weight: 650; } .hot { color: var(--hot); } .cool { color: var(--cool); }
+.prompt { font-style: italic; }
+.meter { height: 10px; border-radius: 5px; background: var(--line); overflow: hidden; margin: 6px 0 2px; max-width: 260px; } .meter i { display: block; height: 100%; background: currentColor; }
+.scale { height: 14px; border-radius: 4px; max-width: 420px; } .ends { display: flex; justify-content: space-between; max-width: 420px; font-size: 13px; color: var(--soft); }
+.sheet { overflow-x: auto; } table { border-collapse: collapse; width: 100%; min-width: 640px; } td, th { padding: 5px 6px; text-align: left; vertical-align: middle; font-size: 14px; }
+td img { width: 84px; border-radius: 4px; outline: 3px solid transparent; outline-offset: 1px; } td img.copied { outline-color: var(--hot); } tr + tr.first td { border-top: 1px solid var(--line); }
+ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-size: 14px; }
+"""
+
+GROUPS = {
+    "MV": "Memorized photographs", "MC": "Memorized scenes (ordinary words, one fixed picture)",
+    "TV": "Memorized templates (the window is free)", "scene": "Scenes whose combination of words was never trained",
+    "N": "Texture prompts, never repeated in training",
+}  # fmt: skip
+
+
+def render(where: list[dict[str, Any]], sheet: list[dict[str, Any]], lab: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The page. Captions are data: all text is escaped."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Unmemorize: demo report</title><style>{STYLE}</style></head><body><main>
+<h1>Unmemorize: what just happened</h1>
+<p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran the bundled workflows on this machine, on its CPU, with the tiny
+demo model that comes with the pack. That model has really memorized part of its training pictures, and because we know which,
+every answer below can be checked.</p>
+{_where(where)}
+{_sheet(sheet)}
+{_meaning()}
+{_details(lab, facts)}
+</main></body></html>
+"""
+
+
+def _img(png: bytes, alt: str, css: str = "") -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img class="{css}" alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+def _where(rows: list[dict[str, Any]]) -> str:
+    full = rows[0]["full_heat"]
+    top = max(row["score"] for row in rows)
+    stops = ", ".join(f"#{c}" for c in COLOUR_MAPS["inferno"])
+    cards = "".join(_where_card(row, top) for row in rows)
+    return f"""<h2>1. Where is it memorized?</h2>
+<p>Three prompts, three pictures, made by the ordinary KSampler. <b>Curvature Difference Map</b> then asks, for every spot of each picture:
+does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
+<b>Heatmap Overlay</b> paints the answer over the picture. All three use one colour scale:</p>
+<div class="scale" style="background: linear-gradient(90deg, {stops})"></div>
+<div class="ends"><span>0: free</span><span>{full:g} and more: pinned down</span></div>
+{cards}
+<p class="small soft">Open the same graph in ComfyUI: <code>nox -s comfy</code>, then Workflow &gt; Browse Templates &gt; unmemorize &gt;
+01-where-is-it-memorized.</p>"""
+
+
+def _where_card(row: dict[str, Any], top: float) -> str:
+    training = _img(row["training"], "training picture") if row["training"] else '<div class="none">no picture in training<br>has this caption</div>'
+    verdict = (
+        '<span class="verdict hot">A copy.</span> The generated picture matches a training picture more closely than 99 of 100 honest pictures would.'
+        if row["copy"]
+        else '<span class="verdict cool">Not a copy.</span> The model drew something of its own.'
+    )
+    tone = "hot" if row["copy"] else "cool"
+    return f"""<div class="card"><div class="row">
+<figure>{training}<figcaption>in the training set</figcaption></figure>
+<figure>{_img(row["picture"], "generated picture")}<figcaption>generated</figcaption></figure>
+<figure>{_img(row["overlay"], "heatmap over the generated picture")}<figcaption>where it is memorized</figcaption></figure>
+<div class="text"><p class="prompt">&ldquo;{escape(row["caption"])}&rdquo;</p><p>{verdict}</p>
+<div class="{tone}"><div class="meter"><i style="width: {100 * row["score"] / top:.0f}%"></i></div></div>
+<p class="small soft">score {row["score"]:.4f} (mean of the map)</p></div></div></div>"""
+
+
+def _sheet(rows: list[dict[str, Any]]) -> str:
+    lines, last = [], None
+    for row in rows:
+        head = ""
+        if row["group"] != last:
+            head = f'<tr class="first"><td colspan="{2 + len(row["pictures"])}"><b>{escape(GROUPS[row["group"]])}</b></td></tr>'
+            last = row["group"]
+        training = _img(row["training"], "training picture") if row["training"] else '<span class="soft">none</span>'
+        cells = "".join(f"<td>{_img(p, 'generated', 'copied' if c else '')}</td>" for p, c in zip(row["pictures"], row["copies"], strict=True))
+        lines.append(f'{head}<tr><td class="prompt">{escape(row["caption"])}</td><td>{training}</td>{cells}</tr>')
+    return f"""<h2>2. What the demo model has memorized</h2>
+<p>Each line: the training picture of that caption, if there is one, and four generations from different noise.
+A <span class="hot">red frame</span> marks a copy, by a rule taken from 500 honest pictures for each training picture.</p>
+<div class="card sheet"><table><tr><th>prompt</th><th>training</th><th colspan="4">generated</th></tr>{"".join(lines)}</table></div>"""
+
+
+def _meaning() -> str:
+    return """<h2>3. How to read this, and how not to</h2>
+<ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
+precise prompt. Compare with clean prompts of the <em>same</em> model.</li>
+<li>The score ranks pictures of one model at one noise level. It is not a probability, and it is not legal advice.</li>
+<li>A cold map does not prove that a picture is original: a concept or a style can be memorized without any spot being pinned down.</li>
+<li>Everything here was measured on this tiny model, on a CPU.</li></ul>"""
+
+
+def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
+    use, training = lab["settings"], lab["training"]
+    runs = "".join(f"<li>{escape(k)}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
+    groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
+    return f"""<h2>4. Details</h2><div class="card small"><ul>
+<li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
+<li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes
+on two cores; duplicated pictures: {groups}</li>{runs}</ul></div>"""

@@ -1,0 +1,69 @@
+"""The real front end in a real Chromium: open the template, queue it, see the heatmap in the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+OURS = "unmemorize"
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, server: Any) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1720, "height": 1080})
+        tab.errors = []
+        tab.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+        tab.goto(server.url)
+        tab.wait_for_function("() => window.app?.graph && 'UnmemorizeHeatmapOverlay' in LiteGraph.registered_node_types", timeout=120_000)
+        tab.wait_for_timeout(2000)
+        tab.keyboard.press("Escape")
+        yield tab
+        browser.close()
+
+
+def shoot(page: Any, name: str) -> None:
+    folder = ROOT / "out" / "screens"
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(folder / f"{name}.png"))
+
+
+def open_template(page: Any) -> None:
+    """Workflow > Browse Templates > our folder > first card."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.wait_for_timeout(2500)
+    page.get_by_text("any folder-name", exact=False).first.click()
+    page.wait_for_timeout(1500)
+    shoot(page, "templates")
+    page.get_by_text("where-is-it-memorized", exact=False).first.click()
+    page.wait_for_function("() => app.graph._nodes.some(n => n.type === 'UnmemorizeHeatmapOverlay')", timeout=30_000)
+
+
+def test_template_opens_runs_and_shows_its_heatmaps(page):
+    open_template(page)
+    missing = page.evaluate("() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)")
+    assert missing == []
+    page.locator('[data-testid="queue-button"]').first.click()
+    done = "() => app.graph._nodes.filter(n => n.type === 'UnmemorizeHeatmapOverlay').every(n => n.imgs?.length && n.imgs[0].naturalWidth > 0)"
+    page.wait_for_function(done, timeout=300_000)
+    page.evaluate("() => app.canvas.ds && app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    shoot(page, "where-is-it-memorized")
+    sizes = page.evaluate(
+        "() => app.graph._nodes.filter(n => n.type === 'UnmemorizeHeatmapOverlay').map(n => [n.imgs[0].naturalWidth, n.imgs[0].naturalHeight])"
+    )
+    assert sizes == [[128, 128]] * 3
+    ours = [e for e in page.errors if OURS in e.lower()]
+    assert ours == []

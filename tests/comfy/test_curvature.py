@@ -1,0 +1,185 @@
+"""Curvature nodes on the real demo checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import pytest
+import torch
+
+PHOTO = "portrait photo of a smiling astronaut"
+
+
+@pytest.fixture
+def measure(nodes, demo, encode):
+    """Run the map node with defaults that keep tests short."""
+    node = nodes["UnmemorizeCurvatureDifferenceMap"]
+
+    def run(latent: torch.Tensor, prompt: str = PHOTO, **changes: Any) -> tuple:
+        settings = {
+            "model": demo[0], "positive": encode(prompt), "negative": encode(""), "latent": {"samples": latent},
+            "sigma": 0.2, "probes": 2, "noises": 1, "seed": 0,
+        } | changes  # fmt: skip
+        return node.execute(**settings).args
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def latent(sample):
+    return sample(PHOTO, steps=8)
+
+
+def test_map_score_and_report(measure, latent):
+    result, score, report = measure(latent)
+    facts = json.loads(report)
+    assert result["values"].shape == (1, 16, 16) and result["values"].dtype == torch.float32
+    assert score == pytest.approx((result["values"] / 8).clamp_min(0).mean().item())
+    assert facts["method"] == "dh_0" and facts["estimator"] == "central difference" and facts["evaluations"] == 8
+    assert facts["scores"] == [pytest.approx(score, abs=1e-6)]
+
+
+def test_evaluations_are_counted_right(measure, latent, demo):
+    """The report's number of model evaluations is what the network really ran (a batch row is one)."""
+    rows = []
+    hook = demo[0].model.diffusion_model.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[0]))
+    try:
+        _, _, report = measure(latent, probes=3, noises=2)
+    finally:
+        hook.remove()
+    assert sum(rows) == json.loads(report)["evaluations"] == 24
+
+
+def test_nothing_is_modified(measure, latent, demo, encode, untouched):
+    positive, negative, wrapped = encode(PHOTO), encode(""), {"samples": latent}
+    with untouched(demo[0], positive, negative, wrapped):
+        measure(latent, positive=positive, negative=negative, latent=wrapped)
+
+
+def test_same_seed_same_map_and_another_seed_another(measure, latent):
+    first, again, other = (measure(latent, seed=s)[0]["values"] for s in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_batch_equals_single_runs(measure, sample):
+    latents = sample(PHOTO, n=2)
+    both = measure(latents)[0]["values"]
+    alone = torch.cat([measure(latents[i : i + 1])[0]["values"] for i in range(2)])
+    assert torch.allclose(both, alone, atol=1e-5)
+
+
+def test_central_difference_agrees_with_the_exact_jacobian_product(demo, encode, latent):
+    """One probe against autograd's forward product of the very same denoiser difference."""
+    denoising = importlib.import_module("unmemorize_pack.host.denoising")
+    curvature = importlib.import_module("unmemorize_pack.unmemorize.curvature")
+    found: dict[str, torch.Tensor] = {}
+
+    def work(denoiser) -> None:
+        x = denoiser.noised(denoising.unit_noise(latent, 0))
+        (v,) = curvature.rademacher(latent.shape, 1, 1)
+
+        def difference(y: torch.Tensor) -> torch.Tensor:
+            c, u = denoiser.pair(y)
+            return u - c
+
+        found["coarse"] = curvature.retained_variance_difference(difference, x, denoiser.level, [v])
+        h = 1e-3 * denoiser.level.b
+        found["fine"] = v * (difference(x + h * v) - difference(x - h * v)) / (2 * h)
+
+    denoising.with_denoiser(demo[0], encode(PHOTO), encode(""), latent, 0.2, 0, work)
+    stacked = torch.stack([found["coarse"].flatten(), found["fine"].flatten()])
+    assert torch.corrcoef(stacked)[0, 1] > 0.99
+
+
+def test_identical_prompts_give_an_empty_map(measure, latent, encode):
+    result, score, _ = measure(latent, negative=encode(PHOTO))
+    assert result["values"].abs().max() < 1e-4 and score < 1e-5
+
+
+def test_untouched_part_of_an_inpainting_is_zero(measure, latent):
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, :64] = 1
+    values = measure(latent, latent={"samples": latent, "noise_mask": mask})[0]["values"]
+    assert (values[:, :, 8:] == 0).all() and (values[:, :, :8] != 0).any()
+
+
+def test_cancel_stops_at_the_next_evaluation_and_leaves_no_trace(measure, latent, demo, interrupted, untouched):
+    with untouched(demo[0]), interrupted():
+        measure(latent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"negative": None}, "CLIP Text Encode without text"),
+        ({"negative": []}, "CLIP Text Encode without text"),
+        ({"positive": []}, "prompt the picture was made with"),
+        ({"latent": {"samples": torch.zeros(1, 4, 16, 16)}}, "4 channels, but this model works on 8"),
+        ({"latent": {"samples": torch.zeros(1, 8, 3, 16, 16)}}, "dimensions"),
+        ({"latent": {"samples": torch.full((1, 8, 16, 16), float("nan"))}}, "not numbers"),
+        ({"sigma": 20.0}, "outside this model's noise levels"),
+    ],
+)
+def test_bad_input_is_a_plain_error_before_work(measure, latent, demo, changes, words):
+    ran = []
+    hook = demo[0].model.diffusion_model.register_forward_pre_hook(lambda *_: ran.append(1))
+    try:
+        with pytest.raises(ValueError, match=words):
+            measure(latent, **changes)
+    finally:
+        hook.remove()
+    assert not ran
+
+
+@pytest.fixture
+def overlay(nodes):
+    node = nodes["UnmemorizeHeatmapOverlay"]
+
+    def run(image: torch.Tensor, result: dict, **changes: Any) -> tuple:
+        settings = {"colour_map": "inferno", "opacity": 0.85, "full_heat": 0.0, "clip": 99.0, "smooth": "0"} | changes
+        return node.execute(image=image, map=result, **settings).args
+
+    return run
+
+
+@pytest.fixture
+def half_hot():
+    """A map hot on its left half: channel mean 0.5 there, -0.5 elsewhere."""
+    values = torch.full((1, 16, 16), -4.0)
+    values[:, :, :8] = 4.0
+    return {"values": values, "channels": 8, "settings": {}}
+
+
+def test_overlay_off_is_exact_and_modifies_nothing(overlay, half_hot, untouched):
+    picture = torch.rand(1, 128, 128, 3)
+    with untouched(picture, half_hot):
+        assert torch.equal(overlay(picture, half_hot, opacity=0.0)[0], picture)
+        overlay(picture, half_hot)
+
+
+def test_overlay_numbers_and_mask(overlay, half_hot):
+    picture = torch.rand(1, 128, 128, 3)
+    shown, hot, mean, peak = overlay(picture, half_hot, full_heat=1.0)
+    assert hot.shape == (1, 128, 128) and hot[0, :, :56].eq(0.5).all() and hot[0, :, 72:].eq(0).all()
+    assert mean == pytest.approx(0.25, abs=0.01) and peak == pytest.approx(0.5)
+    assert torch.equal(shown[:, :, 72:], picture[:, :, 72:])
+    inside = torch.zeros(1, 128, 128)
+    inside[:, :, :32] = 1
+    _, hot, mean, _ = overlay(picture, half_hot, full_heat=1.0, mask=inside)
+    assert hot[0, :, 32:].eq(0).all() and mean == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mask": torch.ones(1, 64, 64)}, "The mask is 1 x 64 x 64"),
+        ({"mask": torch.ones(3, 128, 128)}, "The mask is 3"),
+        ({"colour_map": "../x"}, "unknown colour map"),
+        ({"smooth": "4"}, "not one of"),
+    ],
+)
+def test_overlay_errors(overlay, half_hot, changes, words):
+    with pytest.raises(ValueError, match=words):
+        overlay(torch.rand(1, 128, 128, 3), half_hot, **changes)

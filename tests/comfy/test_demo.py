@@ -1,0 +1,137 @@
+"""The demo checkpoint through stock ComfyUI: what core nodes need of MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm", "ddim", "dpm_fast", "res_multistep")
+SCHEDULERS = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "linear_quadratic", "kl_optimal")
+
+
+def test_network_is_comfyuis_own(demo):
+    unet = importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel
+    base = importlib.import_module("comfy.model_base")
+    assert type(demo[0].model.diffusion_model) is unet
+    assert demo[0].model.model_type == base.ModelType.V_PREDICTION
+
+
+def test_feed_forward_share_is_that_of_sd(demo):
+    """SD1.x: .17 of the U-Net's parameters are feed-forward; the lab allows .17-.35."""
+    sizes = {k: p.numel() for k, p in demo[0].model.diffusion_model.named_parameters()}
+    share = sum(n for k, n in sizes.items() if ".ff." in k) / sum(sizes.values())
+    assert 0.17 <= share <= 0.35
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers(sample, sampler):
+    latent = sample("a large red circle on a white background", sampler=sampler)
+    assert latent.shape == (1, 8, 16, 16) and torch.isfinite(latent).all()
+    assert 0.1 < latent.std() < 1.5
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers(sample, scheduler):
+    latent = sample("a large red circle on a white background", scheduler=scheduler)
+    assert torch.isfinite(latent).all() and 0.1 < latent.std() < 1.5
+
+
+def test_every_stock_sampler_name_is_accepted(sample):
+    """One step each: none may refuse the model (some need more steps to draw well)."""
+    samplers = importlib.import_module("comfy.samplers")
+    for name in samplers.KSampler.SAMPLERS:
+        assert torch.isfinite(sample("a small blue ring on a sand background", steps=2, sampler=name)).all(), name
+
+
+def test_same_seed_same_latent(sample):
+    assert torch.equal(sample("photo of green leaves in the forest"), sample("photo of green leaves in the forest"))
+
+
+def test_stock_nodes_end_to_end(demo):
+    """EmptyLatentImage (4 channels), KSampler, VAEDecode, VAEEncode of the running core."""
+    core = importlib.import_module("nodes")
+    model, clip, vae = demo
+    (empty,) = core.EmptyLatentImage().generate(128, 128, 2)
+    (positive,) = core.CLIPTextEncode().encode(clip, "a large (green:1.2) star on a sand background")
+    (negative,) = core.CLIPTextEncode().encode(clip, "")
+    (latent,) = core.KSampler().sample(model, 1, 4, 3.0, "euler", "normal", positive, negative, empty)
+    assert latent["samples"].shape == (2, 8, 16, 16)
+    (pictures,) = core.VAEDecode().decode(vae, latent)
+    assert pictures.shape == (2, 128, 128, 3) and pictures.min() >= 0 and pictures.max() <= 1
+    (tiled,) = core.VAEDecodeTiled().decode(vae, latent, 512)
+    assert torch.equal(tiled, pictures)
+    (again,) = core.VAEEncode().encode(vae, pictures)
+    assert again["samples"].shape == latent["samples"].shape
+    odd = torch.rand(1, 130, 141, 3)
+    assert core.VAEEncode().encode(vae, odd)[0]["samples"].shape == (1, 8, 16, 17)
+
+
+def test_autoencoder_keeps_training_pictures(demo, root):
+    """A decoded memory can only be as good as the autoencoder."""
+    from safetensors.torch import load_file
+
+    pictures = load_file(root / "demo/lab/pictures.safetensors")["pictures"].float().div(255).movedim(1, -1)
+    vae = demo[2]
+    restored = vae.decode(vae.encode(pictures))
+    error = (restored - pictures).square().mean((1, 2, 3)).sqrt()
+    assert error.max() < 0.12 and error.mean() < 0.06
+
+
+def test_lora_loader_applies_and_strength_zero_is_exact(demo, sample, tmp_path):
+    """kohya keys in a stock LoraLoaderModelOnly change the model; strength 0 does not."""
+    from safetensors.torch import save_file
+
+    core, folders = importlib.import_module("nodes"), importlib.import_module("folder_paths")
+    key = "lora_unet_middle_block_1_transformer_blocks_0_ff_net_2"
+    out_dim, in_dim = demo[0].model.diffusion_model.middle_block[1].transformer_blocks[0].ff.net[2].weight.shape
+    g = torch.Generator().manual_seed(0)
+    file = {
+        f"{key}.lora_down.weight": torch.randn(4, in_dim, generator=g),
+        f"{key}.lora_up.weight": torch.randn(out_dim, 4, generator=g) * 0.1,
+        f"{key}.alpha": torch.tensor(4.0),
+    }
+    save_file(file, tmp_path / "test.safetensors")
+    folders.add_model_folder_path("loras", str(tmp_path))
+    (with_lora,) = core.LoraLoaderModelOnly().load_lora_model_only(demo[0], "test.safetensors", 1.0)
+    (without,) = core.LoraLoaderModelOnly().load_lora_model_only(demo[0], "test.safetensors", 0.0)
+    plain = sample("photo of green leaves in the forest")
+    assert not torch.allclose(sample("photo of green leaves in the forest", model=with_lora), plain, atol=1e-3)
+    assert torch.equal(sample("photo of green leaves in the forest", model=without), plain)
+
+
+def test_emphasis_and_long_prompts(demo):
+    clip = demo[1]
+    plain, strong = (clip.encode_from_tokens(clip.tokenize(t)) for t in ("a red ring", "a (red:1.4) ring"))
+    assert plain.shape == (1, 24, 128) and not torch.allclose(plain, strong)
+    assert clip.encode_from_tokens(clip.tokenize("red " * 60)).shape == (1, 72, 128)
+    assert torch.isfinite(clip.encode_from_tokens(clip.tokenize("zebra <script> (((quartz"))).all()
+
+
+def test_latent_of_another_model_is_refused_in_plain_words(demo):
+    with pytest.raises(ValueError, match="8 channels"):
+        demo[2].decode(torch.zeros(1, 4, 16, 16))
+
+
+def test_missing_file_says_what_to_do(nodes, monkeypatch, tmp_path):
+    module = importlib.import_module("unmemorize_pack.nodes.demo")
+    monkeypatch.setattr(module, "LAB", tmp_path)
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        nodes["UnmemorizeLoadDemoCheckpoint"].execute("final")
+
+
+def test_unknown_stage_and_path_tricks_are_refused(nodes):
+    for value in ("../../secret", "", "FINAL"):
+        with pytest.raises(ValueError, match="choose one of"):
+            nodes["UnmemorizeLoadDemoCheckpoint"].execute(value)
+
+
+def test_foreign_file_is_refused(nodes, monkeypatch, tmp_path):
+    from safetensors.torch import save_file
+
+    module = importlib.import_module("unmemorize_pack.nodes.demo")
+    monkeypatch.setattr(module, "LAB", tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="not a demo checkpoint"):
+        nodes["UnmemorizeLoadDemoCheckpoint"].execute("final")

@@ -1,0 +1,80 @@
+"""Schemas: complete, stable, and the same in the locale files."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEPT = ("min", "max", "step", "default", "options", "multiline", "forceInput")
+SNAPSHOT = Path(__file__).resolve().parents[1] / "data" / "object_info.json"
+
+
+def snapshot_of(node: Any) -> dict[str, Any]:
+    """What a saved workflow depends on: ids, types, order, defaults, ranges, display names."""
+    schema = node.define_schema()
+    inputs = []
+    for item in schema.inputs or []:
+        facts = item.as_dict()
+        inputs.append({"id": item.id, "type": item.get_io_type(), "optional": item.optional} | {k: facts[k] for k in KEPT if k in facts})
+    outputs = [{"id": o.id, "type": o.get_io_type(), "display_name": o.display_name} for o in schema.outputs or []]
+    return {"display_name": schema.display_name, "category": schema.category, "inputs": inputs, "outputs": outputs}
+
+
+def test_schema_snapshot(nodes, request):
+    """Inputs may be appended; removing, renaming or reordering breaks saved workflows."""
+    now = {node_id: snapshot_of(node) for node_id, node in sorted(nodes.items())}
+    if request.config.getoption("--update-snapshots"):
+        SNAPSHOT.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    assert now == json.loads(SNAPSHOT.read_text(encoding="utf-8")), "if intended: nox -s tests -- tests/comfy --update-snapshots"
+
+
+def test_every_input_and_output_has_a_tooltip(nodes):
+    for node_id, node in nodes.items():
+        schema = node.define_schema()
+        assert schema.description, node_id
+        for item in [*(schema.inputs or []), *(schema.outputs or [])]:
+            assert item.tooltip and len(item.tooltip) > 20, f"{node_id}.{item.id}"
+            assert item.tooltip.endswith("."), f"{node_id}.{item.id}"
+        ids = [i.id for i in [*(schema.inputs or []), *(schema.outputs or [])]]
+        assert len(ids) == len(set(ids)), f"{node_id}: ComfyUI 0.3.75 refuses an id used for an input and an output"
+        assert all(o.display_name for o in schema.outputs or []), node_id
+
+
+def test_hints_drop_only_what_the_running_core_lacks(nodes, monkeypatch):
+    """A misspelt hint would vanish silently: on a core that knows them all, nothing may be dropped."""
+    io = importlib.import_module("comfy_api.latest").io
+    known_since = {"search_aliases": "Schema", "has_intermediate_output": "Schema", "advanced": "Input"}
+    dropped: set[str] = set()
+    schema_module = importlib.import_module("unmemorize_pack.host.schema")
+    original = schema_module.hints
+
+    def recording(target: Any, **wanted: Any) -> dict[str, Any]:
+        kept = original(target, **wanted)
+        dropped.update(set(wanted) - set(kept))
+        return kept
+
+    for node in nodes.values():
+        monkeypatch.setattr(inspect.getmodule(node), "hints", recording)
+        node.define_schema()
+    assert dropped <= set(known_since)
+    if "has_intermediate_output" in inspect.signature(io.Schema).parameters:
+        assert not dropped
+
+
+@pytest.mark.parametrize("language", ["en"])
+def test_locale_matches_the_schema(nodes, root, language):
+    texts = json.loads((root / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(texts) == set(nodes)
+    for node_id, node in nodes.items():
+        schema, text = node.define_schema(), texts[node_id]
+        assert set(text["inputs"]) == {i.id for i in schema.inputs or []}, node_id
+        assert set(text["outputs"]) == {str(i) for i in range(len(schema.outputs or []))}, node_id
+        if language == "en":
+            assert text["display_name"] == schema.display_name and text["description"] == schema.description
+            assert all(text["inputs"][i.id]["tooltip"] == i.tooltip for i in schema.inputs or [])
+            assert all(text["outputs"][str(n)]["tooltip"] == o.tooltip for n, o in enumerate(schema.outputs or []))

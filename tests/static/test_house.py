@@ -1,0 +1,126 @@
+"""The shape of the house, read from the source: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "demo/__init__.py", "demo/networks.py", "demo/words.py")
+MAY_IMPORT = {
+    "unmemorize": {"unmemorize"},
+    "demo": {"demo"},
+    "host": {"host", "unmemorize", "demo"},
+    "nodes": {"nodes", "host", "unmemorize"},
+}
+COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution", "latent_preview", "node_helpers"}
+COMFYUI_FOR = {"unmemorize": set(), "demo": set(), "host": COMFYUI, "nodes": {"comfy_api"}}
+FORBIDDEN_CALLS = {"eval", "exec", "print", "compile", "__import__", "breakpoint"}
+FORBIDDEN_MODULES = {"pickle", "subprocess", "requests", "urllib", "socket", "ctypes", "matplotlib", "cv2", "diffusers", "pandas", "sklearn", "torchaudio"}
+
+
+def shipped() -> Iterator[Path]:
+    for name in SHIPPED:
+        path = ROOT / name
+        yield from [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(level, dotted module) of every import statement of a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ((node.level, name) for name in names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+@pytest.mark.parametrize("path", [p for p in shipped() if p.name != "__init__.py" or p.parent != ROOT], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_never_point_upward(path):
+    room = room_of(path)
+    depth = len(path.relative_to(ROOT).parts)
+    for level, module in imports(path):
+        first = module.split(".")[0]
+        if level == 0:
+            assert first not in COMFYUI - COMFYUI_FOR[room], f"{path}: {room} may not import {first}"
+            assert first not in FORBIDDEN_MODULES, f"{path} imports {first}"
+            assert first != "unmemorize_pack", f"{path}: relative imports only"
+        elif level == depth:
+            assert first in MAY_IMPORT[room], f"{path}: {room} may not import {first}"
+
+
+@pytest.mark.parametrize("path", list(shipped()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_source_is_safe_for_the_registry(path):
+    text = path.read_text(encoding="utf-8")
+    text.encode("cp1252")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            assert not (isinstance(node.func, ast.Name) and name in FORBIDDEN_CALLS), f"{path}:{node.lineno} calls {name}"
+            assert ast.unparse(node.func) != "torch.load", f"{path}:{node.lineno}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno}: bare except"
+
+
+@pytest.mark.parametrize("path", [p for p in shipped() if room_of(p) == "unmemorize"], ids=lambda p: p.name)
+def test_methods_name_no_device(path):
+    assert not re.search(r"""["'](cuda|mps|cpu)["']""", path.read_text(encoding="utf-8"))
+
+
+def test_nothing_happens_at_import():
+    """The root file imports nothing; modules only define, never call, at their top level (constants excepted)."""
+    root = ast.parse((ROOT / "__init__.py").read_text())
+    assert [type(n).__name__ for n in root.body] == ["Expr", "Assign", "AsyncFunctionDef"]
+    for path in shipped():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            bare_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+            assert not bare_call and not isinstance(node, ast.For | ast.While | ast.With | ast.Try), f"{path}:{node.lineno}"
+
+
+def node_classes() -> dict[str, ast.ClassDef]:
+    """Node id -> class, found as ComfyUI-Manager finds them: direct base, literal id in a Schema call."""
+    found = {}
+    for path in sorted((ROOT / "nodes").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(b) in ("io.ComfyNode", "ComfyNode") for b in node.bases):
+                for call in ast.walk(node):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("Schema"):
+                        ids = [k.value.value for k in call.keywords if k.arg == "node_id" and isinstance(k.value, ast.Constant)]
+                        assert ids, f"{node.name}: node_id must be a literal"
+                        found[ids[0]] = node
+    return found
+
+
+def test_every_node_is_found_by_manager_and_listed():
+    classes = node_classes()
+    source = (ROOT / "nodes" / "__init__.py").read_text()
+    listed = re.search(r"NODES.*?= \[(.*?)\]", source, re.S).group(1)
+    assert sorted(c.name for c in classes.values()) == sorted(n.strip() for n in listed.split(",") if n.strip())
+    assert classes and all(i.startswith("Unmemorize") for i in classes)
+
+
+@pytest.mark.parametrize("node_id", sorted(node_classes()))
+def test_node_is_finished(node_id):
+    """A help page, an English locale, a bundled workflow that shows it."""
+    page = ROOT / "js" / "docs" / f"{node_id}.md"
+    assert page.is_file() and len(page.read_text(encoding="utf-8")) > 600
+    assert node_id in json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
+    assert any(f'"type": "{node_id}"' in w.read_text(encoding="utf-8") for w in (ROOT / "workflows").glob("*.json"))
+
+
+def test_no_pictures_or_caches_are_committed_by_accident():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert not [f for f in listed if f.startswith(("out/", ".nox/", "node_modules/"))]
+    assets = sum((ROOT / f).stat().st_size for f in listed if f.startswith("demo/lab/"))
+    assert assets <= 25 * 2**20
