@@ -114,7 +114,8 @@ class HeatmapOverlay(io.ComfyNode):
                 io.Float.Output("mean", display_name="mean", tooltip="Mean of the map inside the mask; highest of the batch."),
                 io.Float.Output("peak", display_name="peak", tooltip="Clip percentile of the map; highest of the batch. Use it as full_heat elsewhere."),
             ],
-            **hints(io.Schema, search_aliases=["heatmap", "overlay", "memorization map", "colormap"], has_intermediate_output=True),
+            is_output_node=True,  # a viewer: it runs at the end of a graph too, as PreviewImage does
+            **hints(io.Schema, search_aliases=["heatmap", "overlay", "memorization map", "colormap"]),
         )
 
     @classmethod

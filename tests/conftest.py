@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -57,11 +58,26 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui: Path) -> Iterator[object]:
-    """A live ComfyUI server with the pack in a folder whose name is not the pack's."""
+def shipped_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of only those files that users get from the registry (.comfyignore)."""
+    import pathspec
+
+    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".comfyignore").read_text().splitlines())
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    copy = tmp_path_factory.mktemp("shipped") / "pack"
+    for name in ignored.match_files((n for n in names if n and (ROOT / n).is_file()), negate=True):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
+    """A live ComfyUI server with the pack as shipped, in a folder whose name is not the pack's."""
     from unmemorize_pack.demo.live.server import running
 
-    with running(pack_folder="any folder-name") as live:
+    with running(shipped_pack, pack_folder="any folder-name") as live:
         yield live
 
 

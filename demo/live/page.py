@@ -62,7 +62,7 @@ def _img(png: bytes, alt: str, css: str = "") -> str:
 
 def _where(rows: list[dict[str, Any]]) -> str:
     full = rows[0]["full_heat"]
-    top = max(row["score"] for row in rows)
+    top = max(*(row["score"] for row in rows), 1e-9)
     stops = ", ".join(f"#{c}" for c in COLOUR_MAPS["inferno"])
     cards = "".join(_where_card(row, top) for row in rows)
     return f"""<h2>1. Where is it memorized?</h2>

@@ -98,14 +98,14 @@ def _error_text(messages: list[Any]) -> str:
 
 
 @contextlib.contextmanager
-def running(pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True) -> Iterator[Server]:
+def running(pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True) -> Iterator[Server]:
     """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, under any folder name, in a temporary base folder."""
     port = port or _free_port()
     with tempfile.TemporaryDirectory(prefix="unmemorize-", ignore_cleanup_errors=True) as temporary:
         base = Path(temporary)
         for name in ("custom_nodes", "models", "user/default", "input", "output"):
             (base / name).mkdir(parents=True)
-        (base / "custom_nodes" / pack_folder).symlink_to(ROOT, target_is_directory=True)
+        (base / "custom_nodes" / pack_folder).symlink_to(pack, target_is_directory=True)
         settings = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
         (base / "user/default/comfy.settings.json").write_text(json.dumps(settings))
         log_file = base / "comfyui.log"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .graph import Graph, Node
-from .server import ROOT, running
+from .lower import lower
+from .server import ROOT, Server, running
 
 FOLDER = ROOT / "workflows"
 SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
@@ -69,11 +74,27 @@ def _where_row(g: Graph, x: int, y: int, title: str, caption: str, seed: int, lo
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"01-where-is-it-memorized": where_is_it_memorized}
 
 
+def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], path: Path) -> None:
+    """A .jpg of what the workflow showed: one column a picture, above it as generated, below it with its heat."""
+    rows = []
+    for kind in ("PreviewImage", "UnmemorizeHeatmapOverlay"):
+        shown = [outputs[i]["images"][0] for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
+        rows.append([Image.open(io.BytesIO(server.picture(image))).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS) for image in shown])
+    gap = 8
+    sheet = Image.new("RGB", (264 * len(rows[0]) + gap, 264 * len(rows) + gap), "#1d2026")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture, (gap + 264 * x, gap + 264 * y))
+    sheet.save(path, quality=90)
+
+
 def main() -> None:
-    """Rewrite every workflow file."""
+    """Rewrite every workflow file and its thumbnail."""
     FOLDER.mkdir(exist_ok=True)
     with running() as server:
         info = server.object_info()
         for name, build in WORKFLOWS.items():
-            text = json.dumps(build(info), indent=1, ensure_ascii=False)
-            (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            workflow = build(info)
+            (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            prompt = lower(workflow, info)
+            thumbnail(server, prompt, server.run(prompt), FOLDER / f"{name}.jpg")

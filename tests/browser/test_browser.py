@@ -40,19 +40,20 @@ def shoot(page: Any, name: str) -> None:
     page.screenshot(path=str(folder / f"{name}.png"))
 
 
-def open_template(page: Any) -> None:
-    """Workflow > Browse Templates > our folder > first card."""
+def open_template(page: Any, name: str) -> None:
+    """Workflow > Browse Templates > our folder > the card of a template."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.wait_for_timeout(2500)
-    page.get_by_text("any folder-name", exact=False).first.click()
-    page.wait_for_timeout(1500)
+    page.get_by_text("any folder-name").first.click(timeout=30_000)
+    card = page.locator(f'[data-testid="template-workflow-{name}"]')
+    card.wait_for(timeout=30_000)
+    page.wait_for_function("name => [...document.images].some(i => i.src.includes(name) && i.naturalWidth > 0)", arg=name, timeout=30_000)
     shoot(page, "templates")
-    page.get_by_text("where-is-it-memorized", exact=False).first.click()
-    page.wait_for_function("() => app.graph._nodes.some(n => n.type === 'UnmemorizeHeatmapOverlay')", timeout=30_000)
+    card.click()
+    page.wait_for_function("() => app.graph._nodes.some(n => n.type.startsWith('Unmemorize'))", timeout=30_000)
 
 
 def test_template_opens_runs_and_shows_its_heatmaps(page):
-    open_template(page)
+    open_template(page, "01-where-is-it-memorized")
     missing = page.evaluate("() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)")
     assert missing == []
     page.locator('[data-testid="queue-button"]').first.click()

@@ -17,9 +17,9 @@ def measure(nodes, demo, encode):
     """Run the map node with defaults that keep tests short."""
     node = nodes["UnmemorizeCurvatureDifferenceMap"]
 
-    def run(latent: torch.Tensor, prompt: str = PHOTO, **changes: Any) -> tuple:
+    def run(samples: torch.Tensor, prompt: str = PHOTO, **changes: Any) -> tuple:
         settings = {
-            "model": demo[0], "positive": encode(prompt), "negative": encode(""), "latent": {"samples": latent},
+            "model": demo[0], "positive": encode(prompt), "negative": encode(""), "latent": {"samples": samples},
             "sigma": 0.2, "probes": 2, "noises": 1, "seed": 0,
         } | changes  # fmt: skip
         return node.execute(**settings).args

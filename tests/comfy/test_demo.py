@@ -135,3 +135,13 @@ def test_foreign_file_is_refused(nodes, monkeypatch, tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="not a demo checkpoint"):
         nodes["UnmemorizeLoadDemoCheckpoint"].execute("final")
+
+
+def test_live_preview_shows_the_colours(demo, sample):
+    """ComfyUI's latent preview of a white-background scene is a bright 16 x 16 picture."""
+    preview = importlib.import_module("latent_preview")
+    latent_format = demo[0].model.latent_format
+    previewer = preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
+    image = previewer.decode_latent_to_preview(sample("a small red circle on a white background", steps=8))
+    assert image.size == (16, 16)
+    assert sum(image.resize((1, 1)).getpixel((0, 0))[:3]) / 3 > 150
