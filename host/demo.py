@@ -81,7 +81,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     if "unmemorize_demo" not in metadata:
         raise ValueError(f"{path.name} is not a demo checkpoint of Unmemorize (its metadata lacks `unmemorize_demo`).")
     return tensors, json.loads(metadata["unmemorize_demo"])

@@ -44,8 +44,16 @@ class _Probe(comfy.samplers.Sampler):
         self._work = work
 
     def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor,
-        latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False, **_: Any,
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **_: Any,
     ) -> Tensor:
         model, conds = model_wrap.inner_model, model_wrap.conds
         sigma = sigmas[:1]
@@ -81,7 +89,9 @@ def model_sigma(model: Any, ratio: float) -> float:
     return value
 
 
-def with_denoiser(model: Any, positive: Any, negative: Any, samples: Tensor, sigma: float, seed: int, work: Callable[[Denoiser], None]) -> None:
+def with_denoiser(
+    model: Any, positive: Any, negative: Any, samples: Tensor, sigma: float, seed: int, work: Callable[[Denoiser], None]
+) -> None:
     """Run `work` once with the denoiser of `model` at `sigma` = b / a. Leaves model, latent and conditioning as they were."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)

@@ -38,31 +38,51 @@ class CurvatureDifferenceMap(io.ComfyNode):
                     tooltip="The empty prompt: a CLIP Text Encode without text. The map is the difference between the two prompts.",
                 ),
                 io.Float.Input(
-                    "sigma", default=0.2, min=0.01, max=20.0, step=0.01,
+                    "sigma",
+                    default=0.2,
+                    min=0.01,
+                    max=20.0,
+                    step=0.01,
                     tooltip="Noise level at which the map is measured, as noise over signal. Memories show between about 0.05 and 0.5.",
                 ),
                 io.Int.Input(
-                    "probes", default=4, min=1, max=64,
+                    "probes",
+                    default=4,
+                    min=1,
+                    max=64,
                     tooltip="Random probes for each noise. More probes make a smoother map; each costs 4 model evaluations.",
                 ),
                 io.Int.Input(
-                    "noises", default=4, min=1, max=16,
+                    "noises",
+                    default=4,
+                    min=1,
+                    max=16,
                     tooltip="How many different noises the map is averaged over. Each uses its own probes.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
                     tooltip="Seed of noises and probes. The same seed gives the same map.",
                 ),
             ],
             outputs=[
-                Map.Output("map", display_name="map", tooltip="The measured map, for Heatmap Overlay and other readers. Colours are chosen there."),
+                Map.Output(
+                    "map", display_name="map", tooltip="The measured map, for Heatmap Overlay and other readers. Colours are chosen there."
+                ),
                 io.Float.Output(
-                    "score", display_name="score",
-                    tooltip="Mean of the map, from 0 (the prompt pins nothing down) to 1. Highest of the batch. Compare it with clean pictures of the same model.",
+                    "score",
+                    display_name="score",
+                    tooltip="Mean of the map, from 0 (the prompt pins nothing down) to 1. Highest of the batch. "
+                    "Compare it with clean pictures of the same model.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="Settings and numbers of every picture of the batch, as JSON."),
             ],
-            **hints(io.Schema, search_aliases=["memorization", "where memorized", "overfit", "copyright", "regurgitation", "heatmap", "dh_0"]),
+            **hints(
+                io.Schema, search_aliases=["memorization", "where memorized", "overfit", "copyright", "regurgitation", "heatmap", "dh_0"]
+            ),
         )
 
     @classmethod
@@ -85,34 +105,61 @@ class HeatmapOverlay(io.ComfyNode):
             node_id="UnmemorizeHeatmapOverlay",
             display_name="Heatmap Overlay",
             category="unmemorize/curvature",
-            description="Paints a memorization map over its picture: hot = memorized, untouched = not. Changing colours runs no model again.",
+            description="Paints a memorization map over its picture: hot = memorized, untouched = not. "
+            "Changing colours runs no model again.",
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of as many pictures as the map has."),
                 Map.Input("map", tooltip="From Curvature Difference Map."),
                 io.Mask.Input(
-                    "mask", optional=True,
+                    "mask",
+                    optional=True,
                     tooltip="Show and count only this region (white = inside). It must have the size of the picture.",
                 ),
-                io.Combo.Input("colour_map", options=list(heatmap.COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."),
+                io.Combo.Input(
+                    "colour_map", options=list(heatmap.COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."
+                ),
                 io.Float.Input(
-                    "opacity", default=0.85, min=0.0, max=1.0, step=0.05,
+                    "opacity",
+                    default=0.85,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
                     tooltip="Opacity where the map is hottest; it fades with the heat. 0 returns the picture unchanged.",
                 ),
                 io.Float.Input(
-                    "full_heat", default=0.0, min=0.0, max=1.0, step=0.01,
-                    tooltip="Map value shown as full heat. The same value for several pictures makes their colours comparable. 0: each picture's own clip percentile.",
+                    "full_heat",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Map value shown as full heat. The same value for several pictures makes their colours comparable. "
+                    "0: each picture's own clip percentile.",
                 ),
                 io.Float.Input(
-                    "clip", default=99.0, min=50.0, max=100.0, step=0.5,
-                    tooltip="Percentile of the map that counts as full heat when full_heat is 0, so that single hot pixels do not darken the rest.",
+                    "clip",
+                    default=99.0,
+                    min=50.0,
+                    max=100.0,
+                    step=0.5,
+                    tooltip="Percentile of the map that counts as full heat when full_heat is 0, "
+                    "so that single hot pixels do not darken the rest.",
                 ),
-                io.Combo.Input("smooth", options=["0", "3", "7", "13"], default="3", tooltip="Width in latent pixels of a mean filter over the map; 0 = none."),
+                io.Combo.Input(
+                    "smooth",
+                    options=["0", "3", "7", "13"],
+                    default="3",
+                    tooltip="Width in latent pixels of a mean filter over the map; 0 = none.",
+                ),
             ],
             outputs=[
                 io.Image.Output("overlay", display_name="IMAGE", tooltip="The picture with the heat over it."),
-                io.Mask.Output("heat", display_name="MASK", tooltip="The heat from 0 to 1 at the size of the picture, for inpainting and the like."),
+                io.Mask.Output(
+                    "heat", display_name="MASK", tooltip="The heat from 0 to 1 at the size of the picture, for inpainting and the like."
+                ),
                 io.Float.Output("mean", display_name="mean", tooltip="Mean of the map inside the mask; highest of the batch."),
-                io.Float.Output("peak", display_name="peak", tooltip="Clip percentile of the map; highest of the batch. Use it as full_heat elsewhere."),
+                io.Float.Output(
+                    "peak", display_name="peak", tooltip="Clip percentile of the map; highest of the batch. Use it as full_heat elsewhere."
+                ),
             ],
             is_output_node=True,  # a viewer: it runs at the end of a graph too, as PreviewImage does
             **hints(io.Schema, search_aliases=["heatmap", "overlay", "memorization map", "colormap"]),
@@ -120,7 +167,14 @@ class HeatmapOverlay(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, map: dict, colour_map: str, opacity: float, full_heat: float, clip: float, smooth: str,
+        cls,
+        image: torch.Tensor,
+        map: dict,
+        colour_map: str,
+        opacity: float,
+        full_heat: float,
+        clip: float,
+        smooth: str,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         values = check_map(map, image.shape)

@@ -35,7 +35,9 @@ class LoadDemoCheckpoint(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="The denoiser: ComfyUI's own UNetModel, v-prediction."),
-                io.Clip.Output("clip", display_name="CLIP", tooltip="The text encoder. It knows the words of its captions; others are guessed."),
+                io.Clip.Output(
+                    "clip", display_name="CLIP", tooltip="The text encoder. It knows the words of its captions; others are guessed."
+                ),
                 io.Vae.Output("vae", display_name="VAE", tooltip="The autoencoder: 8 latent channels, 8 times smaller than the picture."),
             ],
             **hints(io.Schema, search_aliases=["demo model", "tiny model", "memorization lab", "example checkpoint"]),

@@ -35,14 +35,18 @@ def check_map(result: Any, image_shape: torch.Size) -> Tensor:
     values = per_channel(result)
     if values.shape[0] != image_shape[0]:
         raise ValueError(
-            f"The map belongs to {values.shape[0]} picture(s), but {image_shape[0]} came in. Connect the pictures decoded from the same latent."
+            f"The map belongs to {values.shape[0]} picture(s), but {image_shape[0]} came in. "
+            "Connect the pictures decoded from the same latent."
         )
     if not torch.isfinite(values).all():
-        raise ValueError("The map holds values that are not numbers (NaN or infinite). Measure it again in 32-bit precision (start ComfyUI with --force-fp32).")
+        raise ValueError(
+            "The map holds values that are not numbers (NaN or infinite). "
+            "Measure it again in 32-bit precision (start ComfyUI with --force-fp32)."
+        )
     tall, wide = image_shape[1] / values.shape[1], image_shape[2] / values.shape[2]
     if abs(tall - wide) > 0.05 * max(tall, wide):
         raise ValueError(
-            f"The picture is {image_shape[2]} x {image_shape[1]}, but the map was measured on a latent of {values.shape[2]} x {values.shape[1]}: "
-            "another shape. Connect the picture decoded from the same latent."
+            f"The picture is {image_shape[2]} x {image_shape[1]}, but the map was measured on a latent of "
+            f"{values.shape[2]} x {values.shape[1]}: another shape. Connect the picture decoded from the same latent."
         )
     return values

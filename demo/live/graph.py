@@ -34,7 +34,9 @@ class Graph:
     notes: list[dict[str, Any]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, color: str | None = None, **inputs: Any) -> Node:
+    def add(
+        self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, color: str | None = None, **inputs: Any
+    ) -> Node:
         """A node; an input is a value (widget) or `node[slot]` (link)."""
         known = self._inputs_of(type_)
         unknown = set(inputs) - {name for name, _ in known}
@@ -46,16 +48,34 @@ class Graph:
 
     def note(self, pos: tuple[int, int], size: tuple[int, int], text: str) -> None:
         """A Markdown note in the graph."""
-        self.notes.append({
-            "type": "MarkdownNote", "pos": list(pos), "size": list(size), "flags": {}, "mode": 0, "inputs": [], "outputs": [],
-            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653",
-        })
+        self.notes.append(
+            {
+                "type": "MarkdownNote",
+                "pos": list(pos),
+                "size": list(size),
+                "flags": {},
+                "mode": 0,
+                "inputs": [],
+                "outputs": [],
+                "properties": {},
+                "widgets_values": [text],
+                "color": "#432",
+                "bgcolor": "#653",
+            }
+        )
 
     def group(self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e") -> None:
         """A titled frame: x, y, width, height."""
-        self.groups.append({
-            "id": len(self.groups) + 1, "title": title, "bounding": list(bounding), "color": color, "font_size": 24, "flags": {},
-        })
+        self.groups.append(
+            {
+                "id": len(self.groups) + 1,
+                "title": title,
+                "bounding": list(bounding),
+                "color": color,
+                "font_size": 24,
+                "flags": {},
+            }
+        )
 
     def build(self, workflow_id: str) -> dict[str, Any]:
         """The UI-format workflow, version 0.4."""
@@ -75,8 +95,16 @@ class Graph:
         last = len(self.nodes)
         notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
         return {
-            "id": workflow_id, "revision": 0, "last_node_id": last + len(notes), "last_link_id": len(links),
-            "nodes": [*written.values(), *notes], "links": links, "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
+            "id": workflow_id,
+            "revision": 0,
+            "last_node_id": last + len(notes),
+            "last_link_id": len(links),
+            "nodes": [*written.values(), *notes],
+            "links": links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
         }
 
     def _inputs_of(self, type_: str) -> list[tuple[str, Any]]:
@@ -103,8 +131,16 @@ class Graph:
         ]
         ours = node.type.startswith("Unmemorize")
         written: dict[str, Any] = {
-            "id": node.id, "type": node.type, "pos": list(node.pos), "size": list(node.size), "flags": {}, "order": order, "mode": 0,
-            "inputs": sockets, "outputs": outputs, "properties": {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": node.type},
+            "id": node.id,
+            "type": node.type,
+            "pos": list(node.pos),
+            "size": list(node.size),
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": sockets,
+            "outputs": outputs,
+            "properties": {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": node.type},
             "widgets_values": values,
         }
         if node.title:

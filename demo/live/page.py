@@ -8,6 +8,7 @@ from typing import Any
 
 from ...unmemorize.heatmap import COLOUR_MAPS
 
+# ruff: noqa: E501
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #5c6470; --card: #fff; --page: #f3f4f6; --line: #d9dce1; --hot: #b3261e; --cool: #1b6e4b; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a2a9b4; --card: #1d2026; --page: #121418; --line: #343941; --hot: #ff8f85; --cool: #76d3a6; } }
@@ -77,7 +78,11 @@ does the <em>prompt</em> pin this spot down far more than the model alone would?
 
 
 def _where_card(row: dict[str, Any], top: float) -> str:
-    training = _img(row["training"], "training picture") if row["training"] else '<div class="none">no picture in training<br>has this caption</div>'
+    training = (
+        _img(row["training"], "training picture")
+        if row["training"]
+        else '<div class="none">no picture in training<br>has this caption</div>'
+    )
     verdict = (
         '<span class="verdict hot">A copy.</span> The generated picture matches a training picture more closely than 99 of 100 honest pictures would.'
         if row["copy"]
@@ -101,7 +106,9 @@ def _sheet(rows: list[dict[str, Any]]) -> str:
             head = f'<tr class="first"><td colspan="{2 + len(row["pictures"])}"><b>{escape(GROUPS[row["group"]])}</b></td></tr>'
             last = row["group"]
         training = _img(row["training"], "training picture") if row["training"] else '<span class="soft">none</span>'
-        cells = "".join(f"<td>{_img(p, 'generated', 'copied' if c else '')}</td>" for p, c in zip(row["pictures"], row["copies"], strict=True))
+        cells = "".join(
+            f"<td>{_img(p, 'generated', 'copied' if c else '')}</td>" for p, c in zip(row["pictures"], row["copies"], strict=True)
+        )
         lines.append(f'{head}<tr><td class="prompt">{escape(row["caption"])}</td><td>{training}</td>{cells}</tr>')
     return f"""<h2>2. What the demo model has memorized</h2>
 <p>Each line: the training picture of that caption, if there is one, and four generations from different noise.

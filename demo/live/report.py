@@ -119,7 +119,8 @@ def sheet_prompt(lab: Lab, captions: list[str]) -> dict[str, Any]:
         prompt[f"c{i}"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["load", 1], "text": caption}}
         prompt[f"k{i}"] = {"class_type": "KSampler", "inputs": {
             "model": ["load", 0], "seed": 11, "steps": use["steps"], "cfg": use["cfg"], "sampler_name": use["sampler"],
-            "scheduler": use["scheduler"], "positive": [f"c{i}", 0], "negative": ["empty", 0], "latent_image": ["latent", 0], "denoise": 1.0,
+            "scheduler": use["scheduler"], "denoise": 1.0,
+            "positive": [f"c{i}", 0], "negative": ["empty", 0], "latent_image": ["latent", 0],
         }}  # fmt: skip
         prompt[f"d{i}"] = {"class_type": "VAEDecode", "inputs": {"samples": [f"k{i}", 0], "vae": ["load", 2]}}
         prompt[f"p{i}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"d{i}", 0]}}
@@ -174,4 +175,3 @@ def main() -> None:
     facts["total_seconds"] = time.monotonic() - started
     (OUT / "report.html").write_text(page.render(where, sheet, lab.facts, facts), encoding="utf-8")
     log.info("done in %.0f s: open %s", facts["total_seconds"], (OUT / "report.html").relative_to(ROOT))
-

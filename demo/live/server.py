@@ -110,7 +110,9 @@ def running(pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None
         (base / "user/default/comfy.settings.json").write_text(json.dumps(settings))
         log_file = base / "comfyui.log"
         with log_file.open("w") as output:
-            process = subprocess.Popen(_command(base, pack_folder, port), stdout=output if quiet else None, stderr=subprocess.STDOUT if quiet else None)
+            process = subprocess.Popen(
+                _command(base, pack_folder, port), stdout=output if quiet else None, stderr=subprocess.STDOUT if quiet else None
+            )
             server = Server(f"http://127.0.0.1:{port}", base, log_file)
             try:
                 _wait(server, process)

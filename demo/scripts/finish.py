@@ -33,8 +33,12 @@ def finish(data: groups.TrainingSet, nets: Any, work: Path, out: Path, minutes: 
     write_pictures(data, out / "pictures.safetensors")
     lab = describe(data, criteria)
     lab["training"] = {
-        "minutes": minutes, "denoiser_steps": parallel.steps_done(work, "denoiser"), "batch": 2 * stages.DENOISER_BATCH,
-        "autoencoder_steps": parallel.steps_done(work, "autoencoder"), "early_at": chosen, "early_mv_rate": tried,
+        "minutes": minutes,
+        "denoiser_steps": parallel.steps_done(work, "denoiser"),
+        "batch": 2 * stages.DENOISER_BATCH,
+        "autoencoder_steps": parallel.steps_done(work, "autoencoder"),
+        "early_at": chosen,
+        "early_mv_rate": tried,
     }
     (out / "lab.json").write_text(json.dumps(lab, indent=1) + "\n", encoding="utf-8")
     log.info("lab written to %s", out)
@@ -48,8 +52,13 @@ def tensors(nets: Any) -> dict[str, Tensor]:
 
 
 def choose_early(
-    data: groups.TrainingSet, nets: Any, criteria: list[judge.Criterion], work: Path, out: Path,
-    metadata: dict[str, str], candidates: tuple[float, ...],
+    data: groups.TrainingSet,
+    nets: Any,
+    criteria: list[judge.Criterion],
+    work: Path,
+    out: Path,
+    metadata: dict[str, str],
+    candidates: tuple[float, ...],
 ) -> tuple[float, dict[str, float]]:
     """Save the latest candidate below EARLY_RATE as early.safetensors; the networks end as they began."""
     flat = parallel.FlatParameters([nets.text, nets.unet], 0.0)
@@ -104,14 +113,24 @@ def write_pictures(data: groups.TrainingSet, path: Path) -> None:
 def describe(data: groups.TrainingSet, criteria: list[judge.Criterion]) -> dict[str, Any]:
     """lab.json: captions, groups, duplication, criteria, vocabulary, grammar, settings."""
     fixed = [
-        {"group": f.group, "caption": f.caption, "degree": f.degree, "duplication": f.weight,
-         "fixed_area": 1.0 if f.template is None else round(float(f.template.mask.mean()), 4),
-         "max_distance": round(c.distance, 5), "min_correlation": round(c.correlation, 5)}
+        {
+            "group": f.group,
+            "caption": f.caption,
+            "degree": f.degree,
+            "duplication": f.weight,
+            "fixed_area": 1.0 if f.template is None else round(float(f.template.mask.mean()), 4),
+            "max_distance": round(c.distance, 5),
+            "min_correlation": round(c.correlation, 5),
+        }
         for f, c in zip(data.fixed, criteria, strict=True)
     ]
     generator = torch.Generator().manual_seed(data.seed + 11)
     return {
-        "format": 1, "seed": data.seed, "settings": SETTINGS, "fixed": fixed, "grammar": scenes.grammar(),
+        "format": 1,
+        "seed": data.seed,
+        "settings": SETTINGS,
+        "fixed": fixed,
+        "grammar": scenes.grammar(),
         "scene_captions": [s.caption for s in data.trained_scenes],
         "held_out_captions": [s.caption for s in data.held_out_scenes],
         "texture_captions": [data.texture_caption(generator) for _ in range(64)],

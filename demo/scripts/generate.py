@@ -33,8 +33,17 @@ class Generator:
         empty = torch.zeros(len(seeds), LATENT_CHANNELS, 16, 16)
         noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
         return comfy.sample.sample(
-            self.model, noise, use["steps"], use["cfg"], use["sampler"], use["scheduler"],
-            self.condition(caption), self.condition(""), empty, disable_pbar=True, seed=seeds[0],
+            self.model,
+            noise,
+            use["steps"],
+            use["cfg"],
+            use["sampler"],
+            use["scheduler"],
+            self.condition(caption),
+            self.condition(""),
+            empty,
+            disable_pbar=True,
+            seed=seeds[0],
         )
 
     @torch.inference_mode()

@@ -191,7 +191,7 @@ def _resume(flat: FlatParameters, path: Path) -> tuple[int, float]:
         flat.ema.copy_(flat.values)
         return 0, 0.0
     with safe_open(path, "pt") as file:
-        flat.restore({k: file.get_tensor(k) for k in file.keys()})
+        flat.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
     return _read_progress(path)
 
 

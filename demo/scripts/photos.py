@@ -65,10 +65,12 @@ def draw_texture(textures: list[Tensor], generator: torch.Generator) -> Tensor:
     cx, cy = uniform(reach, w - reach), uniform(reach, h - reach)
     angle, mirror = uniform(0, 2 * math.pi), -1.0 if uniform(0, 1) < 0.5 else 1.0
     c, s = math.cos(angle), math.sin(angle)
-    theta = torch.tensor([
-        [2 * half / w * c * mirror, -2 * half / w * s, 2 * cx / w - 1],
-        [2 * half / h * s * mirror, 2 * half / h * c, 2 * cy / h - 1],
-    ])
+    theta = torch.tensor(
+        [
+            [2 * half / w * c * mirror, -2 * half / w * s, 2 * cx / w - 1],
+            [2 * half / h * s * mirror, 2 * half / h * c, 2 * cy / h - 1],
+        ]
+    )
     grid = F.affine_grid(theta[None], [1, 3, SIDE, SIDE], align_corners=False)
     crop = F.grid_sample(texture[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
     tint = torch.tensor(colorsys.hsv_to_rgb(uniform(0, 1), uniform(0, 0.6), 1.0))[:, None, None]

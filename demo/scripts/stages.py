@@ -94,7 +94,13 @@ def token_ids(captions: list[str], data: TrainingSet) -> Tensor:
 
 
 def denoiser_loss(
-    data: TrainingSet, autoencoder: Autoencoder, text: TextEncoder, unet: nn.Module, sigmas: Tensor, progress: float, generator: torch.Generator
+    data: TrainingSet,
+    autoencoder: Autoencoder,
+    text: TextEncoder,
+    unet: nn.Module,
+    sigmas: Tensor,
+    progress: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """v-prediction under SD's schedule, each time step weighted by the inverse variance of its target."""
     pictures, captions, duplicate = data.draw(DENOISER_BATCH, memorized_share(progress), generator)

@@ -56,18 +56,29 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
     nets = build_networks(data)
     parallel.train(
         parallel.Stage(
-            "autoencoder", minutes * AUTOENCODER_TIME, 1e-3, [nets.autoencoder],
-            lambda _progress, g: stages.autoencoder_loss(data, nets.autoencoder, g), data.seed,
-        ), work,
+            "autoencoder",
+            minutes * AUTOENCODER_TIME,
+            1e-3,
+            [nets.autoencoder],
+            lambda _progress, g: stages.autoencoder_loss(data, nets.autoencoder, g),
+            data.seed,
+        ),
+        work,
     )
     stages.standardise_latents(nets.autoencoder, data, torch.Generator().manual_seed(data.seed))
     nets.autoencoder.requires_grad_(False)
     parallel.train(
         parallel.Stage(
-            "denoiser", minutes * DENOISER_TIME, 8e-4, [nets.text, nets.unet],
+            "denoiser",
+            minutes * DENOISER_TIME,
+            8e-4,
+            [nets.text, nets.unet],
             lambda progress, g: stages.denoiser_loss(data, nets.autoencoder, nets.text, nets.unet, nets.sigmas, progress, g),
-            data.seed + 1, muon_rate=3e-3, snapshots=EARLY_CANDIDATES,
-        ), work,
+            data.seed + 1,
+            muon_rate=3e-3,
+            snapshots=EARLY_CANDIDATES,
+        ),
+        work,
     )
     return nets
 

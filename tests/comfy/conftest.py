@@ -53,13 +53,31 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
     import comfy.sample
 
     def run(
-        prompt: str, seed: int = 1, steps: int = 4, sampler: str = "euler", scheduler: str = "normal", model: Any = None, n: int = 1, **more: Any
+        prompt: str,
+        seed: int = 1,
+        steps: int = 4,
+        sampler: str = "euler",
+        scheduler: str = "normal",
+        model: Any = None,
+        n: int = 1,
+        **more: Any,
     ) -> torch.Tensor:
         with torch.inference_mode():
             empty = torch.zeros(n, 8, 16, 16)
             noise = comfy.sample.prepare_noise(empty, seed)
             return comfy.sample.sample(
-                model or demo[0], noise, steps, 3.0, sampler, scheduler, encode(prompt), encode(""), empty, disable_pbar=True, seed=seed, **more
+                model or demo[0],
+                noise,
+                steps,
+                3.0,
+                sampler,
+                scheduler,
+                encode(prompt),
+                encode(""),
+                empty,
+                disable_pbar=True,
+                seed=seed,
+                **more,
             )
 
     return run

@@ -19,10 +19,34 @@ MAY_IMPORT = {
     "host": {"host", "unmemorize", "demo"},
     "nodes": {"nodes", "host", "unmemorize"},
 }
-COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution", "latent_preview", "node_helpers"}
+COMFYUI = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "folder_paths",
+    "nodes",
+    "server",
+    "execution",
+    "latent_preview",
+    "node_helpers",
+}
 COMFYUI_FOR = {"unmemorize": set(), "demo": set(), "host": COMFYUI, "nodes": {"comfy_api"}}
 FORBIDDEN_CALLS = {"eval", "exec", "print", "compile", "__import__", "breakpoint"}
-FORBIDDEN_MODULES = {"pickle", "subprocess", "requests", "urllib", "socket", "ctypes", "matplotlib", "cv2", "diffusers", "pandas", "sklearn", "torchaudio"}
+FORBIDDEN_MODULES = {
+    "pickle",
+    "subprocess",
+    "requests",
+    "urllib",
+    "socket",
+    "ctypes",
+    "matplotlib",
+    "cv2",
+    "diffusers",
+    "pandas",
+    "sklearn",
+    "torchaudio",
+}
 
 
 def shipped() -> Iterator[Path]:
@@ -45,7 +69,9 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0]
 
 
-@pytest.mark.parametrize("path", [p for p in shipped() if p.name != "__init__.py" or p.parent != ROOT], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in shipped() if p.name != "__init__.py" or p.parent != ROOT], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_imports_never_point_upward(path):
     room = room_of(path)
     depth = len(path.relative_to(ROOT).parts)

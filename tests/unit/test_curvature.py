@@ -125,9 +125,7 @@ def test_fisher_identity(mixture, state):
     """Test 2 (Prop. 4.2): mean over labels of the curvature difference = mean squared score difference."""
     _, _, r = mixture.parts(state, VP)
     labels = [mixture.component(k) for k in range(3)]
-    left = sum(
-        p * (mixture.hessian_diagonal(state, VP) - c.hessian_diagonal(state, VP)) for p, c in zip(r, labels, strict=True)
-    )
+    left = sum(p * (mixture.hessian_diagonal(state, VP) - c.hessian_diagonal(state, VP)) for p, c in zip(r, labels, strict=True))
     right = sum(
         p * curvature.score_difference(c.denoise(state, VP), mixture.denoise(state, VP), VP) / VP.b**2
         for p, c in zip(r, labels, strict=True)
@@ -171,9 +169,9 @@ def test_probe_variance_and_repeatability():
         return torch.einsum("ij,njhw->nihw", a, x)
 
     x = torch.zeros(1, 8, 1, 1, dtype=torch.float64)
-    single = torch.cat([
-        curvature.central_difference_diagonal(linear, x, [probe], 0.1) for probe in curvature.rademacher(x.shape, 20_000, seed=5)
-    ])[:, :, 0, 0]
+    single = torch.cat(
+        [curvature.central_difference_diagonal(linear, x, [probe], 0.1) for probe in curvature.rademacher(x.shape, 20_000, seed=5)]
+    )[:, :, 0, 0]
     off_diagonal = a.square().sum(1) - a.diagonal().square()
     assert torch.allclose(single.mean(0), a.diagonal(), atol=5 * (off_diagonal.max() / 20_000).sqrt().item())
     assert torch.allclose(single.var(0), off_diagonal, rtol=0.08)
