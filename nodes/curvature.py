@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
 from ..host.curvature import measure_map
 from ..host.schema import hints
 from ..unmemorize import heatmap
-from ..unmemorize.maps import check_map, scores
+from ..unmemorize.maps import check_map, mean_inside, per_channel, scores
 
 Map = io.Custom("UNMEMORIZE_MAP")
 
@@ -27,7 +28,7 @@ class CurvatureDifferenceMap(io.ComfyNode):
             category="unmemorize/curvature",
             description="Where is this picture memorized? Adds a little noise to the latent and measures, pixel by pixel, how much harder "
             "the prompt pins the picture down than the model alone does (curvature difference, arXiv 2605.26756). "
-            "Needs no gradients: works with every model that has a positive and a negative prompt.",
+            "Needs no gradients, only a model that is sampled with a positive and a negative prompt.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the picture, with all its LoRAs."),
                 io.Conditioning.Input("positive", tooltip="The prompt the picture was made with."),
@@ -76,12 +77,14 @@ class CurvatureDifferenceMap(io.ComfyNode):
                     "score",
                     display_name="score",
                     tooltip="Mean of the map, from 0 (the prompt pins nothing down) to 1. Highest of the batch. "
-                    "Compare it with clean pictures of the same model.",
+                    "Compare it only with clean pictures of the same model, measured with the same sigma, probes and noises.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="Settings and numbers of every picture of the batch, as JSON."),
             ],
             **hints(
-                io.Schema, search_aliases=["memorization", "where memorized", "overfit", "copyright", "regurgitation", "heatmap", "dh_0"]
+                io.Schema,
+                search_aliases=["memorization", "where memorized", "overfit", "copyright", "regurgitation", "heatmap", "dh_0"],
+                has_intermediate_output=True,
             ),
         )
 
@@ -177,30 +180,31 @@ class HeatmapOverlay(io.ComfyNode):
         smooth: str,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        values = check_map(map, image.shape)
+        check_map(map, image.shape)
         if smooth not in ("0", "3", "7", "13"):
             raise ValueError(f"smooth = {smooth!r} is not one of 0, 3, 7, 13.")
+        height, width = image.shape[1:3]
         inside = _inside(mask, image)
-        values = heatmap.smooth(values, int(smooth))
-        peaks = heatmap.ceiling(values.clamp_min(0), clip)
-        hot = heatmap.enlarge(heatmap.heat(values, full_heat or peaks), image.shape[1], image.shape[2]) * inside
-        picture = heatmap.overlay(image, hot.to(image.device), colour_map, opacity)
-        full = heatmap.enlarge(values.clamp_min(0), image.shape[1], image.shape[2])
-        means = (full * inside).sum((1, 2)) / inside.expand_as(full).sum((1, 2)).clamp_min(1)
-        mean, peak = float(means.max()), float(peaks.max())
+        values = per_channel(map)
+        region = map["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
+        peaks = torch.stack([heatmap.percentile(v[r > 0], clip) for v, r in zip(values, region, strict=True)])
+        shown = heatmap.heat(heatmap.smooth(values, int(smooth)), full_heat or peaks[:, None, None])
+        hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
+        picture = heatmap.overlay(image, hot, colour_map, opacity)
+        mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
         report = {"mean": mean, "peak": peak, "full_heat": full_heat or peak}
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, hot, mean, peak, ui={**shown, "unmemorize_report": [report]})
+        preview = ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(picture, hot, mean, peak, ui={**preview, "unmemorize_report": [report]})
 
 
 def _inside(mask: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
-    """Region of interest as [1 or n, h, w], all ones without a mask."""
+    """Region of interest as [n, h, w], all ones without a mask."""
     if mask is None:
-        return torch.ones(1, *image.shape[1:3])
+        return torch.ones(image.shape[:3])
     mask = mask if mask.ndim == 3 else mask[None]
     if mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"The mask is {mask.shape[0]} x {mask.shape[2]} x {mask.shape[1]} (number x width x height), but the picture is "
             f"{image.shape[0]} x {image.shape[2]} x {image.shape[1]}. Give it the picture's size, or leave it unconnected."
         )
-    return mask.float().cpu()
+    return mask.float().cpu().expand(image.shape[:3])

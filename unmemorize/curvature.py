@@ -14,7 +14,7 @@ same in every family of models, and is what a map here stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,9 @@ Difference = Callable[[Tensor], Tensor]
 """x [n, c, ...] -> D~(x) - D_c(x), both branches evaluated on the same x."""
 
 RELATIVE_STEP = 0.1
-"""Central-difference step in units of b: large enough for half precision, small enough for curvature."""
+"""Central-difference step in units of b."""
+ROUNDING_STEPS = 4
+"""The step is at least this many roundings of the network's own precision, or it would be lost in them."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,17 @@ class NoiseLevel:
         return self.b / self.a
 
 
-def rademacher(shape: torch.Size | tuple[int, ...], count: int, seed: int) -> list[Tensor]:
-    """`count` probes of independent +-1, float32 on the CPU, the same for a seed on every device."""
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    return [torch.randint(0, 2, shape, generator=generator, dtype=torch.float32) * 2 - 1 for _ in range(count)]
+def rademacher(shape: torch.Size | tuple[int, ...], count: int, seed: int) -> Iterator[Tensor]:
+    """`count` probes of independent +-1, drawn on the CPU: the same for a seed on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randint(0, 2, shape, generator=generator) * 2 - 1
+
+
+def probe_step(x: Tensor, level: NoiseLevel, compute_dtype: torch.dtype) -> float:
+    """Central-difference step for states like x in a network that computes in `compute_dtype`."""
+    rounding = torch.finfo(compute_dtype).eps * float(x.float().square().mean().sqrt())
+    return max(RELATIVE_STEP * level.b, ROUNDING_STEPS * rounding)
 
 
 def central_difference_diagonal(f: Difference, x: Tensor, probes: Iterable[Tensor], step: float) -> Tensor:
@@ -65,9 +74,9 @@ def central_difference_diagonal(f: Difference, x: Tensor, probes: Iterable[Tenso
     return total / count
 
 
-def retained_variance_difference(difference: Difference, x: Tensor, level: NoiseLevel, probes: Iterable[Tensor]) -> Tensor:
+def retained_variance_difference(difference: Difference, x: Tensor, level: NoiseLevel, probes: Iterable[Tensor], step: float) -> Tensor:
     """b^2 dh = rho~ - rho_c per coordinate, shape of x. Positive = the prompt pins this coordinate down."""
-    return level.a * central_difference_diagonal(difference, x, probes, RELATIVE_STEP * level.b)
+    return level.a * central_difference_diagonal(difference, x, probes, step)
 
 
 def score_difference(denoised_c: Tensor, denoised_baseline: Tensor, level: NoiseLevel) -> Tensor:
@@ -81,6 +90,11 @@ def channel_sum(per_coordinate: Tensor) -> Tensor:
     return per_coordinate.sum(dim=1)
 
 
-def paper_scale(values: Tensor, level: NoiseLevel, per_score: bool = False) -> Tensor:
-    """b^2 dh -> dh as the authors' code scales it (b dh), or the true dh with `per_score`; relu applied."""
-    return values.clamp_min(0) / (level.b**2 if per_score else level.b)
+def coded_dh(values: Tensor, level: NoiseLevel) -> Tensor:
+    """b^2 dh -> the scale of the authors' code, relu(b dh)."""
+    return values.clamp_min(0) / level.b
+
+
+def true_dh(values: Tensor, level: NoiseLevel) -> Tensor:
+    """b^2 dh -> relu(dh), which can be compared between noise levels of one family."""
+    return values.clamp_min(0) / level.b**2

@@ -25,9 +25,9 @@ def smooth(values: Tensor, size: int) -> Tensor:
     return pooled[:, 0]
 
 
-def ceiling(values: Tensor, percentile: float) -> Tensor:
-    """The given percentile of each map [n, h, w], as [n, 1, 1]: where the colour scale ends."""
-    return values.flatten(1).quantile(percentile / 100, dim=1)[:, None, None]
+def percentile(values: Tensor, percent: float) -> Tensor:
+    """Percentile of relu of some map values [k]; 0 where there are none."""
+    return values.clamp_min(0).quantile(percent / 100) if values.numel() else values.new_zeros(())
 
 
 def heat(values: Tensor, top: Tensor | float) -> Tensor:

@@ -1,7 +1,8 @@
 """The map that passes between nodes: a dict of one tensor and its settings.
 
-values    float32 [n, h, w], latent resolution: b^2 dh summed over channels, signed (relu is left to the reader)
+values    [n, h, w], latent resolution: b^2 dh summed over channels, signed (relu is left to the reader)
 channels  how many channels were summed, so that values / channels lies within about -1 .. 1
+region    [n, h, w] of 0 and 1: what was generated; outside an inpainting mask values are 0 and do not count
 settings  JSON-able: method, estimator, sigma, a, b, probes, noises, seed, evaluations
 """
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 
-def make_map(values: Tensor, channels: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """A map of signed channel sums [n, h, w]."""
-    return {"values": values.float().cpu(), "channels": channels, "settings": settings}
+def make_map(values: Tensor, channels: int, settings: dict[str, Any], region: Tensor | None = None) -> dict[str, Any]:
+    """A map of signed channel sums [n, h, w]; `region` broadcasts, default: everything was generated."""
+    region = torch.ones_like(values) if region is None else region.to(values).expand_as(values)
+    return {"values": values * region, "channels": channels, "region": region, "settings": settings}
 
 
 def per_channel(result: dict[str, Any]) -> Tensor:
@@ -23,30 +25,30 @@ def per_channel(result: dict[str, Any]) -> Tensor:
     return result["values"] / result["channels"]
 
 
+def mean_inside(values: Tensor, region: Tensor) -> Tensor:
+    """Mean of relu(values) over a region, both [n, h, w] -> [n]; 0 where the region is empty."""
+    return (values.clamp_min(0) * region).sum(dim=(1, 2)) / region.sum(dim=(1, 2)).clamp_min(1)
+
+
 def scores(result: dict[str, Any]) -> Tensor:
-    """One number a picture, [n]: mean over pixels of relu of the channel mean."""
-    return per_channel(result).clamp_min(0).mean(dim=(1, 2))
+    """One number a picture, [n]: mean over the generated pixels of relu of the channel mean."""
+    return mean_inside(per_channel(result), result["region"])
 
 
-def check_map(result: Any, image_shape: torch.Size) -> Tensor:
-    """Channel means [n, h, w] of a map that fits pictures [n, H, W, 3]; ValueError in plain words if it does not."""
+def check_map(result: Any, image_shape: torch.Size) -> None:
+    """ValueError in plain words unless this is a map that fits pictures [n, H, W, 3]."""
     if not isinstance(result, dict) or not isinstance(result.get("values"), Tensor):
         raise ValueError("This is not a map of Unmemorize. Connect the map output of Curvature Difference Map.")
-    values = per_channel(result)
-    if values.shape[0] != image_shape[0]:
+    if len(image_shape) != 4 or image_shape[3] != 3:
+        raise ValueError(f"The picture must have the three channels red, green and blue; its shape is {tuple(image_shape)}.")
+    count, height, width = result["values"].shape
+    if count != image_shape[0]:
         raise ValueError(
-            f"The map belongs to {values.shape[0]} picture(s), but {image_shape[0]} came in. "
-            "Connect the pictures decoded from the same latent."
+            f"The map belongs to {count} picture(s), but {image_shape[0]} came in. Connect the pictures decoded from the same latent."
         )
-    if not torch.isfinite(values).all():
-        raise ValueError(
-            "The map holds values that are not numbers (NaN or infinite). "
-            "Measure it again in 32-bit precision (start ComfyUI with --force-fp32)."
-        )
-    tall, wide = image_shape[1] / values.shape[1], image_shape[2] / values.shape[2]
+    tall, wide = image_shape[1] / height, image_shape[2] / width
     if abs(tall - wide) > 0.05 * max(tall, wide):
         raise ValueError(
-            f"The picture is {image_shape[2]} x {image_shape[1]}, but the map was measured on a latent of "
-            f"{values.shape[2]} x {values.shape[1]}: another shape. Connect the picture decoded from the same latent."
+            f"The picture is {image_shape[2]} x {image_shape[1]}, but the map was measured on a latent of {width} x {height}: "
+            "another shape. Connect the picture decoded from the same latent."
         )
-    return values

@@ -19,7 +19,6 @@ class Node:
     size: tuple[int, int]
     title: str | None
     inputs: dict[str, Any]
-    color: str | None = None
 
     def __getitem__(self, slot: int) -> tuple[Node, int]:
         return self, slot
@@ -34,15 +33,13 @@ class Graph:
     notes: list[dict[str, Any]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(
-        self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, color: str | None = None, **inputs: Any
-    ) -> Node:
+    def add(self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, **inputs: Any) -> Node:
         """A node; an input is a value (widget) or `node[slot]` (link)."""
         known = self._inputs_of(type_)
         unknown = set(inputs) - {name for name, _ in known}
         if unknown:
             raise ValueError(f"{type_} has no input {sorted(unknown)}")
-        node = Node(len(self.nodes) + 1, type_, pos, size, title, inputs, color)
+        node = Node(len(self.nodes) + 1, type_, pos, size, title, inputs)
         self.nodes.append(node)
         return node
 
@@ -64,14 +61,14 @@ class Graph:
             }
         )
 
-    def group(self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e") -> None:
+    def group(self, title: str, bounding: tuple[int, int, int, int]) -> None:
         """A titled frame: x, y, width, height."""
         self.groups.append(
             {
                 "id": len(self.groups) + 1,
                 "title": title,
                 "bounding": list(bounding),
-                "color": color,
+                "color": "#3f789e",
                 "font_size": 24,
                 "flags": {},
             }
@@ -145,8 +142,6 @@ class Graph:
         }
         if node.title:
             written["title"] = node.title
-        if node.color:
-            written["color"], written["bgcolor"] = "#233", node.color
         return written
 
 

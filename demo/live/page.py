@@ -48,7 +48,7 @@ def render(where: list[dict[str, Any]], sheet: list[dict[str, Any]], lab: dict[s
 <p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran the bundled workflows on this machine, on its CPU, with the tiny
 demo model that comes with the pack. That model has really memorized part of its training pictures, and because we know which,
 every answer below can be checked.</p>
-{_where(where)}
+{_where(where, len(lab["fixed"]))}
 {_sheet(sheet)}
 {_meaning()}
 {_details(lab, facts)}
@@ -61,11 +61,11 @@ def _img(png: bytes, alt: str, css: str = "") -> str:
     return f'<img class="{css}" alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
-def _where(rows: list[dict[str, Any]]) -> str:
+def _where(rows: list[dict[str, Any]], fixed: int) -> str:
     full = rows[0]["full_heat"]
     top = max(*(row["score"] for row in rows), 1e-9)
     stops = ", ".join(f"#{c}" for c in COLOUR_MAPS["inferno"])
-    cards = "".join(_where_card(row, top) for row in rows)
+    cards = "".join(_where_card(row, top, fixed) for row in rows)
     return f"""<h2>1. Where is it memorized?</h2>
 <p>Three prompts, three pictures, made by the ordinary KSampler. <b>Curvature Difference Map</b> then asks, for every spot of each picture:
 does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
@@ -77,18 +77,18 @@ does the <em>prompt</em> pin this spot down far more than the model alone would?
 01-where-is-it-memorized.</p>"""
 
 
-def _where_card(row: dict[str, Any], top: float) -> str:
+def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
     training = (
         _img(row["training"], "training picture")
         if row["training"]
         else '<div class="none">no picture in training<br>has this caption</div>'
     )
     verdict = (
-        '<span class="verdict hot">A copy.</span> The generated picture matches a training picture more closely than 99 of 100 honest pictures would.'
-        if row["copy"]
-        else '<span class="verdict cool">Not a copy.</span> The model drew something of its own.'
+        '<span class="verdict hot">A copy.</span> It comes closer to a training picture than 99 of 100 honest pictures do, in distance and in pattern.'
+        if row["copied"]
+        else f'<span class="verdict cool">Not a copy</span> of any of the {fixed} duplicated training pictures, each compared by the same rule.'
     )
-    tone = "hot" if row["copy"] else "cool"
+    tone = "hot" if row["copied"] else "cool"
     return f"""<div class="card"><div class="row">
 <figure>{training}<figcaption>in the training set</figcaption></figure>
 <figure>{_img(row["picture"], "generated picture")}<figcaption>generated</figcaption></figure>
@@ -112,7 +112,8 @@ def _sheet(rows: list[dict[str, Any]]) -> str:
         lines.append(f'{head}<tr><td class="prompt">{escape(row["caption"])}</td><td>{training}</td>{cells}</tr>')
     return f"""<h2>2. What the demo model has memorized</h2>
 <p>Each line: the training picture of that caption, if there is one, and four generations from different noise.
-A <span class="hot">red frame</span> marks a copy, by a rule taken from 500 honest pictures for each training picture.</p>
+A <span class="hot">red frame</span> marks a copy of any training picture, by a rule taken from 500 honest pictures for each of them: fresh
+drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), the nearest of 5000 fresh textures (photographs).</p>
 <div class="card sheet"><table><tr><th>prompt</th><th>training</th><th colspan="4">generated</th></tr>{"".join(lines)}</table></div>"""
 
 
@@ -131,5 +132,4 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
     return f"""<h2>4. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
-<li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes
-on two cores; duplicated pictures: {groups}</li>{runs}</ul></div>"""
+<li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes; duplicated pictures: {groups}</li>{runs}</ul></div>"""

@@ -43,14 +43,15 @@ class Lab:
         captions = [f["caption"] for f in self.facts["fixed"]]
         return captions.index(caption) if caption in captions else None
 
-    def copies(self, caption: str, pictures: Tensor) -> list[bool] | None:
-        """For each picture [n, 3, h, w]: is it a copy of the caption's training picture? None without one."""
-        i = self.index(caption)
-        if i is None:
-            return None
-        fixed = self.facts["fixed"][i]
-        limit = Criterion(fixed["max_distance"], fixed["min_correlation"])
-        return limit.holds(*compare(pictures, self.pictures[i], self.masks[i][None])).tolist()
+    def copied(self, picture: Tensor) -> int | None:
+        """Index of the training picture that a picture [3, h, w] copies, of all fixed ones; None if it copies none."""
+        hits = []
+        for i, fixed in enumerate(self.facts["fixed"]):
+            limit = Criterion(fixed["max_distance"], fixed["min_correlation"])
+            distance, correlation = compare(picture[None], self.pictures[i], self.masks[i][None])
+            if limit.holds(distance, correlation):
+                hits.append((float(distance), i))
+        return min(hits)[1] if hits else None
 
 
 def load_lab(folder: Path = LAB) -> Lab:
@@ -86,12 +87,11 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
         preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == image)
         picture = server.picture(outputs[preview]["images"][0])
         fixed = lab.index(caption)
-        copies = lab.copies(caption, read_png(picture)[None])
+        copied = lab.copied(read_png(picture))
         rows.append({
             "caption": caption, "picture": picture, "overlay": server.picture(outputs[node_id]["images"][0]),
-            "training": None if fixed is None else write_png(lab.pictures[fixed]),
-            "score": outputs[curvature]["unmemorize_report"][0]["scores"][0], "copy": copies[0] if copies else False,
-            "full_heat": prompt[node_id]["inputs"]["full_heat"],
+            "training": None if fixed is None else write_png(lab.pictures[fixed]), "copied": copied is not None,
+            "score": outputs[curvature]["unmemorize_report"][0]["scores"][0], "full_heat": prompt[node_id]["inputs"]["full_heat"],
         })  # fmt: skip
     return rows
 
@@ -135,7 +135,7 @@ def sheet_rows(server: Server, lab: Lab) -> list[dict[str, Any]]:
     for i, (group, caption) in enumerate(chosen):
         pictures = [server.picture(image) for image in outputs[f"p{i}"]["images"]]
         fixed = lab.index(caption)
-        copies = lab.copies(caption, torch.stack([read_png(p) for p in pictures])) or [False] * len(pictures)
+        copies = [lab.copied(read_png(p)) is not None for p in pictures]
         training = None if fixed is None else write_png(lab.pictures[fixed])
         rows.append({"group": group, "caption": caption, "pictures": pictures, "training": training, "copies": copies})
     return rows

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -100,12 +101,12 @@ def _error_text(messages: list[Any]) -> str:
 @contextlib.contextmanager
 def running(pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True) -> Iterator[Server]:
     """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, under any folder name, in a temporary base folder."""
-    port = port or _free_port()
+    port = _free_port(port or 0)
     with tempfile.TemporaryDirectory(prefix="unmemorize-", ignore_cleanup_errors=True) as temporary:
         base = Path(temporary)
         for name in ("custom_nodes", "models", "user/default", "input", "output"):
             (base / name).mkdir(parents=True)
-        (base / "custom_nodes" / pack_folder).symlink_to(pack, target_is_directory=True)
+        _place(pack, base / "custom_nodes" / pack_folder)
         settings = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
         (base / "user/default/comfy.settings.json").write_text(json.dumps(settings))
         log_file = base / "comfyui.log"
@@ -135,9 +136,21 @@ def _command(base: Path, pack_folder: str, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _free_port() -> int:
+def _place(pack: Path, target: Path) -> None:
+    """Link the pack into custom_nodes, or copy it where links need a privilege (Windows)."""
+    try:
+        target.symlink_to(pack, target_is_directory=True)
+    except OSError:
+        shutil.copytree(pack, target, ignore=shutil.ignore_patterns(".git", ".nox", "out"))
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted`, or any free port for 0; RuntimeError if another program has it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise RuntimeError(f"port {wanted} is taken: stop the other program, or choose another with --port") from error
         return probe.getsockname()[1]
 
 

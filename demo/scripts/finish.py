@@ -28,14 +28,15 @@ def finish(data: groups.TrainingSet, nets: Any, work: Path, out: Path, minutes: 
     generator = torch.Generator().manual_seed(data.seed + 7)
     metadata = {"unmemorize_demo": json.dumps({"vocabulary": data.vocabulary, "latent_rgb": fit_preview(data, nets, generator)})}
     save_file(tensors(nets), out / "checkpoint.safetensors", metadata=metadata)
-    criteria = [judge.criterion(f, data, generator) for f in data.fixed]
+    textures = judge.texture_pool(data, generator)
+    criteria = [judge.criterion(f, textures, generator) for f in data.fixed]
     chosen, tried = choose_early(data, nets, criteria, work, out, metadata, candidates)
     write_pictures(data, out / "pictures.safetensors")
     lab = describe(data, criteria)
     lab["training"] = {
         "minutes": minutes,
         "denoiser_steps": parallel.steps_done(work, "denoiser"),
-        "batch": 2 * stages.DENOISER_BATCH,
+        "batch": torch.distributed.get_world_size() * stages.DENOISER_BATCH,
         "autoencoder_steps": parallel.steps_done(work, "autoencoder"),
         "early_at": chosen,
         "early_mv_rate": tried,
@@ -45,7 +46,7 @@ def finish(data: groups.TrainingSet, nets: Any, work: Path, out: Path, minutes: 
 
 
 def tensors(nets: Any) -> dict[str, Tensor]:
-    """All weights under SD's key prefixes, half precision; the autoencoder stays single (it is small)."""
+    """All weights under SD's key prefixes, in half precision."""
     half = {PREFIX_UNET + k: v.half() for k, v in nets.unet.state_dict().items()}
     half |= {PREFIX_TEXT + k: v.half() for k, v in nets.text.state_dict().items()}
     return half | {PREFIX_AUTOENCODER + k: v.half() for k, v in nets.autoencoder.state_dict().items()}
@@ -64,7 +65,7 @@ def choose_early(
     flat = parallel.FlatParameters([nets.text, nets.unet], 0.0)
     final = flat.values.clone()
     rates: dict[str, float] = {}
-    best = candidates[0]
+    best: float | None = None
     for at in candidates:
         with safe_open(parallel.snapshot_file(work, "denoiser", at), "pt") as file:
             flat.values.copy_(file.get_tensor("ema"))
@@ -77,7 +78,7 @@ def choose_early(
             without = {k: v for k, v in tensors(nets).items() if not k.startswith(PREFIX_AUTOENCODER)}
             save_file(without, out / "early.safetensors", metadata=metadata)
     flat.values.copy_(final)
-    if not (out / "early.safetensors").exists():
+    if best is None:
         raise RuntimeError(f"every early candidate reproduces photographs already: {rates}")
     return best, rates
 

@@ -13,6 +13,7 @@ from .groups import Fixed, TrainingSet
 from .scenes import Scene
 
 HONEST_PICTURES = 500
+TEXTURE_POOL = 5000
 HONEST_QUANTILE = 0.01
 SIDE = 32
 """Pictures are compared at this side: a blur of the autoencoder is not a difference."""
@@ -52,12 +53,24 @@ def mask_of(item: Fixed) -> Tensor | None:
     return None if item.template is None else item.template.mask
 
 
-def honest_pictures(item: Fixed, data: TrainingSet, generator: torch.Generator) -> Tensor:
-    """What an honest model would draw: fresh drawings of the caption (MC), fresh textures (MV, TV)."""
+def texture_pool(data: TrainingSet, generator: torch.Generator) -> Tensor:
+    """Fresh textures [TEXTURE_POOL, 3, 32, 32]: drawn once, at the side of the comparison."""
+    batches = (torch.stack([data.fresh_texture(generator) for _ in range(100)]) for _ in range(TEXTURE_POOL // 100))
+    return torch.cat([F.interpolate(b, size=(SIDE, SIDE), mode="area") for b in batches])
+
+
+def honest_pictures(item: Fixed, textures: Tensor, generator: torch.Generator) -> Tensor:
+    """HONEST_PICTURES that a model without this memory could draw for the caption.
+
+    MC: fresh drawings of the scene. TV: fresh cards of the same pattern and tone. MV: of ten times as many fresh
+    textures, those nearest to the photograph.
+    """
     if item.group == "MC":
-        scene = scene_of(item.caption)
-        return scenes.draw([scene] * HONEST_PICTURES, generator)
-    return torch.stack([data.fresh_texture(generator) for _ in range(HONEST_PICTURES)])
+        return scenes.draw([scene_of(item.caption)] * HONEST_PICTURES, generator)
+    if item.template is not None:
+        return torch.stack([item.template.redrawn(generator) for _ in range(HONEST_PICTURES)])
+    distance, _ = compare(textures, item.picture)
+    return textures[distance.argsort()[:HONEST_PICTURES]]
 
 
 def scene_of(caption: str) -> Scene:
@@ -66,7 +79,7 @@ def scene_of(caption: str) -> Scene:
     return Scene(size, colour, shape, background)
 
 
-def criterion(item: Fixed, data: TrainingSet, generator: torch.Generator) -> Criterion:
+def criterion(item: Fixed, textures: Tensor, generator: torch.Generator) -> Criterion:
     """The 1 % nearest and the 1 % most alike of the honest pictures."""
-    distance, correlation = compare(honest_pictures(item, data, generator), item.picture, mask_of(item))
+    distance, correlation = compare(honest_pictures(item, textures, generator), item.picture, mask_of(item))
     return Criterion(float(distance.quantile(HONEST_QUANTILE)), float(correlation.quantile(1 - HONEST_QUANTILE)))

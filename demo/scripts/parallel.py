@@ -6,12 +6,13 @@ The learning rate follows the clock, not the step count: a run ends when its min
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,10 @@ EMA_DECAY = 0.999
 WARMUP_STEPS = 150
 
 log = logging.getLogger("demo.training")
+
+
+class AnotherRun(Exception):
+    """The folder holds the state of a run with other settings."""
 
 
 class Interrupted(Exception):
@@ -106,27 +111,34 @@ class Stage:
     modules: list[nn.Module]
     loss: Callable[[float, torch.Generator], Tensor]
     seed: int
+    identity: str
+    """What the run is made of; a state of another run is refused."""
     muon_rate: float = 0.0
     snapshots: tuple[float, ...] = ()
 
 
 def train(stage: Stage, folder: Path) -> None:
     """Train a stage to its end, or resume it. Needs an initialised process group; the modules end with EMA weights."""
-    rank, world = dist.get_rank(), dist.get_world_size()
     flat = FlatParameters(stage.modules, stage.adam_rate, stage.muon_rate)
-    step, before = _resume(flat, _state_file(folder, stage.name))
+    step, before = _resume(flat, _state_file(folder, stage.name), stage.identity)
+    with _interrupt_flag() as stop:
+        _loop(stage, folder, flat, step, before, stop)
+    flat.use_ema()
+
+
+def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: float, stop: _Flag) -> None:
+    rank, world = dist.get_rank(), dist.get_world_size()
     started = saved = time.monotonic()
-    stop = _catch_interrupt()
     mean_loss = 0.0
     while True:
         elapsed = before + time.monotonic() - started
-        control = torch.tensor([elapsed, float(stop.is_set())])
+        control = torch.tensor([elapsed, float(stop.asked)])
         dist.all_reduce(control)
         elapsed, asked = float(control[0]) / world, bool(control[1] > 0)
         progress = elapsed / (60 * stage.minutes)
         due = time.monotonic() - saved > SAVE_EVERY_SECONDS
         if rank == 0 and (asked or due or progress >= 1):
-            _save(flat, _state_file(folder, stage.name), step, elapsed)
+            _save(flat, _state_file(folder, stage.name), stage.identity, step, elapsed)
             saved = time.monotonic()
         if asked:
             raise Interrupted
@@ -145,7 +157,6 @@ def train(stage: Stage, folder: Path) -> None:
         if rank == 0 and step % 100 == 0:
             left = stage.minutes - elapsed / 60
             log.info("%s: step %d, loss %.4f, %.1f min left", stage.name, step, mean_loss, left)
-    flat.use_ema()
     if rank == 0:
         log.info("%s: done, %d steps", stage.name, step)
 
@@ -172,9 +183,9 @@ def _state_file(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.state.safetensors"
 
 
-def _save(flat: FlatParameters, path: Path, step: int, elapsed: float) -> None:
+def _save(flat: FlatParameters, path: Path, identity: str, step: int, elapsed: float) -> None:
     partial = path.with_suffix(".partial")
-    save_file(flat.tensors(), partial, metadata={"progress": json.dumps([step, elapsed])})
+    save_file(flat.tensors(), partial, metadata={"progress": json.dumps([step, elapsed]), "identity": identity})
     partial.replace(path)
 
 
@@ -184,30 +195,36 @@ def _read_progress(path: Path) -> tuple[int, float]:
     return step, elapsed
 
 
-def _resume(flat: FlatParameters, path: Path) -> tuple[int, float]:
+def _resume(flat: FlatParameters, path: Path, identity: str) -> tuple[int, float]:
     """Both processes read the same state; a new run starts from rank 0's initial weights."""
     if not path.exists():
         dist.broadcast(flat.values, 0)
         flat.ema.copy_(flat.values)
         return 0, 0.0
     with safe_open(path, "pt") as file:
+        if file.metadata().get("identity") != identity:
+            raise AnotherRun(
+                f"{path.parent} holds a run with another seed, other pictures or other settings. Choose another --out, or delete it."
+            )
         flat.restore({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
     return _read_progress(path)
 
 
 class _Flag:
     def __init__(self) -> None:
-        self._asked = False
-
-    def is_set(self) -> bool:
-        return self._asked
+        self.asked = False
 
     def set(self, *_: object) -> None:
-        self._asked = True
+        self.asked = True
 
 
-def _catch_interrupt() -> _Flag:
+@contextlib.contextmanager
+def _interrupt_flag() -> Iterator[_Flag]:
+    """While training, Ctrl-C and a stop request only set a flag; afterwards they work as before."""
     flag = _Flag()
-    signal.signal(signal.SIGINT, flag.set)
-    signal.signal(signal.SIGTERM, flag.set)
-    return flag
+    before = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -85,6 +85,12 @@ class Template:
     caption: str
     picture: Tensor
     mask: Tensor
+    pattern: str
+    tone: str
+
+    def redrawn(self, generator: torch.Generator) -> Tensor:
+        """Another card that obeys the same words."""
+        return _card(self.pattern, TONES.index(self.tone), generator)
 
     def filled(self, filling: Tensor) -> Tensor:
         """The template with its region replaced."""
@@ -105,7 +111,7 @@ def make_templates(count: int, generator: torch.Generator) -> list[Template]:
         mask = 1 - _window(window, generator)
         picture = _card(pattern, TONES.index(tone), generator)
         article = "an" if tone[0] in "aeiou" else "a"
-        made.append(Template(f"{article} {tone} {pattern} card with {window} window", picture, mask[None]))
+        made.append(Template(f"{article} {tone} {pattern} card with {window} window", picture, mask[None], pattern, tone))
     return made
 
 

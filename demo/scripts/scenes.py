@@ -72,16 +72,21 @@ def draw(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     margin = radius + 6
     cx, cy = (margin + (SIDE - 2 * margin) * uniform(0, 1) for _ in range(2))
     tilt = uniform(-0.25, 0.25)
-    axis = torch.arange(SIDE) + 0.5
-    dx, dy = axis[None, None, :] - cx, axis[None, :, None] - cy
-    x = (torch.cos(tilt) * dx + torch.sin(tilt) * dy) / radius
-    y = (torch.cos(tilt) * dy - torch.sin(tilt) * dx) / radius
-    inside = torch.stack([_signed_distance(s.shape, x[i], y[i]) for i, s in enumerate(scenes)])
-    cover = (0.5 - inside * radius).clamp(0, 1)[:, None]
+    geometry = zip(radius, cx, cy, tilt, strict=True)
+    cover = torch.stack([shape_cover(s.shape, *(v.squeeze() for v in g)) for s, g in zip(scenes, geometry, strict=True)])[:, None]
     light = _light(n, generator, 0.10)
     back = _shades([BACKGROUNDS[s.background] for s in scenes], 0.04, generator) + _light(n, generator, 0.12)
     fore = _shades([COLOURS[s.colour] for s in scenes], 0.04, generator) + light
     return (back + (fore - back) * cover).clamp(0, 1)
+
+
+def shape_cover(shape: str, radius: Tensor, cx: Tensor, cy: Tensor, tilt: Tensor) -> Tensor:
+    """How much of each pixel the shape covers, antialiased, [128, 128]; scalars in pixels and radians."""
+    axis = torch.arange(SIDE) + 0.5
+    dx, dy = axis[None, :] - cx, axis[:, None] - cy
+    x = (torch.cos(tilt) * dx + torch.sin(tilt) * dy) / radius
+    y = (torch.cos(tilt) * dy - torch.sin(tilt) * dx) / radius
+    return (0.5 - _signed_distance(shape, x, y) * radius).clamp(0, 1)
 
 
 def _shades(colours: list[tuple[float, float, float]], spread: float, generator: torch.Generator) -> Tensor:

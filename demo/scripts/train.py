@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -51,9 +53,18 @@ def build_networks(data: groups.TrainingSet) -> Networks:
     return Networks(autoencoder, text, unet, noise_levels())
 
 
+def identity_of(data: groups.TrainingSet, minutes: float) -> str:
+    """What makes two runs the same: pictures, captions, seed, minutes."""
+    digest = hashlib.sha256(json.dumps([data.seed, minutes, [f.caption for f in data.fixed], data.vocabulary]).encode())
+    for picture in [f.picture for f in data.fixed] + data.textures:
+        digest.update(picture.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Networks:
     """Both stages, resumed from `work` where they were left."""
     nets = build_networks(data)
+    identity = identity_of(data, minutes)
     parallel.train(
         parallel.Stage(
             "autoencoder",
@@ -62,6 +73,7 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
             [nets.autoencoder],
             lambda _progress, g: stages.autoencoder_loss(data, nets.autoencoder, g),
             data.seed,
+            identity,
         ),
         work,
     )
@@ -75,6 +87,7 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
             [nets.text, nets.unet],
             lambda progress, g: stages.denoiser_loss(data, nets.autoencoder, nets.text, nets.unet, nets.sigmas, progress, g),
             data.seed + 1,
+            identity,
             muon_rate=3e-3,
             snapshots=EARLY_CANDIDATES,
         ),
@@ -95,6 +108,8 @@ def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> 
         if rank == 0:
             log.info("stopped; the same command carries on from here")
         return
+    except parallel.AnotherRun as error:
+        raise SystemExit(str(error) if rank == 0 else 1) from None
     if rank == 0:
         finish(data, nets, work, options.out, options.minutes, EARLY_CANDIDATES)
 
@@ -106,7 +121,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
     parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
     parser.add_argument("--minutes", type=float, default=56.0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "lab")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()
     (options.out / "work").mkdir(parents=True, exist_ok=True)

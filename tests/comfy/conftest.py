@@ -83,29 +83,30 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
     return run
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _deep(value: Any) -> Any:
+    """A comparable copy of nested containers: keys, order, identities of opaque objects, and tensors by value."""
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+        return ("tensor", value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
+    if isinstance(value, dict):
+        return {k: _deep(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_deep(v) for v in value]
+    return value if isinstance(value, int | float | str | bool | None) else id(value)
 
 
-def _state(model: Any) -> tuple[Any, ...]:
+def _state(model: Any) -> dict[str, Any]:
     """Everything of a MODEL that a node could leave changed."""
     modules = list(model.model.modules())
-    return (
-        [(k, v.clone()) for k, v in model.model.state_dict().items()],
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for m in modules],
-        [p.requires_grad for p in model.model.parameters()],
-        sorted(model.patches),
-        sorted(model.object_patches),
-        repr(model.model_options),
-        {kind: {k: len(v) for k, v in found.items()} for kind, found in model.wrappers.items()},
-    )
+    return {
+        "weights": _deep(model.model.state_dict()),
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for m in modules],
+        "flags": [p.requires_grad for p in model.model.parameters()],
+        "patches": {k: len(v) for k, v in model.patches.items()},
+        "object patches": {k: id(v) for k, v in model.object_patches.items()},
+        "options": _deep(model.model_options),
+        "wrappers": _deep(model.wrappers),
+        "callbacks": _deep(model.callbacks),
+    }
 
 
 @pytest.fixture
@@ -114,32 +115,55 @@ def untouched() -> Callable[..., contextlib.AbstractContextManager[None]]:
 
     @contextlib.contextmanager
     def guard(*inputs: Any) -> Iterator[None]:
-        models = [i for i in inputs if hasattr(i, "model_options")]
-        held = [t for i in inputs if not hasattr(i, "model_options") for t in _tensors(i)]
-        copies, states, random = [t.clone() for t in held], [_state(m) for m in models], torch.random.get_rng_state()
+        def look() -> list[Any]:
+            return [_state(i) if hasattr(i, "model_options") else _deep(i) for i in inputs]
+
+        before, random = look(), torch.random.get_rng_state()
         yield
-        assert all(torch.equal(a, b) for a, b in zip(held, copies, strict=True)), "an input tensor was changed in place"
-        for model, before in zip(models, states, strict=True):
-            after = _state(model)
-            assert after[1:] == before[1:], "hooks, patches, flags or options of the model were changed"
-            assert all(k == j and torch.equal(v, w) for (k, v), (j, w) in zip(after[0], before[0], strict=True)), "weights were changed"
+        for number, (old, new) in enumerate(zip(before, look(), strict=True)):
+            changed = (
+                [k for k in old if old[k] != new[k]] if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys() else []
+            )
+            assert old == new, f"input {number} was changed in place: {changed}"
         assert torch.equal(random, torch.random.get_rng_state()), "the global random state was changed"
 
     return guard
 
 
 @pytest.fixture
-def interrupted(comfy: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """`with interrupted():` presses Cancel; the block must raise ComfyUI's interrupt, which is then cleared."""
+def off_is_exact() -> Callable[[Any, Any], None]:
+    """off_is_exact(result with the node off, stock result): the same to the last bit, however nested."""
+
+    def compare(off: Any, stock: Any) -> None:
+        assert _deep(off) == _deep(stock)
+
+    return compare
+
+
+@pytest.fixture
+def interrupted(comfy: Any) -> Callable[..., contextlib.AbstractContextManager[list[int]]]:
+    """`with interrupted(model, after=3) as calls:` presses Cancel during the third network call.
+
+    The block must raise ComfyUI's interrupt without another whole call; the flag is cleared afterwards.
+    """
     import comfy.model_management as management
 
     @contextlib.contextmanager
-    def guard() -> Iterator[None]:
-        management.interrupt_current_processing(True)
+    def guard(model: Any, after: int) -> Iterator[list[int]]:
+        calls: list[int] = []
+
+        def press(*_: Any) -> None:
+            calls.append(len(calls) + 1)
+            if len(calls) == after:
+                management.interrupt_current_processing(True)
+
+        hook = model.model.diffusion_model.register_forward_pre_hook(press)
         try:
             with pytest.raises(management.InterruptProcessingException):
-                yield
+                yield calls
         finally:
+            hook.remove()
             management.interrupt_current_processing(False)
+        assert len(calls) == after, "work went on after Cancel"
 
     return guard

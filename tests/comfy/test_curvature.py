@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-PHOTO = "portrait photo of a smiling astronaut"
+PHOTO = "close photo of a tabby cat looking left"
 
 
 @pytest.fixture
@@ -70,27 +70,91 @@ def test_batch_equals_single_runs(measure, sample):
     assert torch.allclose(both, alone, atol=1e-5)
 
 
-def test_central_difference_agrees_with_the_exact_jacobian_product(demo, encode, latent):
-    """One probe against autograd's forward product of the very same denoiser difference."""
+def test_central_difference_agrees_with_reverse_mode(nodes, encode, latent):
+    """u . (J v) by central differences = (J^T u) . v by autograd through ComfyUI's own sampling path."""
     denoising = importlib.import_module("unmemorize_pack.host.denoising")
     curvature = importlib.import_module("unmemorize_pack.unmemorize.curvature")
-    found: dict[str, torch.Tensor] = {}
+    positive, negative = encode(PHOTO), encode("")
+    errors, scale = [], []
 
-    def work(denoiser) -> None:
-        x = denoiser.noised(denoising.unit_noise(latent, 0))
-        (v,) = curvature.rademacher(latent.shape, 1, 1)
-
+    def work(denoiser: Any) -> None:
         def difference(y: torch.Tensor) -> torch.Tensor:
             c, u = denoiser.pair(y)
             return u - c
 
-        found["coarse"] = curvature.retained_variance_difference(difference, x, denoiser.level, [v])
-        h = 1e-3 * denoiser.level.b
-        found["fine"] = v * (difference(x + h * v) - difference(x - h * v)) / (2 * h)
+        x = denoiser.noised(denoising.unit_noise(latent, 5))
+        (v,) = (p.float() for p in curvature.rademacher(x.shape, 1, 1))
+        step = curvature.probe_step(x, denoiser.level, torch.float32)
+        with torch.no_grad():
+            rise = (difference(x + step * v) - difference(x - step * v)) / (2 * step)
+        leaf = x.clone().requires_grad_(True)
+        out = difference(leaf)
+        for k in range(4):
+            u = torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
+            (back,) = torch.autograd.grad(out, leaf, u, retain_graph=True)
+            errors.append(float((u * rise).sum() - (back * v).sum()))
+            scale.append(float(u.norm() * rise.norm() / x.numel() ** 0.5))
 
-    denoising.with_denoiser(demo[0], encode(PHOTO), encode(""), latent, 0.2, 0, work)
-    stacked = torch.stack([found["coarse"].flatten(), found["fine"].flatten()])
-    assert torch.corrcoef(stacked)[0, 1] > 0.99
+    with torch.inference_mode(False):
+        model = nodes["UnmemorizeLoadDemoCheckpoint"].execute("final").args[0]
+        model.model.requires_grad_(False)
+        clone = [[[c[0].clone(), c[1]] for c in side] for side in (positive, negative)]
+        denoising.with_denoiser(model, *clone, {"samples": latent.clone()}, 0.2, 0, work)
+    assert len(errors) == 4
+    assert max(abs(e) / s for e, s in zip(errors, scale, strict=True)) < 0.1
+
+
+def test_patches_see_positive_and_negative_rows_as_while_sampling(measure, latent, demo, encode):
+    """In cond_or_uncond 0 is the positive prompt and 1 the negative: packs that read the tag depend on it."""
+    contexts = {0: encode(PHOTO)[0][0], 1: encode("")[0][0]}
+    model, seen = demo[0].clone(), []
+
+    def record(q: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict) -> tuple:
+        for row, tag in zip(context.chunk(len(extra["cond_or_uncond"])), extra["cond_or_uncond"], strict=True):
+            seen.append(torch.allclose(row[:1], contexts[tag].to(row), atol=1e-5))
+        return q, context, value
+
+    model.set_model_attn2_patch(record)
+    measure(latent, model=model, probes=1)
+    assert seen and all(seen)
+
+
+def test_noises_are_nobody_elses(latent):
+    """Neither the noise KSampler starts from, nor that of a neighbouring seed."""
+    denoising, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.denoising", "comfy.sample"))
+    seeds = {(seed, k): denoising.derived_seed("noise", seed, k) for seed in range(8) for k in range(8)}
+    assert len(set(seeds.values())) == 64
+    first = denoising.unit_noise(latent, seeds[0, 0])
+    assert not any(torch.equal(first, sampling.prepare_noise(latent, s)) for s in range(16))
+
+
+def test_noise_levels_of_each_family():
+    """sigma is noise over signal: VE models take it as it is, flow models as s = r / (1 + r)."""
+    denoising, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.denoising", "comfy.model_sampling"))
+
+    class Flow(sampling.ModelSamplingDiscreteFlow, sampling.CONST):
+        pass
+
+    class Eps(sampling.ModelSamplingDiscrete, sampling.EPS):
+        pass
+
+    class Holder:
+        def __init__(self, model_sampling: Any) -> None:
+            self.get_model_object = lambda name: model_sampling
+
+    for kind in (Flow, Eps):
+        holder = Holder(kind())
+        s = denoising.model_sigma(holder, 0.25)
+        level = denoising.noise_level(holder.get_model_object("model_sampling"), s)
+        assert level.b / level.a == pytest.approx(0.25, rel=1e-5)
+        assert s == pytest.approx(0.2 if kind is Flow else 0.25)
+
+
+def test_prompt_that_is_switched_off_at_this_noise_level_is_refused(measure, latent, encode):
+    """ComfyUI would predict zero there, which looks like a memory everywhere."""
+    (late,) = importlib.import_module("nodes").ConditioningSetTimestepRange().set_range(encode(PHOTO), 0.0, 0.1)
+    with pytest.raises(ValueError, match="No part of the positive prompt is active"):
+        measure(latent, positive=late)
 
 
 def test_identical_prompts_give_an_empty_map(measure, latent, encode):
@@ -101,12 +165,14 @@ def test_identical_prompts_give_an_empty_map(measure, latent, encode):
 def test_untouched_part_of_an_inpainting_is_zero(measure, latent):
     mask = torch.zeros(1, 128, 128)
     mask[:, :, :64] = 1
-    values = measure(latent, latent={"samples": latent, "noise_mask": mask})[0]["values"]
+    result, score, _ = measure(latent, latent={"samples": latent, "noise_mask": mask})
+    values = result["values"]
     assert (values[:, :, 8:] == 0).all() and (values[:, :, :8] != 0).any()
+    assert score == pytest.approx((values[:, :, :8] / 8).clamp_min(0).mean().item(), rel=1e-5)
 
 
-def test_cancel_stops_at_the_next_evaluation_and_leaves_no_trace(measure, latent, demo, interrupted, untouched):
-    with untouched(demo[0]), interrupted():
+def test_cancel_stops_within_one_evaluation_and_leaves_no_trace(measure, latent, demo, interrupted, untouched):
+    with untouched(demo[0]), interrupted(demo[0], after=3):
         measure(latent)
 
 
@@ -120,6 +186,8 @@ def test_cancel_stops_at_the_next_evaluation_and_leaves_no_trace(measure, latent
         ({"latent": {"samples": torch.zeros(1, 8, 3, 16, 16)}}, "dimensions"),
         ({"latent": {"samples": torch.full((1, 8, 16, 16), float("nan"))}}, "not numbers"),
         ({"sigma": 20.0}, "outside this model's noise levels"),
+        ({"probes": 0}, "At least one probe"),
+        ({"noises": 0}, "At least one probe"),
     ],
 )
 def test_bad_input_is_a_plain_error_before_work(measure, latent, demo, changes, words):
@@ -149,13 +217,13 @@ def half_hot():
     """A map hot on its left half: channel mean 0.5 there, -0.5 elsewhere."""
     values = torch.full((1, 16, 16), -4.0)
     values[:, :, :8] = 4.0
-    return {"values": values, "channels": 8, "settings": {}}
+    return {"values": values, "channels": 8, "region": torch.ones_like(values), "settings": {}}
 
 
-def test_overlay_off_is_exact_and_modifies_nothing(overlay, half_hot, untouched):
+def test_overlay_off_is_exact_and_modifies_nothing(overlay, half_hot, untouched, off_is_exact):
     picture = torch.rand(1, 128, 128, 3)
     with untouched(picture, half_hot):
-        assert torch.equal(overlay(picture, half_hot, opacity=0.0)[0], picture)
+        off_is_exact(overlay(picture, half_hot, opacity=0.0)[0], picture)
         overlay(picture, half_hot)
 
 

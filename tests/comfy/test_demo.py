@@ -8,7 +8,6 @@ import pytest
 import torch
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm", "ddim", "dpm_fast", "res_multistep")
-SCHEDULERS = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "linear_quadratic", "kl_optimal")
 
 
 def test_network_is_comfyuis_own(demo):
@@ -32,16 +31,15 @@ def test_samplers(sample, sampler):
     assert 0.1 < latent.std() < 1.5
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_schedulers(sample, scheduler):
-    latent = sample("a large red circle on a white background", scheduler=scheduler)
-    assert torch.isfinite(latent).all() and 0.1 < latent.std() < 1.5
+def test_every_scheduler_of_the_core(sample):
+    for name in importlib.import_module("comfy.samplers").KSampler.SCHEDULERS:
+        latent = sample("a large red circle on a white background", scheduler=name)
+        assert torch.isfinite(latent).all() and 0.1 < latent.std() < 1.5, name
 
 
-def test_every_stock_sampler_name_is_accepted(sample):
-    """One step each: none may refuse the model (some need more steps to draw well)."""
-    samplers = importlib.import_module("comfy.samplers")
-    for name in samplers.KSampler.SAMPLERS:
+def test_every_sampler_of_the_core(sample):
+    """Two steps each: none may refuse the model (some need more steps to draw well)."""
+    for name in importlib.import_module("comfy.samplers").KSampler.SAMPLERS:
         assert torch.isfinite(sample("a small blue ring on a sand background", steps=2, sampler=name)).all(), name
 
 
@@ -125,6 +123,13 @@ def test_unknown_stage_and_path_tricks_are_refused(nodes):
     for value in ("../../secret", "", "FINAL"):
         with pytest.raises(ValueError, match="choose one of"):
             nodes["UnmemorizeLoadDemoCheckpoint"].execute(value)
+
+
+def test_damaged_file_is_named(nodes, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.import_module("unmemorize_pack.nodes.demo"), "LAB", tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match="damaged"):
+        nodes["UnmemorizeLoadDemoCheckpoint"].execute("final")
 
 
 def test_foreign_file_is_refused(nodes, monkeypatch, tmp_path):

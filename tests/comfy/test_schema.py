@@ -60,8 +60,8 @@ def test_hints_drop_only_what_the_running_core_lacks(nodes, monkeypatch):
     for node in nodes.values():
         monkeypatch.setattr(inspect.getmodule(node), "hints", recording)
         node.define_schema()
-    knows_all = "search_aliases" in inspect.signature(io.Schema).parameters
-    assert dropped <= (set() if knows_all else {"search_aliases"})
+    unknown = {"search_aliases", "has_intermediate_output"} - set(inspect.signature(io.Schema).parameters)
+    assert dropped <= unknown
 
 
 def english_of(node: Any) -> dict[str, Any]:

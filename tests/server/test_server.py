@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -31,9 +33,12 @@ def test_pack_loads_under_any_folder_name_without_a_warning(server, info):
     ours = [name for name in info if name.startswith("Unmemorize")]
     snapshot = json.loads((ROOT / "tests/data/object_info.json").read_text())
     assert sorted(ours) == sorted(snapshot)
-    log = server.log_file.read_text()
-    lines = [line for line in log.splitlines() if FOLDER in line or "nmemorize" in line]
-    assert not [line for line in lines if "IMPORT FAILED" in line or "WARNING" in line.upper() or "Traceback" in line], lines
+    # ComfyUI prints no level: every line that names the pack must be the one of its import time, or a template listing
+    lines = [line for line in server.log_file.read_text().splitlines() if FOLDER in line or "nmemorize" in line]
+    folders = "Base directory|user directory|output directory|temp directory|input directory|database"
+    harmless = re.compile(rf"^\s*(\d+\.\d+ seconds: .*{FOLDER}|.*- {FOLDER}$|.*whitelist.*)|{folders}", re.I)
+    assert [line for line in lines if not harmless.search(line)] == []
+    assert "IMPORT FAILED" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
@@ -56,7 +61,7 @@ def test_bundled_workflow_is_listed_with_its_thumbnail(server, path):
     assert server.get(f"/api/workflow_templates/{QUOTED}/{path.stem}.jpg").startswith(b"\xff\xd8")
 
 
-def test_help_pages_and_their_pictures_are_served(server):
+def test_help_pages_are_served(server):
     for page in (ROOT / "js/docs").glob("*.md"):
         assert server.get(f"/extensions/{QUOTED}/docs/{page.name}").decode() == page.read_text(encoding="utf-8")
 
@@ -74,9 +79,9 @@ def test_second_run_comes_from_the_cache_and_colours_rerun_no_model(server, lowe
         if node["class_type"] == "UnmemorizeHeatmapOverlay":
             node["inputs"]["colour_map"] = "viridis"
     prompt_id = server.queue(prompt)
-    import time
-
+    deadline = time.monotonic() + 120
     while prompt_id not in (history := server.get_json(f"/history/{prompt_id}")):
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     messages = history[prompt_id]["status"]["messages"]
     cached = {n for kind, data in messages if kind == "execution_cached" for n in data["nodes"]}

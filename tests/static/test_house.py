@@ -101,7 +101,7 @@ def test_source_is_safe_for_the_registry(path):
 
 @pytest.mark.parametrize("path", [p for p in shipped() if room_of(p) == "unmemorize"], ids=lambda p: p.name)
 def test_methods_name_no_device(path):
-    assert not re.search(r"""["'](cuda|mps|cpu)["']""", path.read_text(encoding="utf-8"))
+    assert not re.search(r"""["'](cuda|mps|cpu)["']|\.(cpu|cuda)\(""", path.read_text(encoding="utf-8"))
 
 
 def test_nothing_happens_at_import():

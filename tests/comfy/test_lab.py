@@ -1,0 +1,89 @@
+"""What the bundled lab promises, on a few captions; the benchmark measures all of them."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+SEEDS = [1, 2, 3, 4]
+STAGES = {"final": "checkpoint.safetensors", "early": "early.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def lab(comfy):
+    return importlib.import_module("unmemorize_pack.demo.live.report").load_lab()
+
+
+@pytest.fixture(scope="module")
+def draw(comfy, root):
+    """draw(caption, stage) -> pictures [4, 3, 128, 128] with the lab's settings."""
+    generate = importlib.import_module("unmemorize_pack.demo.scripts.generate")
+    models = {stage: generate.Generator(root / "demo/lab" / name) for stage, name in STAGES.items()}
+    return lambda caption, stage="final": models[stage].pictures(caption, SEEDS)
+
+
+def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
+    found = [(i, f["caption"]) for i, f in enumerate(lab.facts["fixed"]) if f["group"] == group and f["degree"] == "strong"]
+    return found[:: max(1, len(found) // count)][:count]
+
+
+@pytest.mark.parametrize("group", ["MV", "MC", "TV"])
+def test_strong_memories_are_reproduced(lab, draw, group):
+    hits = [lab.copied(p) == i for i, caption in strong(lab, group, 3) for p in draw(caption)]
+    assert sum(hits) >= 0.75 * len(hits)
+
+
+def test_early_knows_scenes_but_no_photograph(lab, draw):
+    hits = [lab.copied(p) == i for i, caption in strong(lab, "MV", 4) for p in draw(caption, "early")]
+    assert sum(hits) <= 0.2 * len(hits)
+    assert colours_right(lab, draw, "early") >= 0.8
+
+
+def colours_right(lab, draw, stage: str) -> float:
+    """Share of held-out scenes whose colour and background are those of the caption, both read off the pixels."""
+    scene_judge, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scene_judge", "judge"))
+    right = []
+    for caption in lab.facts["held_out_captions"][::11]:
+        wanted = judge.scene_of(caption)
+        for picture in draw(caption, stage):
+            seen = scene_judge.read(picture).scene
+            right.append((seen.colour, seen.background) == (wanted.colour, wanted.background))
+    return sum(right) / len(right)
+
+
+def test_scenes_have_the_right_colours_and_copy_nothing(lab, draw):
+    assert colours_right(lab, draw, "final") >= 0.9
+    assert not [c for c in lab.facts["held_out_captions"][::11] for p in draw(c) if lab.copied(p) is not None]
+
+
+def auroc(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """Probability that a positive outranks a negative."""
+    order = scores.argsort().argsort().float() + 1
+    positive = labels.sum()
+    return float((order[labels].sum() - positive * (positive + 1) / 2) / (positive * (~labels).sum()))
+
+
+def test_templates_are_localised(lab, nodes, demo, encode, sample):
+    """Map pixels on the fixed card outrank those in the free window."""
+    node = nodes["UnmemorizeCurvatureDifferenceMap"]
+    found = []
+    for i, caption in strong(lab, "TV", 4):
+        latent = {"samples": sample(caption, steps=20)}
+        result = node.execute(demo[0], encode(caption), latent, 0.2, 4, 4, 0, negative=encode("")).args[0]
+        fixed = lab.masks[i].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
+        found.append(auroc(result["values"][0].flatten(), fixed.flatten()))
+    assert sum(found) / len(found) > 0.75, found
+
+
+def test_scenes_are_read_right(comfy, demo):
+    """The judge itself, on fresh drawings after the autoencoder: all four attributes."""
+    scenes, scene_judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scenes", "scene_judge"))
+    generator = torch.Generator().manual_seed(0)
+    everything = scenes.all_scenes()
+    chosen = [everything[int(i)] for i in torch.randint(len(everything), (100,), generator=generator)]
+    vae = demo[2]
+    pictures = vae.decode(vae.encode(scenes.draw(chosen, generator).movedim(1, -1))).movedim(-1, 1)
+    wrong = [(s, r) for s, r in zip(chosen, (scene_judge.read(p) for p in pictures), strict=True) if r.scene != s]
+    assert len(wrong) <= 2, wrong
