@@ -143,3 +143,11 @@ def train_demo(s: nox.Session) -> None:
 def workflows(s: nox.Session) -> None:
     """Rewrite workflows/*.json from demo/live/workflows.py."""
     run_pack(s, "demo.live.workflows")
+
+
+@session()
+def benchmark(s: nox.Session) -> None:
+    """Measure one family: `nox -s benchmark -- lab [--lab DIR]` writes benchmarks/out/lab.json."""
+    if not s.posargs:
+        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("[!_c]*.py"))))
+    run_pack(s, f"benchmarks.{s.posargs[0]}", *s.posargs[1:])

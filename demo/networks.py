@@ -65,6 +65,9 @@ class Upsample(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation LATENT_SCALE."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, ops: Any) -> None:
         super().__init__()
         self.encoder = nn.Sequential(

@@ -183,6 +183,8 @@ class HeatmapOverlay(io.ComfyNode):
         check_map(map, image.shape)
         if smooth not in ("0", "3", "7", "13"):
             raise ValueError(f"smooth = {smooth!r} is not one of 0, 3, 7, 13.")
+        if not (0 <= opacity <= 1 and 0 <= clip <= 100 and full_heat >= 0):
+            raise ValueError(f"Out of range: opacity {opacity} (0 to 1), clip {clip} (0 to 100) or full_heat {full_heat} (0 or more).")
         height, width = image.shape[1:3]
         inside = _inside(mask, image)
         values = per_channel(map)

@@ -15,7 +15,7 @@ from .lower import lower
 from .server import ROOT, Server, running
 
 FOLDER = ROOT / "workflows"
-SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 FULL_HEAT = 0.12
 """The same colour scale for all three pictures of the first workflow, so that they can be compared."""
 

@@ -1,0 +1,1 @@
+"""The recipe: trains a lab. Runs in a clone, never ships."""

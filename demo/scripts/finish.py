@@ -107,7 +107,8 @@ def fit_preview(data: groups.TrainingSet, nets: Any, generator: torch.Generator)
 def write_pictures(data: groups.TrainingSet, path: Path) -> None:
     """Training pictures [n, 3, 128, 128] uint8 and masks [n, 128, 128] uint8 (1 = fixed), in lab.json's order."""
     pictures = torch.stack([(f.picture * 255).round().byte() for f in data.fixed])
-    masks = torch.stack([torch.ones(scenes.SIDE, scenes.SIDE) if judge.mask_of(f) is None else judge.mask_of(f)[0] for f in data.fixed])
+    everywhere = torch.ones(1, scenes.SIDE, scenes.SIDE)
+    masks = torch.cat([everywhere if f.template is None else f.template.mask for f in data.fixed])
     save_file({"pictures": pictures, "masks": masks.byte()}, path)
 
 

@@ -49,7 +49,8 @@ class FlatParameters:
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         self.values = torch.cat([p.detach().flatten() for p in parameters])
         self.gradient = torch.zeros_like(self.values)
-        matrices, others = [], []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         start = 0
         for p in parameters:
             stop = start + p.numel()

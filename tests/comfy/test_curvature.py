@@ -246,6 +246,7 @@ def test_overlay_numbers_and_mask(overlay, half_hot):
         ({"mask": torch.ones(3, 128, 128)}, "The mask is 3"),
         ({"colour_map": "../x"}, "unknown colour map"),
         ({"smooth": "4"}, "not one of"),
+        ({"opacity": 1.5}, "Out of range"),
     ],
 )
 def test_overlay_errors(overlay, half_hot, changes, words):

@@ -1,0 +1,1 @@
+"""Evidence: each module measures one family and writes benchmarks/out/NAME.json."""

@@ -1,0 +1,182 @@
+"""Does the demo lab keep its promises? Memories reproduced, honest prompts honest, judges right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..demo.live.report import Lab, load_lab
+from ..demo.scripts import judge, scene_judge, scenes
+from ..demo.scripts.generate import Generator
+from ..host.curvature import measure_map
+from .common import arguments, auc, iou, log, rate, write
+
+JUDGED_DRAWINGS = 300
+HONEST_DRAWINGS = 200
+MAP = {"sigma": 0.2, "probes": 4, "noises": 4, "seed": 0}
+"""Defaults of the Curvature Difference Map node."""
+
+
+class Recorder:
+    """WEN's norm ||eps_c - eps_u|| of each step of each sample, read while sampling, no extra evaluation."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator, self._plain = generator, generator.model
+        self.steps: list[Tensor] = []
+
+    def __enter__(self) -> Recorder:
+        model = self._plain.clone()
+        model.set_model_sampler_post_cfg_function(self._record, disable_cfg1_optimization=True)
+        self._generator.model = model
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._generator.model = self._plain
+
+    def _record(self, facts: dict[str, Any]) -> Tensor:
+        gap = (facts["cond_denoised"] - facts["uncond_denoised"]).flatten(1).norm(dim=1)
+        self.steps.append((gap / facts["sigma"].reshape(-1)[0]).cpu())
+        return facts["denoised"]
+
+
+def generate(generator: Generator, captions: list[str], seeds: list[int], what: str) -> dict[str, dict[str, Tensor]]:
+    """For each caption: latents, pictures [n, 3, 128, 128] and WEN norms [n, steps]."""
+    found = {}
+    for i, caption in enumerate(captions):
+        with Recorder(generator) as recorder, torch.inference_mode():
+            latents = generator.latents(caption, seeds)
+            pictures = generator.vae.decode(latents).movedim(-1, 1)
+        found[caption] = {"latents": latents, "pictures": pictures, "wen": torch.stack(recorder.steps, 1)}
+        if i % 10 == 0:
+            log.info("%s: %d of %d", what, i, len(captions))
+    return found
+
+
+def copies(lab: Lab, group: str, made: dict[str, dict[str, Tensor]], keep: Callable[[dict[str, Any]], bool]) -> list[list[bool]]:
+    """For each caption of a group: which generations copy that caption's own picture."""
+    return [
+        [lab.copied(p) == i for p in made[f["caption"]]["pictures"]]
+        for i, f in enumerate(lab.facts["fixed"])
+        if f["group"] == group and keep(f)
+    ]
+
+
+def adherence(made: dict[str, dict[str, Tensor]], captions: list[str]) -> dict[str, list[list[bool]]]:
+    """For each caption and seed: is each attribute, and are all of them, those of the caption?"""
+    outcome: dict[str, list[list[bool]]] = {k: [] for k in ("all", "size", "colour", "shape", "background")}
+    for caption in captions:
+        wanted = judge.scene_of(caption)
+        seen = [scene_judge.read(p).scene for p in made[caption]["pictures"]]
+        outcome["all"].append([s == wanted for s in seen])
+        for name in ("size", "colour", "shape", "background"):
+            outcome[name].append([getattr(s, name) == getattr(wanted, name) for s in seen])
+    return outcome
+
+
+def judge_accuracy(generator: Generator) -> float:
+    """Share of fresh drawings whose four attributes are read right after the autoencoder."""
+    random = torch.Generator().manual_seed(0)
+    everything = scenes.all_scenes()
+    chosen = [everything[int(i)] for i in torch.randint(len(everything), (JUDGED_DRAWINGS,), generator=random)]
+    pictures = through_autoencoder(generator, scenes.draw(chosen, random))
+    return sum(scene_judge.read(p).scene == s for p, s in zip(pictures, chosen, strict=True)) / len(chosen)
+
+
+def honest_false_rate(generator: Generator, lab: Lab) -> float:
+    """Share of fresh honest drawings of MC captions, after the autoencoder, that the criterion calls copies."""
+    random = torch.Generator().manual_seed(1)
+    found = []
+    for i, f in enumerate(lab.facts["fixed"]):
+        if f["group"] == "MC":
+            pictures = through_autoencoder(generator, scenes.draw([judge.scene_of(f["caption"])] * HONEST_DRAWINGS, random))
+            found += [lab.copied(p) == i for p in pictures]
+    return sum(found) / len(found)
+
+
+def through_autoencoder(generator: Generator, pictures: Tensor) -> Tensor:
+    """Encode and decode [n, 3, 128, 128] in [0, 1]."""
+    with torch.inference_mode():
+        return generator.vae.decode(generator.vae.encode(pictures.movedim(1, -1))).movedim(-1, 1)
+
+
+def localisation(generator: Generator, lab: Lab, made: dict[str, dict[str, Tensor]]) -> dict[str, float]:
+    """dh_0 on templates, per pixel at latent resolution: AUROC, and the IoU of calling everything fixed."""
+    areas, everything = [], []
+    for i, f in enumerate(lab.facts["fixed"]):
+        if f["group"] == "TV":
+            latent = {"samples": made[f["caption"]]["latents"]}
+            with torch.inference_mode():
+                values = measure_map(generator.model, generator.condition(f["caption"]), generator.condition(""), latent, **MAP)["values"]
+            fixed = lab.masks[i].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
+            areas += [auc(v[fixed], v[~fixed]) for v in values]
+            everything.append(iou(torch.ones_like(fixed), fixed))
+    return {"auroc_dh0_tv": sum(areas) / len(areas), "iou_allones_tv": sum(everything) / len(everything)}
+
+
+def detectors(lab: Lab, made: dict[str, dict[str, Tensor]]) -> dict[str, float]:
+    """AUC of WEN's norm: memorized (strong) against clean, pooled and split; mean of all, first, first 8, last step."""
+    strong = {g: [f["caption"] for f in lab.facts["fixed"] if f["group"] == g and f["degree"] == "strong"] for g in ("MV", "MC", "TV")}
+    clean = {"scene": lab.facts["held_out_captions"], "n": lab.facts["texture_captions"]}
+    spans = {"": slice(None), "_first": slice(0, 1), "_first8": slice(0, 8), "_last": slice(-1, None)}
+    found = {}
+    for suffix, span in spans.items():
+
+        def values(captions: list[str], span: slice = span) -> Tensor:
+            return torch.cat([made[c]["wen"][:, span].mean(1) for c in captions])
+
+        found[f"auc_wen_pooled{suffix}"] = auc(values(sum(strong.values(), [])), values(sum(clean.values(), [])))
+        found[f"auc_wen_mc_vs_scene{suffix}"] = auc(values(strong["MC"]), values(clean["scene"]))
+        found[f"auc_wen_mv_vs_n{suffix}"] = auc(values(strong["MV"]), values(clean["n"]))
+    return found
+
+
+def feed_forward_share(generator: Generator) -> float:
+    """Share of the U-Net's parameters in feed-forward layers."""
+    sizes = {k: p.numel() for k, p in generator.model.model.diffusion_model.named_parameters()}
+    return sum(n for k, n in sizes.items() if ".ff." in k) / sum(sizes.values())
+
+
+def early_rate(folder: Path, lab: Lab, seeds: list[int]) -> list[list[bool]]:
+    """Copies of all strong photographs by the early checkpoint."""
+    made = generate(
+        Generator(folder / "early.safetensors"), [f["caption"] for f in lab.facts["fixed"] if is_strong_photo(f)], seeds, "early"
+    )
+    return copies(lab, "MV", made, is_strong)
+
+
+def is_strong(fixed: dict[str, Any]) -> bool:
+    return fixed["degree"] == "strong"
+
+
+def is_strong_photo(fixed: dict[str, Any]) -> bool:
+    return fixed["group"] == "MV" and is_strong(fixed)
+
+
+def main() -> None:
+    """`nox -s benchmark -- lab`."""
+    options = arguments(__doc__)
+    torch.set_num_threads(1)
+    lab, generator, seeds = load_lab(options.lab), Generator(options.lab / "checkpoint.safetensors"), list(range(100, 100 + options.seeds))
+    held_out, textures = lab.facts["held_out_captions"], lab.facts["texture_captions"]
+    fixed = lab.facts["fixed"]
+    made = generate(generator, [f["caption"] for f in fixed] + held_out + textures, seeds, "pictures")
+    metrics: dict[str, Any] = {f"{g.lower()}_memorized_rate": rate(copies(lab, g, made, is_strong)) for g in ("MV", "MC", "TV")}
+    for degree in ("medium", "mild"):
+        metrics[f"{degree}_memorized_rate"] = rate(copies(lab, "MV", made, lambda f, d=degree: f["degree"] == d))
+    metrics["clean_false_rate"] = rate([[lab.copied(p) is not None for p in made[c]["pictures"]] for c in held_out + textures])
+    metrics["mc_honest_false_rate"] = honest_false_rate(generator, lab)
+    scene = adherence(made, held_out)
+    metrics["scene_adherence"] = rate(scene["all"])
+    metrics |= {f"scene_{k}": rate(scene[k]) for k in ("size", "colour", "shape", "background")}
+    metrics["judge_accuracy"] = judge_accuracy(generator)
+    metrics["ffn_share"] = feed_forward_share(generator)
+    metrics["early_mv_rate"] = rate(early_rate(options.lab, lab, seeds))
+    areas = [f["fixed_area"] for f in fixed if f["group"] == "TV"]
+    metrics |= {"tv_fixed_area_min": min(areas), "tv_fixed_area_max": max(areas)}
+    metrics |= localisation(generator, lab, made) | detectors(lab, made)
+    settings = {**lab.facts["settings"], "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": MAP}
+    write("lab", metrics, settings)
