@@ -113,14 +113,17 @@ def _sheet(rows: list[dict[str, Any]]) -> str:
     return f"""<h2>2. What the demo model has memorized</h2>
 <p>Each line: the training picture of that caption, if there is one, and four generations from different noise.
 A <span class="hot">red frame</span> marks a copy of any training picture, by a rule taken from 500 honest pictures for each of them: fresh
-drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), the nearest of 5000 fresh textures (photographs).</p>
+drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), the nearest of 5000 fresh textures (photographs).
+A frame on an untrained combination means that the model fell into the memorized picture of a neighbouring caption. The demo model is
+small: its colours are right, its shapes often are not.</p>
 <div class="card sheet"><table><tr><th>prompt</th><th>training</th><th colspan="4">generated</th></tr>{"".join(lines)}</table></div>"""
 
 
 def _meaning() -> str:
     return """<h2>3. How to read this, and how not to</h2>
 <ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
-precise prompt. Compare with clean prompts of the <em>same</em> model.</li>
+precise prompt: scores of memorized and ordinary pictures overlap. Compare with clean prompts of the <em>same</em> model, measured the same
+way.</li>
 <li>The score ranks pictures of one model at one noise level. It is not a probability, and it is not legal advice.</li>
 <li>A cold map does not prove that a picture is original: a concept or a style can be memorized without any spot being pinned down.</li>
 <li>Everything here was measured on this tiny model, on a CPU.</li></ul>"""
