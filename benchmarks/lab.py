@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,12 @@ def generate(generator: Generator, captions: list[str], seeds: list[int], what: 
     return found
 
 
-def copies(lab: Lab, group: str, made: dict[str, dict[str, Tensor]], keep: Callable[[dict[str, Any]], bool]) -> list[list[bool]]:
-    """For each caption of a group: which generations copy that caption's own picture."""
+def copies(lab: Lab, group: str, made: dict[str, dict[str, Tensor]], degree: str = "strong") -> list[list[bool]]:
+    """For each caption of a group and degree of duplication: which generations copy that caption's own picture."""
     return [
         [lab.copied(p) == i for p in made[f["caption"]]["pictures"]]
         for i, f in enumerate(lab.facts["fixed"])
-        if f["group"] == group and keep(f)
+        if f["group"] == group and f["degree"] == degree
     ]
 
 
@@ -142,18 +141,8 @@ def feed_forward_share(generator: Generator) -> float:
 
 def early_rate(folder: Path, lab: Lab, seeds: list[int]) -> list[list[bool]]:
     """Copies of all strong photographs by the early checkpoint."""
-    made = generate(
-        Generator(folder / "early.safetensors"), [f["caption"] for f in lab.facts["fixed"] if is_strong_photo(f)], seeds, "early"
-    )
-    return copies(lab, "MV", made, is_strong)
-
-
-def is_strong(fixed: dict[str, Any]) -> bool:
-    return fixed["degree"] == "strong"
-
-
-def is_strong_photo(fixed: dict[str, Any]) -> bool:
-    return fixed["group"] == "MV" and is_strong(fixed)
+    photos = [f["caption"] for f in lab.facts["fixed"] if f["group"] == "MV" and f["degree"] == "strong"]
+    return copies(lab, "MV", generate(Generator(folder / "early.safetensors"), photos, seeds, "early"))
 
 
 def main() -> None:
@@ -164,9 +153,9 @@ def main() -> None:
     held_out, textures = lab.facts["held_out_captions"], lab.facts["texture_captions"]
     fixed = lab.facts["fixed"]
     made = generate(generator, [f["caption"] for f in fixed] + held_out + textures, seeds, "pictures")
-    metrics: dict[str, Any] = {f"{g.lower()}_memorized_rate": rate(copies(lab, g, made, is_strong)) for g in ("MV", "MC", "TV")}
+    metrics: dict[str, Any] = {f"{g.lower()}_memorized_rate": rate(copies(lab, g, made)) for g in ("MV", "MC", "TV")}
     for degree in ("medium", "mild"):
-        metrics[f"{degree}_memorized_rate"] = rate(copies(lab, "MV", made, lambda f, d=degree: f["degree"] == d))
+        metrics[f"{degree}_memorized_rate"] = rate(copies(lab, "MV", made, degree))
     metrics["clean_false_rate"] = rate([[lab.copied(p) is not None for p in made[c]["pictures"]] for c in held_out + textures])
     metrics["mc_honest_false_rate"] = honest_false_rate(generator, lab)
     scene = adherence(made, held_out)

@@ -79,7 +79,7 @@ def server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
     """A live ComfyUI server with the pack as shipped, in a folder whose name is not the pack's."""
     from unmemorize_pack.demo.live.server import running
 
-    with running(shipped_pack, pack_folder="any folder-name") as live:
+    with running(shipped_pack, pack_folder="any-folder_name") as live:
         yield live
 
 

@@ -43,7 +43,7 @@ def shoot(page: Any, name: str) -> None:
 def open_template(page: Any, name: str) -> None:
     """Workflow > Browse Templates > our folder > the card of a template."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("any folder-name").first.click(timeout=30_000)
+    page.get_by_text("any-folder_name").first.click(timeout=30_000)
     card = page.locator(f'[data-testid="template-workflow-{name}"]')
     card.wait_for(timeout=30_000)
     page.wait_for_function("name => [...document.images].some(i => i.src.includes(name) && i.naturalWidth > 0)", arg=name, timeout=30_000)
