@@ -54,7 +54,7 @@ def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _where_row(g: Graph, x: int, y: int, title: str, caption: str, seed: int, load: Node, empty: Node, latent: Node) -> None:
-    g.group(title, (x, y - 60, 1620, 580))
+    g.group(title, (x, y - 60, 1370, 580))
     prompt = g.add("CLIPTextEncode", (x + 20, y + 20), (300, 120), "Prompt", clip=load[1], text=caption)
     sampler = g.add(
         "KSampler",
