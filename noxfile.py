@@ -95,8 +95,9 @@ def stubs() -> str:
     if not CHECKOUT:
         return ""
     folder = HOME / "stubs"
-    (folder / "torchaudio").mkdir(parents=True, exist_ok=True)
-    (folder / "torchaudio" / "__init__.py").write_text('"""Stand-in for a package the tests do not need."""\n')
+    for name in ("torchaudio", "torchaudio/functional", "torchaudio/transforms"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "__init__.py").write_text('"""Stand-in for a package the tests do not need."""\n')
     return str(folder)
 
 

@@ -87,5 +87,10 @@ def test_missing_negative_prompt_is_explained_in_the_dialog(page):
     page.evaluate("""() => app.graph._nodes.filter(n => n.type === 'UnmemorizeCurvatureDifferenceMap')
         .forEach(n => n.disconnectInput(n.findInputSlot('negative')))""")
     queue(page)
-    page.get_by_text("CLIP Text Encode without text").first.wait_for(timeout=120_000)
+    words = page.get_by_text("CLIP Text Encode without text").first
+    details = page.get_by_role("button", name="View details").first  # newer front ends name the node first
+    words.or_(details).first.wait_for(timeout=120_000)
+    if details.is_visible():
+        details.click()
+    words.wait_for(timeout=30_000)
     shoot(page, "no-negative-prompt")
