@@ -172,6 +172,17 @@ def test_untouched_part_of_an_inpainting_is_zero(measure, latent):
     assert score == pytest.approx((values[:, :, :8] / 8).clamp_min(0).mean().item(), rel=1e-5)
 
 
+def test_progress_counts_to_the_end(measure, latent):
+    utils = importlib.import_module("comfy.utils")
+    seen, before = [], utils.PROGRESS_BAR_HOOK
+    utils.set_progress_bar_global_hook(lambda value, total, *_, **__: seen.append((value, total)))
+    try:
+        measure(latent)
+    finally:
+        utils.set_progress_bar_global_hook(before)
+    assert seen[-1] == (4, 4)
+
+
 def test_cancel_stops_within_one_evaluation_and_leaves_no_trace(measure, latent, demo, interrupted, untouched):
     with untouched(demo[0]), interrupted(demo[0], after=3):
         measure(latent)
