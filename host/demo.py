@@ -243,4 +243,4 @@ class DemoVAE:
 def _load_vae(tensors: dict[str, Tensor]) -> DemoVAE:
     autoencoder = Autoencoder(comfy.ops.manual_cast)
     autoencoder.load_state_dict({k: v.float() for k, v in _part(tensors, PREFIX_AUTOENCODER).items()}, strict=True)
-    return DemoVAE(autoencoder.eval())
+    return DemoVAE(autoencoder.train(False))
