@@ -81,7 +81,7 @@ def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
     training = (
         _img(row["training"], "training picture")
         if row["training"]
-        else '<div class="none">no picture in training<br>has this caption</div>'
+        else '<div class="none">no fixed picture<br>has this caption</div>'
     )
     verdict = (
         '<span class="verdict hot">A copy.</span> It comes closer to a training picture than 99 of 100 honest pictures do, in distance and in pattern.'
