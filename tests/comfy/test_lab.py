@@ -29,10 +29,10 @@ def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
     return found[:: max(1, len(found) // count)][:count]
 
 
-@pytest.mark.parametrize("group", ["MV", "MC", "TV"])
-def test_strong_memories_are_reproduced(lab, draw, group):
+@pytest.mark.parametrize(("group", "least"), [("MV", 0.9), ("TV", 0.9), ("MC", 0.4)])
+def test_strong_memories_are_reproduced(lab, draw, group, least):
     hits = [lab.copied(p) == i for i, caption in strong(lab, group, 3) for p in draw(caption)]
-    assert sum(hits) >= 0.75 * len(hits)
+    assert sum(hits) >= least * len(hits)
 
 
 def test_early_knows_scenes_but_no_photograph(lab, draw):
