@@ -79,9 +79,7 @@ does the <em>prompt</em> pin this spot down far more than the model alone would?
 
 def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
     training = (
-        _img(row["training"], "training picture")
-        if row["training"]
-        else '<div class="none">no fixed picture<br>has this caption</div>'
+        _img(row["training"], "training picture") if row["training"] else '<div class="none">no fixed picture<br>has this caption</div>'
     )
     verdict = (
         '<span class="verdict hot">A copy.</span> It comes closer to a training picture than 99 of 100 honest pictures do, in distance and in pattern.'
