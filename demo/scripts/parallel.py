@@ -40,8 +40,8 @@ class Interrupted(Exception):
 class FlatParameters:
     """All trainable parameters of some modules as views into one vector, with gradient, EMA and optimizers.
 
-    Matrices and convolutions learn by Muon where `muon_rate` is given (in a comparison of four minutes each
-    it reached AdamW's loss in about half the steps), everything else by AdamW.
+    Matrices and convolutions learn by Muon where `muon_rate` is given (after four minutes of each: loss .278 in 357
+    steps, AdamW alone .303 in 439), everything else by AdamW.
     """
 
     def __init__(self, modules: list[nn.Module], adam_rate: float, muon_rate: float = 0.0) -> None:
