@@ -44,7 +44,8 @@ class CurvatureDifferenceMap(io.ComfyNode):
                     min=0.01,
                     max=20.0,
                     step=0.01,
-                    tooltip="Noise level at which the map is measured, as noise over signal. On the demo model, 0.1 to 0.8 localise equally well.",
+                    tooltip="Noise level at which the map is measured, as noise over signal. "
+                    "On the demo model, 0.1 to 0.8 localise equally well.",
                 ),
                 io.Int.Input(
                     "probes",
