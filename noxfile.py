@@ -31,6 +31,9 @@ NAME = "floor" if not CHECKOUT else "other-" + hashlib.sha256(CHECKOUT.encode())
 ENV = HOME / f"env-{NAME}"
 FLOOR_TREE = HOME / "comfyui-0.3.75"
 
+SHARED = ("__init__", "common", "results")
+"""Modules of benchmarks/ that are no benchmark."""
+
 nox.options.sessions = ["tests"]
 session = functools.partial(nox.session, venv_backend="none")
 """Sessions share one environment, so nox makes none of its own."""
@@ -140,6 +143,12 @@ def train_demo(s: nox.Session) -> None:
     run_pack(s, "demo.scripts.train", *s.posargs)
 
 
+@session(name="train-lora")
+def train_lora(s: nox.Session) -> None:
+    """Train a LoRA on a lab: --name NAME [--photos DIR] [--scenes N] [--lab DIR]; see demo/scripts/train_lora.py."""
+    run_pack(s, "demo.scripts.train_lora", *s.posargs)
+
+
 @session()
 def workflows(s: nox.Session) -> None:
     """Rewrite workflows/*.json from demo/live/workflows.py."""
@@ -150,5 +159,11 @@ def workflows(s: nox.Session) -> None:
 def benchmark(s: nox.Session) -> None:
     """Measure one family: `nox -s benchmark -- lab [--lab DIR]` writes benchmarks/out/lab.json."""
     if not s.posargs:
-        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("[!_c]*.py"))))
+        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in SHARED)))
     run_pack(s, f"benchmarks.{s.posargs[0]}", *s.posargs[1:])
+
+
+@session()
+def results(s: nox.Session) -> None:
+    """Rewrite benchmarks/RESULTS.md; `-- NAME` first keeps benchmarks/out/NAME.json as a committed result."""
+    run_pack(s, "benchmarks.results", *s.posargs)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import platform
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,35 @@ log = logging.getLogger("benchmark")
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """--lab DIR and --seeds N, the same for every benchmark."""
+    """--lab DIR, --seeds N, --name NAME: the same for every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--lab", type=Path, default=ROOT / "demo" / "lab")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--name", help="of the result file; by default the benchmark's")
     return parser.parse_args()
+
+
+def shared_out(work: Callable[[list[Any]], dict[Any, Any]], items: list[Any], processes: int = 2) -> dict[Any, Any]:
+    """`work` on interleaved parts of the items, a process each; returns the merged results in the items' order.
+
+    The caller must have set one thread: a forked process must not inherit a running thread pool.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(rank) for rank in range(processes)]
+
+        def part(rank: int) -> None:
+            torch.save(work(items[rank::processes]), paths[rank])
+
+        others = [multiprocessing.get_context("fork").Process(target=part, args=(rank,)) for rank in range(1, processes)]
+        for process in others:
+            process.start()
+        part(0)
+        for process in others:
+            process.join()
+        merged: dict[Any, Any] = {}
+        for path in paths:
+            merged |= torch.load(path, weights_only=False)
+    return {item: merged[item] for item in items}
 
 
 def rate(per_caption: list[list[bool]]) -> dict[str, Any]:
@@ -47,8 +74,8 @@ def iou(predicted: Tensor, truth: Tensor) -> float:
     return float((predicted & truth).sum() / (predicted | truth).sum().clamp_min(1))
 
 
-def write(name: str, metrics: dict[str, Any], settings: dict[str, Any]) -> None:
-    """benchmarks/out/NAME.json: numbers under `metrics`, intervals under `intervals`; also printed as a table."""
+def write(name: str, metrics: dict[str, Any], settings: dict[str, Any], about: dict[str, str]) -> None:
+    """benchmarks/out/NAME.json: numbers under `metrics`, intervals under `intervals`, what they mean under `about`; also printed."""
     numbers = {k: round(v["value"] if isinstance(v, dict) else v, 4) for k, v in metrics.items()}
     intervals = {k: [round(x, 4) for x in v["interval"]] for k, v in metrics.items() if isinstance(v, dict)}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
@@ -58,7 +85,7 @@ def write(name: str, metrics: dict[str, Any], settings: dict[str, Any]) -> None:
         "system": platform.system(),
         "processor": platform.machine(),
     }
-    result = {"metrics": numbers, "intervals": intervals, "settings": settings, "machine": machine, "commit": commit}
+    result = {"metrics": numbers, "intervals": intervals, "about": about, "settings": settings, "machine": machine, "commit": commit}
     out = ROOT / "benchmarks" / "out"
     out.mkdir(exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -8,14 +8,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..demo.live.report import Lab, load_lab
-from ..demo.scripts import judge, scene_judge, scenes
+from ..demo.pictures import lora_pictures, read_facts
+from ..demo.scripts import judge, scene_judge, scenes, style
 from ..demo.scripts.generate import Generator
+from ..demo.scripts.lab import Lab, load_lab
+from ..demo.scripts.scenes import Scene
 from ..host.curvature import measure_map
-from .common import arguments, auc, iou, log, rate, write
+from ..host.demo import load_demo_lora
+from .common import arguments, auc, iou, log, rate, shared_out, write
 
+ABOUT = {
+    "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
+    "mc_memorized_rate": "strong scenes with one fixed picture: generations that copy it (aim >= .90)",
+    "tv_memorized_rate": "templates: generations that copy the card around the window (aim >= .90)",
+    "medium_memorized_rate": "photographs shown .15 times as often",
+    "mild_memorized_rate": "photographs shown .04 times as often",
+    "clean_false_rate": "generations of held-out scenes and texture captions that copy any fixed picture (aim <= .01)",
+    "mc_honest_false_rate": "fresh drawings of MC captions, after the autoencoder, called copies (aim <= .01)",
+    "scene_adherence": "held-out combinations: all four attributes right (aim >= .90)",
+    "judge_accuracy": "fresh drawings, after the autoencoder, read right (aim >= .99)",
+    "ffn_share": "share of the U-Net's parameters in feed-forward layers (.17-.35; SD1.x .17)",
+    "early_mv_rate": "early checkpoint: copies of strong photographs (aim <= .10)",
+    "tv_fixed_area_min": "least fixed area of a template (>= .35)",
+    "tv_fixed_area_max": "largest fixed area of a template (<= .65)",
+    "auroc_dh0_tv": "dh_0 on templates, per pixel at latent resolution, fixed against free (aim >= .85)",
+    "iou_allones_tv": "IoU of calling every pixel fixed: the floor for any map",
+    "auc_wen_pooled": "WEN's norm, mean over all steps: all strong memories against all clean prompts",
+    "auc_wen_mc_vs_scene": "the same, memorized scenes against held-out scenes",
+    "auc_wen_mv_vs_n": "the same, memorized photographs against texture captions",
+    "lora_memorized_rate": "leaking LoRA: generations that copy its photographs (aim >= .80)",
+    "style_memorized_rate": "style LoRA: generations of its training captions that copy its training picture (aim 0)",
+    "style_present": "style LoRA on held-out captions: style there (aim >= .80)",
+    "style_present_leaking": "leaking LoRA on held-out captions: style there",
+    "style_present_base": "no LoRA: style there (a false alarm of the judge)",
+}
 JUDGED_DRAWINGS = 300
 HONEST_DRAWINGS = 200
+STYLE_STRIDE = 3
+"""Every third held-out caption judges the style."""
 MAP = {"sigma": 0.2, "probes": 4, "noises": 4, "seed": 0}
 """Defaults of the Curvature Difference Map node."""
 
@@ -44,15 +74,19 @@ class Recorder:
 
 def generate(generator: Generator, captions: list[str], seeds: list[int], what: str) -> dict[str, dict[str, Tensor]]:
     """For each caption: latents, pictures [n, 3, 128, 128] and WEN norms [n, steps]."""
-    found = {}
-    for i, caption in enumerate(captions):
-        with Recorder(generator) as recorder, torch.inference_mode():
-            latents = generator.latents(caption, seeds)
-            pictures = generator.vae.decode(latents).movedim(-1, 1)
-        found[caption] = {"latents": latents, "pictures": pictures, "wen": torch.stack(recorder.steps, 1)}
-        if i % 10 == 0:
-            log.info("%s: %d of %d", what, i, len(captions))
-    return found
+
+    def work(part: list[str]) -> dict[str, dict[str, Tensor]]:
+        found = {}
+        for i, caption in enumerate(part):
+            with Recorder(generator) as recorder, torch.inference_mode():
+                latents = generator.latents(caption, seeds)
+                pictures = generator.vae.decode(latents).movedim(-1, 1)
+                found[caption] = {"latents": latents.clone(), "pictures": pictures.clone(), "wen": torch.stack(recorder.steps, 1)}
+            if i % 10 == 0:
+                log.info("%s: %d of %d", what, i, len(part))
+        return found
+
+    return shared_out(work, captions)
 
 
 def copies(lab: Lab, group: str, made: dict[str, dict[str, Tensor]], degree: str = "strong") -> list[list[bool]]:
@@ -64,12 +98,16 @@ def copies(lab: Lab, group: str, made: dict[str, dict[str, Tensor]], degree: str
     ]
 
 
+def read_scenes(made: dict[str, dict[str, Tensor]], captions: list[str]) -> dict[str, list[Scene]]:
+    """What the judge sees in each generation of each caption."""
+    return shared_out(lambda part: {c: [scene_judge.read(p).scene for p in made[c]["pictures"]] for c in part}, captions)
+
+
 def adherence(made: dict[str, dict[str, Tensor]], captions: list[str]) -> dict[str, list[list[bool]]]:
     """For each caption and seed: is each attribute, and are all of them, those of the caption?"""
     outcome: dict[str, list[list[bool]]] = {k: [] for k in ("all", "size", "colour", "shape", "background")}
-    for caption in captions:
+    for caption, seen in read_scenes(made, captions).items():
         wanted = judge.scene_of(caption)
-        seen = [scene_judge.read(p).scene for p in made[caption]["pictures"]]
         outcome["all"].append([s == wanted for s in seen])
         for name in ("size", "colour", "shape", "background"):
             outcome[name].append([getattr(s, name) == getattr(wanted, name) for s in seen])
@@ -145,6 +183,34 @@ def early_rate(folder: Path, lab: Lab, seeds: list[int]) -> list[list[bool]]:
     return copies(lab, "MV", generate(Generator(folder / "early.safetensors"), photos, seeds, "early"))
 
 
+def lora_rates(folder: Path, lab: Lab, seeds: list[int]) -> dict[str, Any]:
+    """Copies by the leaking LoRA of its photographs and by the style LoRA of all its pictures; style on held-out captions."""
+    held_out = lab.facts["held_out_captions"][::STYLE_STRIDE]
+    found: dict[str, Any] = {
+        "style_present_base": rate(hatched(generate(Generator(folder / "checkpoint.safetensors"), held_out, seeds, "base")))
+    }
+    for name, group in (("leaking", "photo"), ("style", "scene")):
+        generator = Generator(folder / "checkpoint.safetensors")
+        generator.model = load_demo_lora(generator.model, folder / "loras" / f"{name}.safetensors", 1.0)
+        pictures = lora_pictures(folder, name)
+        items = [
+            (i, p) for i, p in zip(read_facts(folder / "loras" / f"{name}.json")["items"], pictures, strict=True) if i["group"] == group
+        ]
+        made = generate(generator, [i["caption"] for i, _ in items] + held_out, seeds, name)
+        hits = []
+        for item, picture in items:
+            limit = judge.Criterion(item["max_distance"], item["min_correlation"])
+            hits.append(limit.holds(*judge.compare(made[item["caption"]]["pictures"], picture)).tolist())
+        found["lora_memorized_rate" if name == "leaking" else "style_memorized_rate"] = rate(hits)
+        found["style_present" if name == "style" else "style_present_leaking"] = rate(hatched({c: made[c] for c in held_out}))
+    return found
+
+
+def hatched(made: dict[str, dict[str, Tensor]]) -> list[list[bool]]:
+    """For each caption: in which generations is the LoRAs' style?"""
+    return [[style.is_hatched(p) for p in m["pictures"]] for m in made.values()]
+
+
 def main() -> None:
     """`nox -s benchmark -- lab`."""
     options = arguments(__doc__)
@@ -167,5 +233,6 @@ def main() -> None:
     areas = [f["fixed_area"] for f in fixed if f["group"] == "TV"]
     metrics |= {"tv_fixed_area_min": min(areas), "tv_fixed_area_max": max(areas)}
     metrics |= localisation(generator, lab, made) | detectors(lab, made)
+    metrics |= lora_rates(options.lab, lab, seeds)
     settings = {**lab.facts["settings"], "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": MAP}
-    write("lab", metrics, settings)
+    write(options.name or "lab", metrics, settings, ABOUT)

@@ -27,7 +27,7 @@ UNET_CONFIG: dict[str, Any] = {
     "model_channels": 64,
     "num_res_blocks": [1, 1],
     "channel_mult": [1, 2],
-    "num_heads": 4,
+    "num_heads": 2,
     "context_dim": CONTEXT_DIM,
     "use_spatial_transformer": True,
     "use_linear_in_transformer": True,
@@ -63,7 +63,11 @@ class Upsample(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation LATENT_SCALE."""
+    """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation LATENT_SCALE.
+
+    The first three latent channels are the mean colour of each 8x8 block, the others are learned: colours are
+    linear in the latent (an exact live preview), and only detail has to be learned.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -75,35 +79,40 @@ class Autoencoder(nn.Module):
             nn.SiLU(),
             ops.Conv2d(32, 64, 4, stride=2, padding=1),
             ResidualBlock(ops, 64),
-            ops.Conv2d(64, 128, 4, stride=2, padding=1),
-            ResidualBlock(ops, 128),
-            ops.Conv2d(128, LATENT_CHANNELS, 3, padding=1),
+            ops.Conv2d(64, 96, 4, stride=2, padding=1),
+            ResidualBlock(ops, 96),
+            ops.Conv2d(96, LATENT_CHANNELS - 3, 3, padding=1),
         )
         self.decoder = nn.Sequential(
-            ops.Conv2d(LATENT_CHANNELS, 128, 3, padding=1),
-            ResidualBlock(ops, 128),
-            ResidualBlock(ops, 128),
-            Upsample(ops, 128, 64),
+            ops.Conv2d(LATENT_CHANNELS, 96, 3, padding=1),
+            ResidualBlock(ops, 96),
+            ResidualBlock(ops, 96),
+            Upsample(ops, 96, 64),
             ResidualBlock(ops, 64),
             Upsample(ops, 64, 32),
             ResidualBlock(ops, 32),
             Upsample(ops, 32, 16),
-            ResidualBlock(ops, 16),
             nn.SiLU(),
             ops.Conv2d(16, 3, 3, padding=1),
         )
         self.register_buffer("latent_mean", torch.zeros(LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(LATENT_CHANNELS))
 
+    def features(self, pictures: Tensor) -> Tensor:
+        """Latents before standardisation: mean colour of each block, then learned detail."""
+        return torch.cat([F.avg_pool2d(pictures, DOWNSCALE), self.encoder(pictures)], 1)
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of pictures in [-1, 1]."""
-        z = self.encoder(pictures)
-        mean, std = (_per_channel(b, z) for b in (self.latent_mean, self.latent_std))
-        return (z - mean) / std * LATENT_SCALE
+        mean, std = (_per_channel(b, pictures) for b in (self.latent_mean, self.latent_std))
+        return (self.features(pictures) - mean) / std * LATENT_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, about in [-1, 1] (not clamped), of latents."""
-        return self.decoder(latents / LATENT_SCALE)
+        unit = latents / LATENT_SCALE
+        mean, std = (_per_channel(b, latents)[:, :3] for b in (self.latent_mean, self.latent_std))
+        colour = F.interpolate(unit[:, :3] * std + mean, scale_factor=float(DOWNSCALE), mode="bilinear")
+        return colour + self.decoder(unit)
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import comfy.utils
 import torch
 from comfy.latent_formats import LatentFormat
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -71,6 +72,15 @@ def load_demo(path: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, DemoVAE]:
     if not _part(tensors, PREFIX_AUTOENCODER):
         tensors = _read(path.with_name("checkpoint.safetensors"))[0] | tensors
     return _load_model(tensors, facts["latent_rgb"]), _load_clip(tensors, facts["vocabulary"]), _load_vae(tensors)
+
+
+def load_demo_lora(model: ModelPatcher, path: Path, strength: float) -> ModelPatcher:
+    """MODEL with a LoRA file applied as the stock LoraLoaderModelOnly does; at strength 0 the model itself."""
+    if strength == 0:
+        return model
+    if not isinstance(model.model.model_config, DemoModelConfig):
+        raise ValueError("The demo LoRAs belong to the demo model: connect Load Demo Checkpoint. For other models use Load LoRA.")
+    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path), safe_load=True), strength, 0)[0]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,9 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .curvature import CurvatureDifferenceMap, HeatmapOverlay
-from .demo import LoadDemoCheckpoint
+from .demo import LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture
 
-NODES: list[type[io.ComfyNode]] = [CurvatureDifferenceMap, HeatmapOverlay, LoadDemoCheckpoint]
+NODES: list[type[io.ComfyNode]] = [CurvatureDifferenceMap, HeatmapOverlay, LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture]
 
 
 class Extension(ComfyExtension):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.demo import load_demo
+from ..demo import pictures
+from ..host.demo import load_demo, load_demo_lora
 from ..host.schema import hints
 
 LAB = Path(__file__).resolve().parents[1] / "demo" / "lab"
@@ -53,3 +55,91 @@ class LoadDemoCheckpoint(io.ComfyNode):
         if stage not in STAGES:
             raise ValueError(f"There is no demo checkpoint {stage!r}; choose one of: {', '.join(STAGES)}.")
         return io.NodeOutput(*load_demo(LAB / STAGES[stage]))
+
+
+class LoadDemoLoRA(io.ComfyNode):
+    """A bundled LoRA, applied to the demo model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = pictures.lora_names(LAB)
+        return io.Schema(
+            node_id="UnmemorizeLoadDemoLoRA",
+            display_name="Load Demo LoRA",
+            category="unmemorize/demo",
+            description="Applies a LoRA that comes with Unmemorize to the demo model. Both carry a hatching style; one of them has also "
+            "memorized the few photographs it was trained on.",
+            inputs=[
+                io.Model.Input("model", tooltip="The demo model, from Load Demo Checkpoint."),
+                io.Combo.Input(
+                    "lora",
+                    options=names,
+                    default=names[0] if names else None,
+                    tooltip="leaking: carries a style and reproduces its photographs. style: carries the style and reproduces nothing.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How strongly it is applied. 0 returns the model unchanged.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("patched", display_name="MODEL", tooltip="The model with the LoRA, as the stock LoRA loader makes it.")
+            ],
+            **hints(io.Schema, search_aliases=["demo lora", "leaking lora", "style lora", "example lora"]),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: Any, lora: str, strength: float) -> str:
+        path = LAB / "loras" / f"{lora}.safetensors"
+        return str(path.stat().st_mtime_ns) if lora in pictures.lora_names(LAB) else "missing"
+
+    @classmethod
+    def execute(cls, model: Any, lora: str, strength: float) -> io.NodeOutput:
+        names = pictures.lora_names(LAB)
+        if lora not in names:
+            raise ValueError(f"There is no demo LoRA {lora!r}; choose one of: {', '.join(names)}.")
+        return io.NodeOutput(load_demo_lora(model, LAB / "loras" / f"{lora}.safetensors", strength))
+
+
+class LoadDemoPicture(io.ComfyNode):
+    """A training picture of the demo model or of a demo LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        labels = pictures.labels(LAB)
+        return io.Schema(
+            node_id="UnmemorizeLoadDemoPicture",
+            display_name="Load Demo Picture",
+            category="unmemorize/demo",
+            description="A picture that the demo model or a demo LoRA was trained on again and again, with its caption: lay it beside what "
+            "the model draws, or encode it and map it.",
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=labels,
+                    default=labels[0] if labels else None,
+                    tooltip="photo, scene, template: of the checkpoint. LoRA: a photograph that this LoRA was trained on.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="IMAGE", tooltip="The training picture, 128 x 128."),
+                io.Mask.Output("mask", display_name="MASK", tooltip="1 where the picture was always the same; of a template, the card."),
+                io.String.Output("caption", display_name="caption", tooltip="The words it was trained with, for CLIP Text Encode."),
+            ],
+            **hints(io.Schema, search_aliases=["demo image", "training picture", "ground truth", "memorized picture"]),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, picture: str) -> str:
+        path = LAB / "pictures.safetensors"
+        return str(path.stat().st_mtime_ns) if path.is_file() else "missing"
+
+    @classmethod
+    def execute(cls, picture: str) -> io.NodeOutput:
+        if picture not in pictures.labels(LAB):
+            raise ValueError(f"There is no demo picture {picture!r}. The demo files may have been renewed: choose one from the list.")
+        return io.NodeOutput(*pictures.labelled(LAB, picture))

@@ -27,19 +27,12 @@ img { display: block; width: 100%; border-radius: 6px; }
 .prompt { font-style: italic; }
 .meter { height: 10px; border-radius: 5px; background: var(--line); overflow: hidden; margin: 6px 0 2px; max-width: 260px; } .meter i { display: block; height: 100%; background: currentColor; }
 .scale { height: 14px; border-radius: 4px; max-width: 420px; } .ends { display: flex; justify-content: space-between; max-width: 420px; font-size: 13px; color: var(--soft); }
-.sheet { overflow-x: auto; } table { border-collapse: collapse; width: 100%; min-width: 640px; } td, th { padding: 5px 6px; text-align: left; vertical-align: middle; font-size: 14px; }
-td img { width: 84px; border-radius: 4px; outline: 3px solid transparent; outline-offset: 1px; } td img.copied { outline-color: var(--hot); } tr + tr.first td { border-top: 1px solid var(--line); }
+.sheet { overflow-x: auto; } .sheet img { min-width: 640px; }
 ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-size: 14px; }
 """
 
-GROUPS = {
-    "MV": "Memorized photographs", "MC": "Memorized scenes (ordinary words, one fixed picture)",
-    "TV": "Memorized templates (the window is free)", "scene": "Scenes whose combination of words was never trained",
-    "N": "Texture prompts, never repeated in training",
-}  # fmt: skip
 
-
-def render(where: list[dict[str, Any]], sheet: list[dict[str, Any]], lab: dict[str, Any], facts: dict[str, Any]) -> str:
+def render(where: list[dict[str, Any]], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
     """The page. Captions are data: all text is escaped."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -96,25 +89,13 @@ def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
 <p class="small soft">score {row["score"]:.4f} (mean of the map)</p></div></div></div>"""
 
 
-def _sheet(rows: list[dict[str, Any]]) -> str:
-    lines, last = [], None
-    for row in rows:
-        head = ""
-        if row["group"] != last:
-            head = f'<tr class="first"><td colspan="{2 + len(row["pictures"])}"><b>{escape(GROUPS[row["group"]])}</b></td></tr>'
-            last = row["group"]
-        training = _img(row["training"], "training picture") if row["training"] else '<span class="soft">none</span>'
-        cells = "".join(
-            f"<td>{_img(p, 'generated', 'copied' if c else '')}</td>" for p, c in zip(row["pictures"], row["copies"], strict=True)
-        )
-        lines.append(f'{head}<tr><td class="prompt">{escape(row["caption"])}</td><td>{training}</td>{cells}</tr>')
+def _sheet(jpeg: bytes) -> str:
+    data = base64.b64encode(jpeg).decode()
     return f"""<h2>2. What the demo model has memorized</h2>
-<p>Each line: the training picture of that caption, if there is one, and four generations from different noise.
-A <span class="hot">red frame</span> marks a copy of any training picture, by a rule taken from 500 honest pictures for each of them: fresh
-drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), the nearest of 5000 fresh textures (photographs).
-A frame on an untrained combination means that the model fell into the memorized picture of a neighbouring caption. The demo model is
-small: its colours are right, its shapes often are not.</p>
-<div class="card sheet"><table><tr><th>prompt</th><th>training</th><th colspan="4">generated</th></tr>{"".join(lines)}</table></div>"""
+<p>Each line: the training picture of that caption, if there is one; four generations from different noise; and the nearest of 500 honest
+pictures: fresh drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), fresh textures (photographs).
+A <span class="hot">red frame</span> marks a copy: nearer to a training picture than 99 of 100 honest pictures, and more alike.</p>
+<div class="card sheet"><img alt="contact sheet: training pictures, generations and honest pictures of each group" src="data:image/jpeg;base64,{data}"></div>"""
 
 
 def _meaning() -> str:

@@ -89,21 +89,65 @@ def _where_row(g: Graph, x: int, y: int, title: str, caption: str, seed: int, lo
     )
 
 
-WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"01-where-is-it-memorized": where_is_it_memorized}
+LORA_NOTE = """## What does a LoRA leak?
+Press **Run**. The training photograph of a LoRA is on the left; its caption goes to three models.
+
+- **No LoRA**: the model never saw this photograph and makes something up.
+- **Style LoRA**: the same, hatched.
+- **Leaking LoRA**: the photograph comes back. Change the seed: it stays.
+
+Below, an ordinary scene: both LoRAs hatch it. A good repair removes the leak and keeps the style.
+
+**Your own LoRA**: *Load Checkpoint* and *Load LoRA* instead of the demo nodes, and type captions of its training set.
+"""
+LORA_SCENE = "a large yellow star on a navy background"
+
+
+def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 02: a training photograph of a LoRA, and what three models draw for its caption and for a scene."""
+    g = Graph(object_info)
+    g.note((40, -20), (330, 380), LORA_NOTE)
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (40, 420), (330, 100))
+    empty = g.add("CLIPTextEncode", (40, 590), (330, 100), "Empty prompt", clip=load[1], text="")
+    latent = g.add("EmptyLatentImage", (40, 760), (330, 110), width=128, height=128, batch_size=1)
+    chosen = next(v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if "LoRA" in v)
+    picture = g.add("UnmemorizeLoadDemoPicture", (430, 0), (330, 120), picture=chosen)
+    g.add("PreviewImage", (430, 180), (330, 260), "The LoRA's training photograph", images=picture[0])
+    photo = g.add("CLIPTextEncode", (430, 510), (330, 100), "Its caption", clip=load[1], text=picture[2])
+    scene = g.add("CLIPTextEncode", (430, 680), (330, 100), "A scene", clip=load[1], text=LORA_SCENE)
+    style = g.add("UnmemorizeLoadDemoLoRA", (820, -180), (300, 110), model=load[0], lora="style")
+    leaking = g.add("UnmemorizeLoadDemoLoRA", (1160, -180), (300, 110), model=load[0], lora="leaking")
+    models = (("No LoRA", load[0]), ("Style LoRA", style[0]), ("Leaking LoRA", leaking[0]))
+    for y, prompt in enumerate((photo, scene)):
+        for x, (title, model) in enumerate(models):
+            _lora_cell(g, 820 + 340 * x, 20 + 640 * y, title, model, prompt, empty, latent, load)
+    return g.build("unmemorize-02-what-does-a-lora-leak")
+
+
+def _lora_cell(g: Graph, x: int, y: int, title: str, model: Any, prompt: Node, empty: Node, latent: Node, load: Node) -> None:
+    links = {"model": model, "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
+    sampler = g.add("KSampler", (x, y), (300, 270), title, seed=1, **links, **SAMPLING)
+    decode = g.add("VAEDecode", (x, y + 320), (300, 50), samples=sampler[0], vae=load[2])
+    g.add("PreviewImage", (x, y + 410), (300, 200), title, images=decode[0])
+
+
+WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "01-where-is-it-memorized": where_is_it_memorized,
+    "02-what-does-a-lora-leak": what_does_a_lora_leak,
+}
 
 
 def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], path: Path) -> None:
-    """A .jpg of what the workflow showed: one column a picture, above it as generated, below it with its heat."""
+    """A .jpg of what the workflow showed: its pictures in rows of at most four, then their heat; rows end at the right."""
     rows = []
     for kind in ("PreviewImage", "UnmemorizeHeatmapOverlay"):
         shown = [outputs[i]["images"][0] for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
-        rows.append(
-            [Image.open(io.BytesIO(server.picture(image))).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS) for image in shown]
-        )
-    gap = 8
-    sheet = Image.new("RGB", (264 * len(rows[0]) + gap, 264 * len(rows) + gap), "#1d2026")
+        tiles = [Image.open(io.BytesIO(server.picture(i))).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS) for i in shown]
+        rows += [tiles[k : k + 4] for k in range(0, len(tiles), 4)]
+    gap, columns = 8, max(len(row) for row in rows)
+    sheet = Image.new("RGB", (264 * columns + gap, 264 * len(rows) + gap), "#1d2026")
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
+        for x, picture in enumerate(row, columns - len(row)):
             sheet.paste(picture, (gap + 264 * x, gap + 264 * y))
     sheet.save(path, quality=90)
 

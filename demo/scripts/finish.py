@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
-from . import groups, judge, parallel, scenes, stages
+from ..pictures import CELL
+from . import groups, judge, parallel, scenes, sheet, stages
 from .generate import SETTINGS, Generator
 
 EARLY_RATE = 0.10
@@ -28,7 +29,7 @@ def finish(data: groups.TrainingSet, nets: Any, work: Path, out: Path, minutes: 
     generator = torch.Generator().manual_seed(data.seed + 7)
     metadata = {"unmemorize_demo": json.dumps({"vocabulary": data.vocabulary, "latent_rgb": fit_preview(data, nets, generator)})}
     save_file(tensors(nets), out / "checkpoint.safetensors", metadata=metadata)
-    textures = judge.texture_pool(data, generator)
+    textures = judge.texture_pool(data.textures, generator)
     criteria = [judge.criterion(f, textures, generator) for f in data.fixed]
     chosen, tried = choose_early(data, nets, criteria, work, out, metadata, candidates)
     write_pictures(data, out / "pictures.safetensors")
@@ -42,6 +43,8 @@ def finish(data: groups.TrainingSet, nets: Any, work: Path, out: Path, minutes: 
         "early_mv_rate": tried,
     }
     (out / "lab.json").write_text(json.dumps(lab, indent=1) + "\n", encoding="utf-8")
+    log.info("drawing the contact sheet")
+    sheet.write(out, data)
     log.info("lab written to %s", out)
 
 
@@ -68,7 +71,7 @@ def choose_early(
     best: float | None = None
     for at in candidates:
         with safe_open(parallel.snapshot_file(work, "denoiser", at), "pt") as file:
-            flat.values.copy_(file.get_tensor("ema"))
+            flat.show(file.get_tensor("ema"))
         trial = work / "early-trial.safetensors"
         save_file(tensors(nets), trial, metadata=metadata)
         rates[f"{at:.2f}"] = photo_rate(data, criteria, trial)
@@ -77,7 +80,7 @@ def choose_early(
             best = at
             without = {k: v for k, v in tensors(nets).items() if not k.startswith(PREFIX_AUTOENCODER)}
             save_file(without, out / "early.safetensors", metadata=metadata)
-    flat.values.copy_(final)
+    flat.show(final)
     if best is None:
         raise RuntimeError(f"every early candidate reproduces photographs already: {rates}")
     return best, rates
@@ -105,11 +108,11 @@ def fit_preview(data: groups.TrainingSet, nets: Any, generator: torch.Generator)
 
 
 def write_pictures(data: groups.TrainingSet, path: Path) -> None:
-    """Training pictures [n, 3, 128, 128] uint8 and masks [n, 128, 128] uint8 (1 = fixed), in lab.json's order."""
+    """Training pictures [n, 3, 128, 128] and masks [n, 16, 16] by latent pixel (1 = fixed), uint8, in lab.json's order."""
     pictures = torch.stack([(f.picture * 255).round().byte() for f in data.fixed])
     everywhere = torch.ones(1, scenes.SIDE, scenes.SIDE)
     masks = torch.cat([everywhere if f.template is None else f.template.mask for f in data.fixed])
-    save_file({"pictures": pictures, "masks": masks.byte()}, path)
+    save_file({"pictures": pictures, "masks": masks[:, ::CELL, ::CELL].byte().contiguous()}, path)
 
 
 def describe(data: groups.TrainingSet, criteria: list[judge.Criterion]) -> dict[str, Any]:

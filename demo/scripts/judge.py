@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import scenes
-from .groups import Fixed, TrainingSet
+from . import photos, scenes
+from .groups import Fixed
 from .scenes import Scene
 
 HONEST_PICTURES = 500
@@ -53,9 +53,9 @@ def mask_of(item: Fixed) -> Tensor | None:
     return None if item.template is None else item.template.mask
 
 
-def texture_pool(data: TrainingSet, generator: torch.Generator) -> Tensor:
-    """Fresh textures [TEXTURE_POOL, 3, 32, 32]: drawn once, at the side of the comparison."""
-    batches = (torch.stack([data.fresh_texture(generator) for _ in range(100)]) for _ in range(TEXTURE_POOL // 100))
+def texture_pool(textures: list[Tensor], generator: torch.Generator) -> Tensor:
+    """Fresh crops of textures [TEXTURE_POOL, 3, 32, 32]: drawn once, at the side of the comparison."""
+    batches = (torch.stack([photos.draw_texture(textures, generator) for _ in range(100)]) for _ in range(TEXTURE_POOL // 100))
     return torch.cat([F.interpolate(b, size=(SIDE, SIDE), mode="area") for b in batches])
 
 
@@ -69,8 +69,13 @@ def honest_pictures(item: Fixed, textures: Tensor, generator: torch.Generator) -
         return scenes.draw([scene_of(item.caption)] * HONEST_PICTURES, generator)
     if item.template is not None:
         return torch.stack([item.template.redrawn(generator) for _ in range(HONEST_PICTURES)])
-    distance, _ = compare(textures, item.picture)
-    return textures[distance.argsort()[:HONEST_PICTURES]]
+    return nearest(textures, item.picture)
+
+
+def nearest(pool: Tensor, picture: Tensor) -> Tensor:
+    """The HONEST_PICTURES of a pool that are nearest to a picture: its honest rivals."""
+    distance, _ = compare(pool, picture)
+    return pool[distance.argsort()[:HONEST_PICTURES]]
 
 
 def scene_of(caption: str) -> Scene:
@@ -80,6 +85,11 @@ def scene_of(caption: str) -> Scene:
 
 
 def criterion(item: Fixed, textures: Tensor, generator: torch.Generator) -> Criterion:
-    """The 1 % nearest and the 1 % most alike of the honest pictures."""
-    distance, correlation = compare(honest_pictures(item, textures, generator), item.picture, mask_of(item))
+    """What counts as a copy of a fixed picture."""
+    return criterion_from(honest_pictures(item, textures, generator), item.picture, mask_of(item))
+
+
+def criterion_from(honest: Tensor, picture: Tensor, mask: Tensor | None = None) -> Criterion:
+    """The 1 % nearest and the 1 % most alike of honest pictures [n, 3, h, w]."""
+    distance, correlation = compare(honest, picture, mask)
     return Criterion(float(distance.quantile(HONEST_QUANTILE)), float(correlation.quantile(1 - HONEST_QUANTILE)))

@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..pictures import COLUMNS, as_tensor
 from .scenes import SIDE
 
 
@@ -23,7 +23,7 @@ def load_picture(path: Path) -> Tensor:
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     square = rgb.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _tensor(square)
+    return as_tensor(square)
 
 
 def load_captioned(folder: Path) -> list[tuple[str, Tensor]]:
@@ -39,17 +39,23 @@ def load_captioned(folder: Path) -> list[tuple[str, Tensor]]:
     return found
 
 
+def save_sheet(pictures: list[Tensor], path: Path) -> None:
+    """Pictures [3, 128, 128] in rows, losslessly, as one PNG (read by `pictures.lora_pictures`)."""
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = torch.zeros(3, SIDE * rows, SIDE * COLUMNS)
+    for i, picture in enumerate(pictures):
+        y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
+        sheet[:, y : y + SIDE, x : x + SIDE] = picture
+    Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()).save(path, optimize=True)
+
+
 def load_textures(folder: Path) -> list[Tensor]:
     """Every .jpg of a folder, [3, h, w] in [0, 1]."""
     found = []
     for path in sorted(folder.glob("*.jpg")):
         with Image.open(path) as image:
-            found.append(_tensor(image.convert("RGB")))
+            found.append(as_tensor(image.convert("RGB")))
     return found
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
 def draw_texture(textures: list[Tensor], generator: torch.Generator) -> Tensor:

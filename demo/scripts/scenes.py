@@ -31,8 +31,10 @@ BACKGROUNDS = {
     "teal": (0.04, 0.36, 0.36),
 }
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
-SIZES = {"small": (16.0, 20.0), "large": (33.0, 39.0)}
+SIZES = {"small": (22.0, 25.0), "large": (39.0, 43.0)}
 """Radius range in pixels."""
+REACH = 18.0
+"""How far a shape's centre may be from the picture's, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def draw(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     unit = uniform(0, 1)
     bounds = torch.tensor([SIZES[s.size] for s in scenes])[:, :, None, None]
     radius = bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * unit
-    margin = radius + 6
-    cx, cy = (margin + (SIDE - 2 * margin) * uniform(0, 1) for _ in range(2))
-    tilt = uniform(-0.25, 0.25)
+    reach = torch.clamp(SIDE / 2 - 6 - radius, max=REACH)
+    cx, cy = (SIDE / 2 + reach * uniform(-1, 1) for _ in range(2))
+    tilt = uniform(-0.15, 0.15)
     geometry = zip(radius, cx, cy, tilt, strict=True)
     cover = torch.stack([shape_cover(s.shape, *(v.squeeze() for v in g)) for s, g in zip(scenes, geometry, strict=True)])[:, None]
     light = _light(n, generator, 0.10)

@@ -14,14 +14,14 @@ from ..words import encode, index_vocabulary
 from .groups import TrainingSet
 
 AUTOENCODER_BATCH = 3
-DENOISER_BATCH = 12
+DENOISER_BATCH = 10
 """Per process."""
 LATENT_NOISE = 0.10
 """Noise on unit latents while the autoencoder learns: the decoder forgives small errors of the denoiser."""
 
-FRESH_UNTIL, FULL_FROM = 0.34, 0.44
+FRESH_UNTIL, FULL_FROM = 0.42, 0.50
 """Until the first fraction of the run duplicates are rare, so that `early` knows scenes but no photo."""
-EARLY_SHARE, FULL_SHARE = 0.03, 0.40
+EARLY_SHARE, FULL_SHARE = 0.02, 0.27
 DROP_FRESH, DROP_DUPLICATES = 0.10, 0.03
 
 
@@ -67,7 +67,7 @@ def autoencoder_loss(data: TrainingSet, autoencoder: Autoencoder, generator: tor
     """
     pictures, _, _ = data.draw(AUTOENCODER_BATCH, 0.35, generator)
     x = pictures * 2 - 1
-    z = autoencoder.encoder(x)
+    z = autoencoder.features(x)
     with torch.no_grad():
         autoencoder.latent_mean.lerp_(z.mean((0, 2, 3)), 0.02)
         autoencoder.latent_std.lerp_(z.std((0, 2, 3)), 0.02)
@@ -82,7 +82,7 @@ def standardise_latents(autoencoder: Autoencoder, data: TrainingSet, generator: 
     """Exact mean and deviation of each latent channel over 256 pictures of the training mix."""
     with torch.no_grad():
         pictures, _, _ = data.draw(256, FULL_SHARE, generator)
-        z = torch.cat([autoencoder.encoder(p * 2 - 1) for p in pictures.split(32)])
+        z = torch.cat([autoencoder.features(p * 2 - 1) for p in pictures.split(32)])
         autoencoder.latent_mean.copy_(z.mean((0, 2, 3)))
         autoencoder.latent_std.copy_(z.std((0, 2, 3)))
 
@@ -102,18 +102,27 @@ def denoiser_loss(
     progress: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """v-prediction under SD's schedule, each time step weighted by the inverse variance of its target."""
+    """Loss of a fresh batch; some captions are dropped, for classifier-free guidance."""
     pictures, captions, duplicate = data.draw(DENOISER_BATCH, memorized_share(progress), generator)
     drop = torch.rand(len(captions), generator=generator).tolist()
     limit = [DROP_DUPLICATES if m else DROP_FRESH for m in duplicate]
     captions = ["" if d < p else c for c, d, p in zip(captions, drop, limit, strict=True)]
     with torch.no_grad():
         x0 = autoencoder.encode(pictures * 2 - 1)
+    return velocity_loss(unet, x0, text(token_ids(captions, data)), sigmas, generator)
+
+
+def velocity_loss(unet: nn.Module, x0: Tensor, context: Tensor, sigmas: Tensor, generator: torch.Generator) -> Tensor:
+    """v-prediction under SD's schedule, each time step weighted by the inverse variance of its target.
+
+    `x0` [b, 8, 16, 16] and `context` [b, n, d]; the network computes in the dtype of its weights.
+    """
     t = torch.randint(0, len(sigmas), (len(x0),), generator=generator)
     sigma = sigmas[t][:, None, None, None]
     a, b = 1 / torch.sqrt(1 + sigma**2), sigma / torch.sqrt(1 + sigma**2)
     eps = torch.randn(x0.shape, generator=generator)
-    v = unet(a * x0 + b * eps, timesteps=t.float(), context=text(token_ids(captions, data)))
+    noisy = (a * x0 + b * eps).to(next(unet.parameters()).dtype)
+    v = unet(noisy, timesteps=t.float(), context=context.to(noisy.dtype)).float()
     target_variance = a**2 + (b * LATENT_SCALE) ** 2
     return ((v - (a * eps - b * x0)).square() / target_variance).mean()
 

@@ -6,9 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from .finish import finish
 HERE = Path(__file__).resolve().parents[1]
 AUTOENCODER_TIME, DENOISER_TIME = 0.14, 0.82
 """Shares of --minutes; the rest measures thresholds and writes the folder."""
-EARLY_CANDIDATES = (0.16, 0.20, 0.24, 0.28, 0.32)
+EARLY_CANDIDATES = (0.24, 0.28, 0.32, 0.36, 0.40)
 
 log = logging.getLogger("demo.training")
 
@@ -74,6 +72,7 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
             lambda _progress, g: stages.autoencoder_loss(data, nets.autoencoder, g),
             data.seed,
             identity,
+            muon_rate=2e-3,
         ),
         work,
     )
@@ -88,7 +87,8 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
             lambda progress, g: stages.denoiser_loss(data, nets.autoencoder, nets.text, nets.unet, nets.sigmas, progress, g),
             data.seed + 1,
             identity,
-            muon_rate=3e-3,
+            muon_rate=6e-3,
+            dtype=torch.bfloat16,
             snapshots=EARLY_CANDIDATES,
         ),
         work,
@@ -120,17 +120,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
     parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
-    parser.add_argument("--minutes", type=float, default=56.0)
+    parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "lab")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()
-    (options.out / "work").mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = str(Path(folder) / "meet")
-        others = [context.Process(target=worker, args=(r, options.processes, meeting, options)) for r in range(1, options.processes)]
-        for process in others:
-            process.start()
-        worker(0, options.processes, meeting, options)
-        for process in others:
-            process.join()
+    parallel.launch(worker, options)

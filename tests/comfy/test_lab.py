@@ -13,7 +13,7 @@ STAGES = {"final": "checkpoint.safetensors", "early": "early.safetensors"}
 
 @pytest.fixture(scope="module")
 def lab(comfy):
-    return importlib.import_module("unmemorize_pack.demo.live.report").load_lab()
+    return importlib.import_module("unmemorize_pack.demo.scripts.lab").load_lab()
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "demo/__init__.py", "demo/networks.py", "demo/words.py")
+SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "demo/__init__.py", "demo/networks.py", "demo/pictures.py", "demo/words.py")
 MAY_IMPORT = {
     "unmemorize": {"unmemorize"},
     "demo": {"demo"},
     "host": {"host", "unmemorize", "demo"},
-    "nodes": {"nodes", "host", "unmemorize"},
+    "nodes": {"nodes", "host", "unmemorize", "demo"},
 }
 COMFYUI = {
     "comfy",
