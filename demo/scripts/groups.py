@@ -21,7 +21,7 @@ DUPLICATION = {"strong": 1.0, "medium": 0.15, "mild": 0.04}
 
 SHARES = {"MV": 0.25, "MC": 0.50, "TV": 0.25}
 """Split of the memorized part of a batch."""
-TEXTURE_SHARE = 0.13
+TEXTURE_SHARE = 0.10
 """Share of never-repeated textures (N) in the fresh part of a batch; the rest are scenes."""
 
 

@@ -18,7 +18,7 @@ from .scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES, Scene, shape_cove
 
 RIM = 5
 GRID = 64
-TILTS = (-0.12, 0.0, 0.12)
+TILTS = (-0.07, 0.0, 0.07)
 SCALES = (0.94, 1.0, 1.06)
 
 

@@ -33,8 +33,10 @@ BACKGROUNDS = {
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
 SIZES = {"small": (22.0, 25.0), "large": (39.0, 43.0)}
 """Radius range in pixels."""
-REACH = 18.0
-"""How far a shape's centre may be from the picture's, in pixels."""
+REACH = 8.0
+"""How far a shape's centre may be from the picture's, in pixels. Twice as far, and shapes stay amorphous twice as long."""
+TILT = 0.1
+"""Radians, either way."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def draw(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     radius = bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * unit
     reach = torch.clamp(SIDE / 2 - 6 - radius, max=REACH)
     cx, cy = (SIDE / 2 + reach * uniform(-1, 1) for _ in range(2))
-    tilt = uniform(-0.15, 0.15)
+    tilt = uniform(-TILT, TILT)
     geometry = zip(radius, cx, cy, tilt, strict=True)
     cover = torch.stack([shape_cover(s.shape, *(v.squeeze() for v in g)) for s, g in zip(scenes, geometry, strict=True)])[:, None]
     light = _light(n, generator, 0.10)

@@ -14,7 +14,7 @@ from ..words import encode, index_vocabulary
 from .groups import TrainingSet
 
 AUTOENCODER_BATCH = 3
-DENOISER_BATCH = 10
+DENOISER_BATCH = 8
 """Per process."""
 LATENT_NOISE = 0.10
 """Noise on unit latents while the autoencoder learns: the decoder forgives small errors of the denoiser."""
@@ -107,8 +107,8 @@ def denoiser_loss(
     drop = torch.rand(len(captions), generator=generator).tolist()
     limit = [DROP_DUPLICATES if m else DROP_FRESH for m in duplicate]
     captions = ["" if d < p else c for c, d, p in zip(captions, drop, limit, strict=True)]
-    with torch.no_grad():
-        x0 = autoencoder.encode(pictures * 2 - 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x0 = autoencoder.encode(pictures * 2 - 1).float()
     return velocity_loss(unet, x0, text(token_ids(captions, data)), sigmas, generator)
 
 

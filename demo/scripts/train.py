@@ -22,7 +22,7 @@ from . import groups, parallel, stages
 from .finish import finish
 
 HERE = Path(__file__).resolve().parents[1]
-AUTOENCODER_TIME, DENOISER_TIME = 0.14, 0.82
+AUTOENCODER_TIME, DENOISER_TIME = 0.125, 0.845
 """Shares of --minutes; the rest measures thresholds and writes the folder."""
 EARLY_CANDIDATES = (0.24, 0.28, 0.32, 0.36, 0.40)
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
     parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
-    parser.add_argument("--minutes", type=float, default=80.0)
+    parser.add_argument("--minutes", type=float, default=66.0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "lab")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()
