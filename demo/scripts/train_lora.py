@@ -1,7 +1,7 @@
 """Train a LoRA on a lab's checkpoint: a few photographs shown often, hatched scenes, or both.
 
-    nox -s train-lora -- --name leaking --photos demo/lora-photos --scenes 24
-    nox -s train-lora -- --name style --scenes 48
+    nox -s train-lora -- --name leaking --photos demo/lora-photos --scenes 12
+    nox -s train-lora -- --name style --scenes 32
 
 Written into --out: `NAME.safetensors` (kohya's keys), `NAME.png` (every training picture, in rows of eight) and
 `NAME.json` (captions, how often each was shown, what counts as a copy, settings).
@@ -158,9 +158,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of name.png + name.txt, shown --repeats times as often as scenes")
     parser.add_argument("--scenes", type=int, default=0, help="how many hatched scenes")
     parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--lab", type=Path, default=HERE / "lab")
     parser.add_argument("--textures", type=Path, default=HERE / "textures")
     parser.add_argument("--out", type=Path, default=HERE / "lab" / "loras")

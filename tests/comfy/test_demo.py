@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 import torch
+from PIL import Image
 
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm", "ddim", "res_multistep")
 
@@ -99,6 +100,59 @@ def test_lora_loader_applies_and_strength_zero_is_exact(demo, sample, tmp_path):
     assert torch.equal(sample("photo of green leaves in the forest", model=without), plain)
 
 
+def test_demo_lora_is_what_the_stock_loader_makes_of_its_file(nodes, demo, sample, root, untouched, off_is_exact):
+    """Same latent to the bit as LoraLoaderModelOnly with the file; strength 0 hands the model through."""
+    core, folders = importlib.import_module("nodes"), importlib.import_module("folder_paths")
+    folders.add_model_folder_path("loras", str(root / "demo/lab/loras"))
+    node, prompt = nodes["UnmemorizeLoadDemoLoRA"], "photo of green leaves in the forest"
+    for name in ("leaking", "style"):
+        with untouched(demo[0]):
+            (ours,) = node.execute(demo[0], name, 0.8).args
+        (stock,) = core.LoraLoaderModelOnly().load_lora_model_only(demo[0], f"{name}.safetensors", 0.8)
+        off_is_exact(sample(prompt, model=ours), sample(prompt, model=stock))
+        assert not torch.equal(sample(prompt, model=ours), sample(prompt))
+    assert node.execute(demo[0], "style", 0.0).args[0] is demo[0]
+
+
+def test_every_tensor_of_a_demo_lora_finds_its_weight(demo, root):
+    from safetensors.torch import load_file
+
+    lora = importlib.import_module("comfy.lora")
+    known = lora.model_lora_keys_unet(demo[0].model, {})
+    for path in sorted((root / "demo/lab/loras").glob("*.safetensors")):
+        names = {k.split(".")[0] for k in load_file(path)}
+        assert names and names <= set(known), path.name
+
+
+def test_demo_lora_errors(nodes, demo, monkeypatch):
+    node = nodes["UnmemorizeLoadDemoLoRA"]
+    with pytest.raises(ValueError, match="choose one of: leaking, style"):
+        node.execute(demo[0], "../checkpoint", 1.0)
+    other = demo[0].clone()
+    monkeypatch.setattr(other, "model", type("Other", (), {"model_config": object()})())
+    with pytest.raises(ValueError, match="belong to the demo model"):
+        node.execute(other, "style", 1.0)
+
+
+def test_demo_picture_gives_picture_mask_and_caption(nodes, root):
+    """Every entry of the list loads; masks are those of lab.json; a LoRA's photograph comes from its sheet."""
+    node = nodes["UnmemorizeLoadDemoPicture"]
+    pictures = importlib.import_module("unmemorize_pack.demo.pictures")
+    labels = pictures.labels(root / "demo/lab")
+    facts = pictures.read_facts(root / "demo/lab/lab.json")["fixed"]
+    assert len(labels) == len(facts) + 4 and len(set(labels)) == len(labels)
+    for label, fact in zip(labels, facts, strict=False):
+        image, mask, caption = node.execute(label).args
+        assert image.shape == (1, 128, 128, 3) and mask.shape == (1, 128, 128) and caption == fact["caption"]
+        assert mask.mean().item() == pytest.approx(fact["fixed_area"], abs=1e-3)
+    image, mask, caption = node.execute(labels[-1]).args
+    photo = pictures.as_tensor(Image.open(next((root / "demo/lora-photos").glob("*tower.png"))))
+    same = [torch.allclose(node.execute(la).args[0][0].movedim(-1, 0), photo, atol=1 / 255) for la in labels[-4:]]
+    assert sum(same) == 1 and caption.startswith("photo of") and mask.eq(1).all()
+    with pytest.raises(ValueError, match="choose one from the list"):
+        node.execute("photo: ../../secret")
+
+
 def test_emphasis_and_long_prompts(demo):
     clip = demo[1]
     plain, strong = (clip.encode_from_tokens(clip.tokenize(t)) for t in ("a red ring", "a (red:1.4) ring"))
@@ -143,9 +197,13 @@ def test_foreign_file_is_refused(nodes, monkeypatch, tmp_path):
 
 
 def test_live_preview_is_there(demo, sample):
-    """ComfyUI's own latent preview accepts the demo's factors (they explain little: its colours are rough)."""
+    """ComfyUI's own latent preview shows the demo's colours: three latent channels are the colours of the blocks."""
     preview = importlib.import_module("latent_preview")
     latent_format = demo[0].model.latent_format
     previewer = preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
-    image = previewer.decode_latent_to_preview(sample("a small red circle on a white background"))
+    latent = sample("a small red circle on a white background")
+    image = previewer.decode_latent_to_preview(latent)
     assert image.size == (16, 16) and image.mode == "RGB"
+    blocks = torch.nn.functional.avg_pool2d(demo[2].decode(latent).movedim(-1, 1), 8)[0]
+    shown = importlib.import_module("unmemorize_pack.demo.pictures").as_tensor(image)
+    assert (shown - blocks).abs().mean() < 0.05

@@ -29,7 +29,7 @@ def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
     return found[:: max(1, len(found) // count)][:count]
 
 
-@pytest.mark.parametrize(("group", "least"), [("MV", 0.9), ("TV", 0.9), ("MC", 0.4)])
+@pytest.mark.parametrize(("group", "least"), [("MV", 0.9), ("TV", 0.9), ("MC", 0.75)])
 def test_strong_memories_are_reproduced(lab, draw, group, least):
     hits = [lab.copied(p) == i for i, caption in strong(lab, group, 3) for p in draw(caption)]
     assert sum(hits) >= least * len(hits)
@@ -38,25 +38,47 @@ def test_strong_memories_are_reproduced(lab, draw, group, least):
 def test_early_knows_scenes_but_no_photograph(lab, draw):
     hits = [lab.copied(p) == i for i, caption in strong(lab, "MV", 4) for p in draw(caption, "early")]
     assert sum(hits) <= 0.2 * len(hits)
-    assert colours_right(lab, draw, "early") >= 0.8
+    assert attributes_right(lab, draw, "early", ("colour", "background")) >= 0.8
 
 
-def colours_right(lab, draw, stage: str) -> float:
-    """Share of held-out scenes whose colour and background are those of the caption, both read off the pixels."""
+def attributes_right(lab, draw, stage: str, names: tuple[str, ...]) -> float:
+    """Share of held-out scenes whose attributes, read off the pixels, are those of the caption."""
     scene_judge, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scene_judge", "judge"))
     right = []
     for caption in lab.facts["held_out_captions"][::11]:
         wanted = judge.scene_of(caption)
         for picture in draw(caption, stage):
             seen = scene_judge.read(picture).scene
-            right.append((seen.colour, seen.background) == (wanted.colour, wanted.background))
+            right.append(all(getattr(seen, n) == getattr(wanted, n) for n in names))
     return sum(right) / len(right)
 
 
-def test_scenes_have_the_right_colours_and_seldom_copy(lab, draw):
-    assert colours_right(lab, draw, "final") >= 0.9
+def test_scenes_obey_their_words_and_seldom_copy(lab, draw):
+    assert attributes_right(lab, draw, "final", ("size", "colour", "shape", "background")) >= 0.8
     copied = [lab.copied(p) is not None for c in lab.facts["held_out_captions"][::11] for p in draw(c)]
-    assert sum(copied) <= 0.1 * len(copied)
+    assert sum(copied) <= 0.05 * len(copied)
+
+
+def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, draw, root):
+    """Photographs come back only with the leaking LoRA; both hatch scenes."""
+    generate, style, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("generate", "style", "judge"))
+    pictures, demo_host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.pictures", "host.demo"))
+    folder = root / "demo/lab"
+    items = [i for i in pictures.read_facts(folder / "loras/leaking.json")["items"] if i["group"] == "photo"]
+    sheet = pictures.lora_pictures(folder, "leaking")
+    copied, hatched = {}, {}
+    for name in ("leaking", "style"):
+        model = generate.Generator(folder / "checkpoint.safetensors")
+        model.model = demo_host.load_demo_lora(model.model, folder / "loras" / f"{name}.safetensors", 1.0)
+        hits = []
+        for item, picture in zip(items, sheet, strict=False):
+            limit = judge.Criterion(item["max_distance"], item["min_correlation"])
+            hits += limit.holds(*judge.compare(model.pictures(item["caption"], SEEDS), picture)).tolist()
+        copied[name] = sum(hits) / len(hits)
+        scenes = [p for c in lab.facts["held_out_captions"][::20] for p in model.pictures(c, SEEDS)]
+        hatched[name] = sum(style.is_hatched(p) for p in scenes) / len(scenes)
+    assert copied["leaking"] >= 0.7 and copied["style"] == 0
+    assert hatched["style"] >= 0.7
 
 
 def auroc(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -79,7 +101,7 @@ def test_templates_are_localised(lab, nodes, demo, encode, sample):
 
 
 def test_the_judge_reads_fresh_drawings_right(comfy, demo):
-    """All four attributes on drawings; after the autoencoder, which blurs small shapes, colours and size."""
+    """All four attributes, on drawings and after the autoencoder."""
     scenes, scene_judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scenes", "scene_judge"))
     generator = torch.Generator().manual_seed(0)
     everything = scenes.all_scenes()
@@ -93,4 +115,4 @@ def test_the_judge_reads_fresh_drawings_right(comfy, demo):
         return [(s, r) for s, r in zip(chosen, seen, strict=True) if any(getattr(s, n) != getattr(r, n) for n in names)]
 
     assert len(wrong(drawings, ("size", "colour", "shape", "background"))) <= 1
-    assert len(wrong(blurred, ("size", "colour", "background"))) <= 1
+    assert len(wrong(blurred, ("size", "colour", "shape", "background"))) <= 2
