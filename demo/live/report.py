@@ -59,6 +59,16 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
+def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    """What workflow 02 showed: the LoRA's training photograph, then for its caption and for a scene what three models drew."""
+    previews = [i for i in sorted(prompt, key=int) if prompt[i]["class_type"] == "PreviewImage"]
+    training, *drawn = [server.picture(outputs[i]["images"][0]) for i in previews]
+    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
+    texts = [n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"]
+    scene = next(t for t in texts if isinstance(t, str) and t)
+    return {"training": training, "caption": label.split(": ", 1)[1], "scene": scene, "drawn": drawn}
+
+
 def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
     """Every picture a workflow showed, as files."""
     for node_id, shown in outputs.items():
@@ -79,6 +89,7 @@ def main() -> None:
         facts = {"comfyui": server.get_json("/system_stats")["system"]["comfyui_version"], "boot_seconds": time.monotonic() - started}
         info = server.object_info()
         where: list[dict[str, Any]] = []
+        leak: dict[str, Any] = {}
         for path in sorted((ROOT / "workflows").glob("*.json")):
             log.info("running %s", path.stem)
             prompt = lower(json.loads(path.read_text(encoding="utf-8")), info)
@@ -88,6 +99,8 @@ def main() -> None:
             save_pictures(pictures, path.stem, prompt, outputs, server)
             if path.stem.startswith("01-"):
                 where = where_rows(server, prompt, outputs, lab)
+            if path.stem.startswith("02-"):
+                leak = lora_pictures(server, prompt, outputs)
     facts["total_seconds"] = time.monotonic() - started
-    (OUT / "report.html").write_text(page.render(where, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
+    (OUT / "report.html").write_text(page.render(where, leak, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
     log.info("done in %.0f s: open %s", facts["total_seconds"], (OUT / "report.html").relative_to(ROOT))
