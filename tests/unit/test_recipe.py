@@ -14,6 +14,43 @@ def recipe() -> dict[str, ModuleType]:
     return {n: importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("parallel", "style", "scenes", "photos", "judge")}
 
 
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_goes_on_exactly(recipe, alone, dtype):
+    """Weights, average and both optimizers: five steps are three steps, saved and read back, and two more."""
+
+    def fresh() -> tuple[torch.nn.Module, object]:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.GELU(), torch.nn.LayerNorm(16), torch.nn.Linear(16, 3))
+        return net, recipe["parallel"].FlatParameters([net], 1e-2, 1e-2, dtype)
+
+    def steps(net: torch.nn.Module, flat: object, numbers: range) -> None:
+        for n in numbers:
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(n)).to(dtype)
+            net(x).float().square().mean().backward()
+            flat.collect_gradient()
+            flat.step(n, n / 10)
+
+    net, flat = fresh()
+    before = flat.values.clone()
+    steps(net, flat, range(3))
+    saved = {k: v.clone() for k, v in flat.tensors().items()}
+    steps(net, flat, range(3, 5))
+    other, again = fresh()
+    again.restore(saved)
+    steps(other, again, range(3, 5))
+    assert torch.equal(flat.values, again.values) and torch.equal(flat.ema, again.ema)
+    assert not torch.equal(flat.values, before)
+    assert torch.equal(other[0].weight.flatten(), flat.values[: 6 * 16].to(dtype))
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (32, 300), (300, 32)])
 def test_muon_makes_every_direction_count_alike(recipe, shape):
     """Newton-Schulz on the Gram matrix: the singular vectors stay, the singular values come near 1."""
