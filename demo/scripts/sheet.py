@@ -29,7 +29,7 @@ TITLES = {
     "scene": "Scenes: combinations of words that were never trained",
     "N": "Textures: photo words, never a repeated picture",
 }
-GAP, TEXT, HEAD, SIZE = 8, 250, 30, 112
+GAP, TEXT, HEAD, SIZE = 8, 250, 30, 96
 INK, SOFT, PAGE, COPY = "#1d2129", "#5c6470", "#f6f7f9", "#b3261e"
 
 
@@ -133,7 +133,7 @@ def _tile(picture: Tensor) -> Image.Image:
 
 def write(folder: Path, data: groups.TrainingSet) -> None:
     """Draw the sheet of a finished lab into its folder."""
-    paint(rows(folder, data)).save(folder / "sheet.jpg", quality=88)
+    paint(rows(folder, data)).save(folder / "sheet.jpg", quality=82)
 
 
 def main() -> None:
