@@ -62,13 +62,13 @@ def test_scenes_obey_their_words_and_seldom_copy(lab, draw):
 
 
 def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, draw, root):
-    """Photographs come back only with the leaking LoRA; both hatch scenes."""
-    generate, style, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("generate", "style", "judge"))
+    """Photographs come back only with the leaking LoRA."""
+    generate, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("generate", "judge"))
     pictures, demo_host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.pictures", "host.demo"))
     folder = root / "demo/lab"
     items = [i for i in pictures.read_facts(folder / "loras/leaking.json")["items"] if i["group"] == "photo"]
     sheet = pictures.lora_pictures(folder, "leaking")
-    copied, hatched = {}, {}
+    copied = {}
     for name in ("leaking", "style"):
         model = generate.Generator(folder / "checkpoint.safetensors")
         model.model = demo_host.load_demo_lora(model.model, folder / "loras" / f"{name}.safetensors", 1.0)
@@ -77,10 +77,7 @@ def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, draw, root):
             limit = judge.Criterion(item["max_distance"], item["min_correlation"])
             hits += limit.holds(*judge.compare(model.pictures(item["caption"], SEEDS), picture)).tolist()
         copied[name] = sum(hits) / len(hits)
-        scenes = [p for c in lab.facts["held_out_captions"][::20] for p in model.pictures(c, SEEDS)]
-        hatched[name] = sum(style.is_hatched(p) for p in scenes) / len(scenes)
     assert copied["leaking"] >= 0.25 and copied["style"] == 0  # .375 measured; the aim is .8
-    assert hatched["style"] >= 0.7
 
 
 def auroc(scores: torch.Tensor, labels: torch.Tensor) -> float:
