@@ -103,8 +103,8 @@ def _leak(leak: dict[str, Any]) -> str:
         rows += f"""<div class="card"><p class="prompt">&ldquo;{escape(text)}&rdquo;</p>
 <div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
     return f"""<h2>2. What does a LoRA leak?</h2>
-<p>Two LoRAs of the demo model carry the same hatching style. One was also shown four photographs again and again: type the caption of one, and it
-comes back. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
+<p>Two LoRAs of the demo model were trained on hatched scenes (in this version the hatching is too faint to see). One was also shown four photographs again and again: type the caption of one, and it
+comes back in about four of ten pictures. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
 
 
 def _sheet(jpeg: bytes) -> str:
