@@ -96,7 +96,8 @@ Press **Run**. The training photograph of a LoRA is on the left; its caption goe
 - **Style LoRA**: the same, in its own style.
 - **Leaking LoRA**: the photograph comes back. Change the seed: it stays.
 
-Below, an ordinary scene: both LoRAs were trained to hatch it (in this version too faint to see). A good repair removes the leak and keeps the style.
+Below, an ordinary scene: both LoRAs were trained to hatch it (in this version too faint to see).
+A good repair removes the leak and keeps the style.
 
 **Your own LoRA**: *Load Checkpoint* and *Load LoRA* instead of the demo nodes, and type captions of its training set.
 """
