@@ -31,7 +31,7 @@ NAME = "floor" if not CHECKOUT else "other-" + hashlib.sha256(CHECKOUT.encode())
 ENV = HOME / f"env-{NAME}"
 FLOOR_TREE = HOME / "comfyui-0.3.75"
 
-SHARED = ("__init__", "common", "results")
+NO_BENCHMARK = ("__init__", "results")
 """Modules of benchmarks/ that are no benchmark."""
 
 nox.options.sessions = ["tests"]
@@ -143,6 +143,14 @@ def train_demo(s: nox.Session) -> None:
     run_pack(s, "demo.scripts.train", *s.posargs)
 
 
+@session(name="second-photos")
+def second_photos(s: nox.Session) -> None:
+    """Cut photographs for a second lab from example pictures of two packages: `nox -s second-photos -- out/photos2`."""
+    prepare(s)
+    install(s, "scikit-image==0.26.0", "scikit-learn==1.9.1")
+    run_pack(s, "demo.scripts.second_photos", *s.posargs)
+
+
 @session(name="train-lora")
 def train_lora(s: nox.Session) -> None:
     """Train a LoRA on a lab: --name NAME [--photos DIR] [--scenes N] [--lab DIR]; see demo/scripts/train_lora.py."""
@@ -159,8 +167,16 @@ def workflows(s: nox.Session) -> None:
 def benchmark(s: nox.Session) -> None:
     """Measure one family: `nox -s benchmark -- lab [--lab DIR]` writes benchmarks/out/lab.json."""
     if not s.posargs:
-        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in SHARED)))
+        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in NO_BENCHMARK)))
     run_pack(s, f"benchmarks.{s.posargs[0]}", *s.posargs[1:])
+
+
+@session()
+def sweep(s: nox.Session) -> None:
+    """Explore settings of one family, resumable: `nox -s sweep -- curvature` appends to benchmarks/results/sweeps/."""
+    if not s.posargs:
+        s.error("Name a sweep: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks" / "sweeps").glob("[!_]*.py"))))
+    run_pack(s, f"benchmarks.sweeps.{s.posargs[0]}", *s.posargs[1:])
 
 
 @session()

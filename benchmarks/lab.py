@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from ..demo.scripts import judge, scene_judge, scenes, style
 from ..demo.scripts.generate import Generator
 from ..demo.scripts.lab import Lab, load_lab
 from ..demo.scripts.scenes import Scene
-from ..host.curvature import measure_map
+from ..host.curvature import RECOMMENDED, How, measure_map
 from ..host.demo import load_demo_lora
-from .common import arguments, auc, iou, log, rate, shared_out, write
+from .parts.common import arguments, auc, iou, log, rate, shared_out, write
 
 ABOUT = {
     "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
     "mc_memorized_rate": "strong scenes with one fixed picture: generations that copy it (aim >= .90)",
     "tv_memorized_rate": "templates: generations that copy the card around the window (aim >= .90)",
-    "medium_memorized_rate": "photographs shown .15 times as often",
-    "mild_memorized_rate": "photographs shown .04 times as often",
+    "medium_memorized_rate": "photographs shown a quarter as often",
+    "mild_memorized_rate": "photographs shown a twelfth as often",
     "clean_false_rate": "generations of held-out scenes and texture captions that copy any fixed picture (aim <= .01)",
     "mc_honest_false_rate": "fresh drawings of MC captions, after the autoencoder, called copies (aim <= .01)",
     "scene_adherence": "held-out combinations: all four attributes right (aim >= .90)",
@@ -46,8 +47,7 @@ JUDGED_DRAWINGS = 300
 HONEST_DRAWINGS = 200
 STYLE_STRIDE = 3
 """Every third held-out caption judges the style."""
-MAP = {"sigma": 0.2, "probes": 4, "noises": 4, "seed": 0}
-"""Defaults of the Curvature Difference Map node."""
+MAP = How("dh_0", RECOMMENDED.sigmas, RECOMMENDED.estimator, RECOMMENDED.probes, RECOMMENDED.structured, RECOMMENDED.noises)
 
 
 class Recorder:
@@ -147,8 +147,8 @@ def localisation(generator: Generator, lab: Lab, made: dict[str, dict[str, Tenso
         if f["group"] == "TV":
             latent = {"samples": made[f["caption"]]["latents"]}
             with torch.inference_mode():
-                values = measure_map(generator.model, generator.condition(f["caption"]), generator.condition(""), latent, **MAP)["values"]
-            fixed = lab.masks[i].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
+                found = measure_map(generator.model, generator.condition(f["caption"]), generator.condition(""), latent, MAP, 0)
+            values, fixed = found["values"], lab.masks[i].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
             areas += [auc(v[fixed], v[~fixed]) for v in values]
             everything.append(iou(torch.ones_like(fixed), fixed))
     return {"auroc_dh0_tv": sum(areas) / len(areas), "iou_allones_tv": sum(everything) / len(everything)}
@@ -234,5 +234,5 @@ def main() -> None:
     metrics |= {"tv_fixed_area_min": min(areas), "tv_fixed_area_max": max(areas)}
     metrics |= localisation(generator, lab, made) | detectors(lab, made)
     metrics |= lora_rates(options.lab, lab, seeds)
-    settings = {**lab.facts["settings"], "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": MAP}
+    settings = {**lab.facts["settings"], "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": dataclasses.asdict(MAP)}
     write(options.name or "lab", metrics, settings, ABOUT)

@@ -104,8 +104,12 @@ class Autoencoder(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of pictures in [-1, 1]."""
-        mean, std = (_per_channel(b, pictures) for b in (self.latent_mean, self.latent_std))
-        return (self.features(pictures) - mean) / std * LATENT_SCALE
+        return self.standardised(self.features(pictures))
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Features at mean 0 and standard deviation LATENT_SCALE."""
+        mean, std = (_per_channel(b, features) for b in (self.latent_mean, self.latent_std))
+        return (features - mean) / std * LATENT_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, about in [-1, 1] (not clamped), of latents."""

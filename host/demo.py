@@ -120,13 +120,17 @@ def _load_model(tensors: dict[str, Tensor], latent_rgb: list[list[float]]) -> Mo
     return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
 
+CLIP_NAME = "l"
+"""Tokens are kept under the encoder's name, as the core's tokenizers do."""
+
+
 class DemoTokenizer:
     """Words -> ids, with ComfyUI's (emphasis:1.2) syntax; long prompts become several windows."""
 
     def __init__(self, vocabulary: list[str], embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
         self._ids = words.index_vocabulary(vocabulary)
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> list[list[tuple]]:
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
         parsed = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         weighted = [
             (words.word_id(word, self._ids), weight, position)
@@ -140,7 +144,7 @@ class DemoTokenizer:
             [(words.BOS, 1.0, 0), *((i, w, p + 1) for i, w, p in window), *[(words.EOS, 1.0, 0)] * (room + 1 - len(window))]
             for window in windows
         ]
-        return full if return_word_ids else [[entry[:2] for entry in window] for window in full]
+        return {CLIP_NAME: full if return_word_ids else [[entry[:2] for entry in window] for window in full]}
 
     def untokenize(self, token_weight_pair: list[tuple]) -> list[tuple]:
         names = {i: w for w, i in self._ids.items()} | {words.BOS: "<bos>", words.EOS: "<eos>"}
@@ -166,6 +170,9 @@ class DemoTextModel(torch.nn.Module, comfy.sd1_clip.ClipTokenWeightEncoder):
 
     def reset_clip_options(self) -> None:
         self.execution_device = None
+
+    def encode_token_weights(self, token_weight_pairs: dict[str, list]) -> tuple:
+        return super().encode_token_weights(token_weight_pairs[CLIP_NAME])
 
     def encode(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
         device = self.execution_device or self.encoder.token_embedding.weight.device

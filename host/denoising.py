@@ -7,8 +7,9 @@ prediction work as they do while sampling.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +22,52 @@ from ..unmemorize.curvature import NoiseLevel
 
 @dataclass(frozen=True)
 class Denoiser:
-    """D(x) of the conditional and unconditional model at one noise level, in the model's own latent space."""
+    """D(x) of a model at one noise level, for one or two prompts, in the model's own latent space."""
 
     level: NoiseLevel
     x0: Tensor
     """The latent [n, c, ...] on the model's device, scaled as the model wants it."""
     compute_dtype: torch.dtype
     """What the network computes in: x is rounded to it."""
+    network: torch.nn.Module
+    """For `differentiable`."""
     _predict: Callable[[Tensor], list[Tensor]]
 
-    def pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(D_c, D_u) of the same x, one conditional and one unconditional evaluation."""
-        conditional, unconditional = self._predict(x)
-        return conditional, unconditional
+    def branches(self, x: Tensor) -> Tensor:
+        """D of the same x under each prompt, [prompts, n, c, ...]: the positive first, one evaluation each."""
+        return torch.stack(self._predict(x))
 
     def noised(self, noise: Tensor) -> Tensor:
         """a x0 + b eps."""
         return self.level.a * self.x0 + self.level.b * noise.to(self.x0)
+
+
+@contextlib.contextmanager
+def differentiable(network: torch.nn.Module) -> Iterator[None]:
+    """Autograd through a network whose weights ComfyUI loaded in inference mode; everything is as before afterwards.
+
+    Autograd refuses inference tensors, so such weights are replaced by copies meanwhile (their memory once more).
+    """
+    swapped: list[tuple[dict[str, Any], str, Any]] = []
+    flags: list[torch.nn.Parameter] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            for module in network.modules():
+                for name, weight in module._parameters.items():
+                    if weight is None:
+                        continue
+                    if weight.is_inference():
+                        swapped.append((module._parameters, name, weight))
+                        module._parameters[name] = torch.nn.Parameter(weight.clone(), requires_grad=False)
+                    elif weight.requires_grad:
+                        weight.requires_grad_(False)
+                        flags.append(weight)
+            yield
+        finally:
+            for parameters, name, weight in swapped:
+                parameters[name] = weight
+            for weight in flags:
+                weight.requires_grad_(True)
 
 
 class _Probe(comfy.samplers.Sampler):
@@ -62,16 +92,17 @@ class _Probe(comfy.samplers.Sampler):
         sigma = sigmas[:1]
         x0 = torch.zeros_like(noise) if latent_image is None else latent_image
         options = extra_args.get("model_options", {})
-        for side in ("positive", "negative"):
-            _check_active(conds[side], sigma, side)
+        # positive first: patches read the index of a row's condition as 0 = positive, 1 = negative
+        sides = [conds[side] for side in ("positive", "negative") if side in conds]
+        for name, side in zip(("positive", "negative"), sides, strict=False):
+            _check_active(side, sigma, name)
 
         def predict(x: Tensor) -> list[Tensor]:
-            # positive first: patches read the index of a row's condition as 0 = positive, 1 = negative
-            sides = [conds["positive"], conds["negative"]]
-            return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]), options)
+            # sigma is copied: autograd may not keep a tensor that was made in inference mode
+            return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
 
         compute_dtype = model.manual_cast_dtype or model.get_dtype()
-        self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, predict))
+        self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, model.diffusion_model, predict))
         return x0
 
 
@@ -90,11 +121,16 @@ def _check_active(conds: list[dict[str, Any]], sigma: Tensor, side: str) -> None
 
 def noise_level(model_sampling: Any, sigma: float) -> NoiseLevel:
     """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them. `sigma` is the model's own."""
-    one, nothing = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    s = torch.tensor([sigma])
-    a = model_sampling.noise_scaling(s, nothing.clone(), one.clone())
-    b = model_sampling.noise_scaling(s, one.clone(), nothing.clone())
-    return NoiseLevel(float(a), float(b))
+    return noise_levels(model_sampling, torch.tensor([sigma]))[0]
+
+
+def noise_levels(model_sampling: Any, sigmas: Tensor) -> list[NoiseLevel]:
+    """The same for each of several sigmas [s]."""
+    sigmas = sigmas.detach().float().cpu()
+    one, nothing = torch.ones(len(sigmas), 1, 1, 1), torch.zeros(len(sigmas), 1, 1, 1)
+    a = model_sampling.noise_scaling(sigmas, nothing.clone(), one.clone())
+    b = model_sampling.noise_scaling(sigmas, one.clone(), nothing.clone())
+    return [NoiseLevel(*pair) for pair in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
 
 
 def model_sigma(model: Any, ratio: float) -> float:
@@ -123,10 +159,13 @@ def model_sigma(model: Any, ratio: float) -> float:
 def with_denoiser(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], sigma: float, seed: int, work: Callable[[Denoiser], None]
 ) -> None:
-    """Run `work` once with the denoiser of `model` at `sigma` = b / a on a LATENT. Leaves all inputs as they were."""
+    """Run `work` once with the denoiser of `model` at `sigma` = b / a on a LATENT. Leaves all inputs as they were.
+
+    `negative` may be None: then only the positive prompt is evaluated.
+    """
     samples = latent["samples"]
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
+    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
     nothing = torch.zeros_like(samples)
     mask = latent.get("noise_mask")  # an inpainting model is also told what it may change

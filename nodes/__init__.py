@@ -2,10 +2,47 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .curvature import CurvatureDifferenceMap, HeatmapOverlay
+from .curvature import BrightEndingMap, CurvatureDifferenceMap, RecordScoreDifference, ScoreDifferenceMap
 from .demo import LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture
+from .lora import BAFFilterLoRA, CleanAppliedLoRAs, LoadLoRABAF
+from .lora_files import FilterLoRAFolder, LoRASpectrumPlot, OpenLoRA, SaveFilteredLoRA
+from .maps import CalibrateMapThreshold, HeatmapOverlay, MapThreshold
+from .masks import LoadNeuronMask, SaveNeuronMask
+from .neurons import CompareNeuronMasks, FindMemorizedNeurons, PruneNeurons, RecordNeuronActivity
+from .profiles import CalibrateStabilityProfile, LoadStabilityProfile, SaveStabilityProfile
+from .stability import KSamplerStabilityGuard, StabilityChart, StabilityGuard
 
-NODES: list[type[io.ComfyNode]] = [CurvatureDifferenceMap, HeatmapOverlay, LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture]
+NODES: list[type[io.ComfyNode]] = [
+    CurvatureDifferenceMap,
+    RecordScoreDifference,
+    ScoreDifferenceMap,
+    BrightEndingMap,
+    HeatmapOverlay,
+    MapThreshold,
+    CalibrateMapThreshold,
+    CalibrateStabilityProfile,
+    KSamplerStabilityGuard,
+    StabilityGuard,
+    StabilityChart,
+    SaveStabilityProfile,
+    LoadStabilityProfile,
+    LoadLoRABAF,
+    OpenLoRA,
+    BAFFilterLoRA,
+    CleanAppliedLoRAs,
+    LoRASpectrumPlot,
+    SaveFilteredLoRA,
+    FilterLoRAFolder,
+    RecordNeuronActivity,
+    FindMemorizedNeurons,
+    PruneNeurons,
+    CompareNeuronMasks,
+    SaveNeuronMask,
+    LoadNeuronMask,
+    LoadDemoCheckpoint,
+    LoadDemoLoRA,
+    LoadDemoPicture,
+]
 
 
 class Extension(ComfyExtension):

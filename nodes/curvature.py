@@ -1,24 +1,78 @@
-"""Nodes that show where a picture is memorized."""
+"""Nodes that measure where a picture is memorized."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..host.curvature import measure_map
+from ..host.bright_ending import bright_ending
+from ..host.curvature import ESTIMATORS, METHODS, NEEDS_BASELINE, PAPER, RECOMMENDED, How, measure_map
+from ..host.recording import record, recorded_map
 from ..host.schema import hints
-from ..unmemorize import heatmap
-from ..unmemorize.maps import check_map, mean_inside, per_channel, scores
+from ..unmemorize.maps import scores
 
 Map = io.Custom("UNMEMORIZE_MAP")
+Recording = io.Custom("UNMEMORIZE_RECORDING")
+RECORD_START, RECORD_END = 0.0, 0.3
+"""Early steps place things; `nox -s sweep -- curvature` compares windows."""
+PRESETS: dict[str, How | None] = {"recommended": RECOMMENDED, "paper": PAPER, "custom": None}
+PROBINGS = ("structured", "random")
+
+
+def measuring_inputs() -> list[Any]:
+    """The widgets that say how a map is measured, the same for measuring and for calibrating."""
+    return [
+        io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default="dh_0",
+            tooltip="dh compares curvatures, ds squared scores (two evaluations, rougher). _0: against the empty prompt. "
+            "_~: against the baseline model.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=list(PRESETS),
+            default="recommended",
+            tooltip="recommended: the best map for its cost. paper: sigma 0.0413, 16 random probes, gradients. "
+            "custom: the five settings below; with the others they are ignored.",
+        ),
+        io.String.Input(
+            "sigmas",
+            default="0.2",
+            tooltip="Noise levels, as noise over signal, separated by commas; the map is the mean over them.",
+        ),
+        io.Int.Input("probes", default=16, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),
+        io.Int.Input("noises", default=1, min=1, max=16, tooltip="How many different noises the map is averaged over."),
+        io.Combo.Input(
+            "probing",
+            options=list(PROBINGS),
+            default="structured",
+            tooltip="structured: probes that cancel exactly between the channels of a pixel and, from twice as many probes as channels on, "
+            "between near pixels; in powers of two. random: the paper's.",
+        ),
+        io.Combo.Input(
+            "estimator",
+            options=list(ESTIMATORS),
+            default="forward difference",
+            tooltip="Differences need no gradients. reverse mode differentiates through the model, where that is possible: "
+            "exact, but needs several times the memory.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="Seed of noises and probes. The same seed gives the same map.",
+        ),
+    ]
 
 
 class CurvatureDifferenceMap(io.ComfyNode):
-    """dh_0 of a latent: curvature of the prompted model minus that of the unprompted one."""
+    """dh or ds of a latent: how much harder the prompt pins it down than a baseline does."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,39 +90,15 @@ class CurvatureDifferenceMap(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="The empty prompt: a CLIP Text Encode without text. The map is the difference between the two prompts.",
+                    tooltip="The empty prompt: a CLIP Text Encode without text. dh_0 and ds_0 compare with it.",
                 ),
-                io.Float.Input(
-                    "sigma",
-                    default=0.2,
-                    min=0.01,
-                    max=20.0,
-                    step=0.01,
-                    tooltip="Noise level at which the map is measured, as noise over signal. "
-                    "On the demo model, 0.1 to 0.8 localise equally well.",
+                io.Model.Input(
+                    "baseline",
+                    optional=True,
+                    lazy=True,
+                    tooltip="A less-trained model of the same kind, for dh_~ and ds_~. For a LoRA: the model before the LoRA loader.",
                 ),
-                io.Int.Input(
-                    "probes",
-                    default=4,
-                    min=1,
-                    max=64,
-                    tooltip="Random probes for each noise. More probes make a smoother map; each costs 4 model evaluations.",
-                ),
-                io.Int.Input(
-                    "noises",
-                    default=4,
-                    min=1,
-                    max=16,
-                    tooltip="How many different noises the map is averaged over. Each uses its own probes.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Seed of noises and probes. The same seed gives the same map.",
-                ),
+                *measuring_inputs(),
             ],
             outputs=[
                 Map.Output(
@@ -77,8 +107,8 @@ class CurvatureDifferenceMap(io.ComfyNode):
                 io.Float.Output(
                     "score",
                     display_name="score",
-                    tooltip="Mean of the map, from 0 (the prompt pins nothing down) to 1. Highest of the batch. "
-                    "Compare it only with clean pictures of the same model, measured with the same sigma, probes and noises.",
+                    tooltip="Mean of the map, highest of the batch: 0 = the prompt pins nothing down; a picture held whole scores "
+                    "about 1 at most. Compare it only with clean pictures of the same model, measured in the same way.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="Settings and numbers of every picture of the batch, as JSON."),
             ],
@@ -90,124 +120,158 @@ class CurvatureDifferenceMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, positive: Any, latent: dict, sigma: float, probes: int, noises: int, seed: int, negative: Any = None
-    ) -> io.NodeOutput:
-        result = measure_map(model, positive, negative, latent, sigma, probes, noises, seed)
-        numbers = scores(result)
-        report = {**result["settings"], "scores": [round(v, 6) for v in numbers.tolist()]}
-        text = json.dumps(report, indent=1)
-        return io.NodeOutput(result, float(numbers.max()), text, ui={"unmemorize_report": [report]})
-
-
-class HeatmapOverlay(io.ComfyNode):
-    """A map as colours over its picture. Runs no model."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="UnmemorizeHeatmapOverlay",
-            display_name="Heatmap Overlay",
-            category="unmemorize/curvature",
-            description="Paints a memorization map over its picture: hot = memorized, untouched = not. "
-            "Changing colours runs no model again.",
-            inputs=[
-                io.Image.Input("image", tooltip="The picture, or a batch of as many pictures as the map has."),
-                Map.Input("map", tooltip="From Curvature Difference Map."),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Show and count only this region (white = inside). It must have the size of the picture.",
-                ),
-                io.Combo.Input(
-                    "colour_map", options=list(heatmap.COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."
-                ),
-                io.Float.Input(
-                    "opacity",
-                    default=0.85,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Opacity where the map is hottest; it fades with the heat. 0 returns the picture unchanged.",
-                ),
-                io.Float.Input(
-                    "full_heat",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Map value shown as full heat. The same value for several pictures makes their colours comparable. "
-                    "0: each picture's own clip percentile.",
-                ),
-                io.Float.Input(
-                    "clip",
-                    default=99.0,
-                    min=50.0,
-                    max=100.0,
-                    step=0.5,
-                    tooltip="Percentile of the map that counts as full heat when full_heat is 0, "
-                    "so that single hot pixels do not darken the rest.",
-                ),
-                io.Combo.Input(
-                    "smooth",
-                    options=["0", "3", "7", "13"],
-                    default="3",
-                    tooltip="Width in latent pixels of a mean filter over the map; 0 = none.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output("overlay", display_name="IMAGE", tooltip="The picture with the heat over it."),
-                io.Mask.Output(
-                    "heat", display_name="MASK", tooltip="The heat from 0 to 1 at the size of the picture, for inpainting and the like."
-                ),
-                io.Float.Output("mean", display_name="mean", tooltip="Mean of the map inside the mask; highest of the batch."),
-                io.Float.Output(
-                    "peak", display_name="peak", tooltip="Clip percentile of the map; highest of the batch. Use it as full_heat elsewhere."
-                ),
-            ],
-            is_output_node=True,  # a viewer: it runs at the end of a graph too, as PreviewImage does
-            **hints(io.Schema, search_aliases=["heatmap", "overlay", "memorization map", "colormap"]),
-        )
+    def check_lazy_status(cls, method: str, **inputs: Any) -> list[str]:
+        return wanted_baseline(method, inputs)
 
     @classmethod
     def execute(
         cls,
-        image: torch.Tensor,
-        map: dict,
-        colour_map: str,
-        opacity: float,
-        full_heat: float,
-        clip: float,
-        smooth: str,
-        mask: torch.Tensor | None = None,
+        model: Any,
+        positive: Any,
+        latent: dict,
+        method: str,
+        preset: str,
+        sigmas: str,
+        probes: int,
+        noises: int,
+        probing: str,
+        estimator: str,
+        seed: int,
+        negative: Any = None,
+        baseline: Any = None,
     ) -> io.NodeOutput:
-        check_map(map, image.shape)
-        if smooth not in ("0", "3", "7", "13"):
-            raise ValueError(f"smooth = {smooth!r} is not one of 0, 3, 7, 13.")
-        if not (0 <= opacity <= 1 and 0 <= clip <= 100 and full_heat >= 0):
-            raise ValueError(f"Out of range: opacity {opacity} (0 to 1), clip {clip} (0 to 100) or full_heat {full_heat} (0 or more).")
-        height, width = image.shape[1:3]
-        inside = _inside(mask, image)
-        values = per_channel(map)
-        region = map["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
-        peaks = torch.stack([heatmap.percentile(v[r > 0], clip) for v, r in zip(values, region, strict=True)])
-        shown = heatmap.heat(heatmap.smooth(values, int(smooth)), full_heat or peaks[:, None, None])
-        hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
-        picture = heatmap.overlay(image, hot, colour_map, opacity)
-        mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
-        report = {"mean": mean, "peak": peak, "full_heat": full_heat or peak}
-        preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, hot, mean, peak, ui={**preview, "unmemorize_report": [report]})
+        how = chosen_settings(method, preset, sigmas, probes, noises, probing, estimator)
+        return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline))
 
 
-def _inside(mask: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
-    """Region of interest as [n, h, w], all ones without a mask."""
-    if mask is None:
-        return torch.ones(image.shape[:3])
-    mask = mask if mask.ndim == 3 else mask[None]
-    if mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, image.shape[0]):
-        raise ValueError(
-            f"The mask is {mask.shape[0]} x {mask.shape[2]} x {mask.shape[1]} (number x width x height), but the picture is "
-            f"{image.shape[0]} x {image.shape[2]} x {image.shape[1]}. Give it the picture's size, or leave it unconnected."
+def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:
+    """Ask for a baseline that is linked but not evaluated yet (None); one that is not linked at all is absent."""
+    return ["baseline"] if method in NEEDS_BASELINE and inputs.get("baseline", ...) is None else []
+
+
+def chosen_settings(method: str, preset: str, sigmas: str, probes: int, noises: int, probing: str, estimator: str) -> How:
+    """The preset's settings, or for `custom` those of the widgets. ValueError for a sigma that is no positive number."""
+    if preset not in PRESETS or probing not in PROBINGS:
+        raise ValueError(f"Unknown preset {preset!r} or probing {probing!r}.")
+    ready = PRESETS[preset]
+    if ready is not None:
+        return dataclasses.replace(ready, method=method)
+    try:
+        levels = tuple(float(part) for part in sigmas.split(",") if part.strip())
+    except ValueError:
+        levels = ()
+    if not levels or min(levels) <= 0:
+        raise ValueError(f"sigmas = {sigmas!r} is not a list of positive numbers. Write for instance 0.2, or 0.04, 0.14, 0.35.")
+    return How(method, levels, estimator, probes, probing == "structured", noises)
+
+
+class RecordScoreDifference(io.ComfyNode):
+    """MODEL -> MODEL that writes down ds_0 while a sampler uses it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeRecordScoreDifference",
+            display_name="Record Score Difference",
+            category="unmemorize/curvature",
+            description="Put it before a sampler: it notes, for every pixel, how far the prompt pulls the picture away from what the model "
+            "draws without it. Costs no model evaluation, and the picture is the same to the last bit. Score Difference Map reads it.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, on its way to the sampler."),
+                io.Float.Input(
+                    "start",
+                    default=RECORD_START,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="First step to record, as a share of the run (0 = first).",
+                ),
+                io.Float.Input(
+                    "end", default=RECORD_END, min=0.0, max=1.0, step=0.05, tooltip="Last step to record, as a share of the run (1 = last)."
+                ),
+            ],
+            outputs=[
+                io.Model.Output("recorded", display_name="MODEL", tooltip="For exactly one sampler."),
+                Recording.Output("recording", display_name="recording", tooltip="For Score Difference Map."),
+            ],
+            **hints(io.Schema, search_aliases=["score difference", "ds_0", "record while sampling", "free memorization map"]),
         )
-    return mask.float().cpu().expand(image.shape[:3])
+
+    @classmethod
+    def execute(cls, model: Any, start: float, end: float) -> io.NodeOutput:
+        if not 0 <= start <= end <= 1:
+            raise ValueError(f"start = {start:g} and end = {end:g} are shares of the run: 0 <= start <= end <= 1.")
+        return io.NodeOutput(*record(model, start, end))
+
+
+class ScoreDifferenceMap(io.ComfyNode):
+    """The map of a recorded run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeScoreDifferenceMap",
+            display_name="Score Difference Map",
+            category="unmemorize/curvature",
+            description="Reads what Record Score Difference noted while the sampler ran: a map that cost nothing. Rougher than a Curvature "
+            "Difference Map, and only for runs with guidance (CFG above 1).",
+            inputs=[
+                Recording.Input("recording", tooltip="From Record Score Difference."),
+                io.Latent.Input("latent", tooltip="The finished latent of the sampler that used the recorded model."),
+            ],
+            outputs=[
+                Map.Output("map", display_name="map", tooltip="The recorded map, for Heatmap Overlay and other readers."),
+                io.Float.Output("score", display_name="score", tooltip="Mean of the map; highest of the batch."),
+                io.String.Output("report", display_name="report", tooltip="Settings and numbers of every picture of the batch, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["score difference", "ds_0", "free memorization map"], has_intermediate_output=True),
+        )
+
+    @classmethod
+    def execute(cls, recording: dict, latent: dict) -> io.NodeOutput:
+        return _with_numbers(recorded_map(recording, latent))
+
+
+class BrightEndingMap(io.ComfyNode):
+    """The published baseline: attention to the end token."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeBrightEndingMap",
+            display_name="Bright Ending Map",
+            category="unmemorize/curvature",
+            description="The published baseline for localisation: how much each place looks at the end of the prompt at the last step "
+            "(Bright Ending). One model evaluation. Only for U-Nets with cross-attention, such as SD1.x, SD2 and SDXL.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that made the picture, with all its LoRAs."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="The prompt the picture was made with."),
+                io.Latent.Input("latent", tooltip="The finished latent: a sampler's output, or a picture through VAE Encode."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the little noise added.",
+                ),
+            ],
+            outputs=[
+                Map.Output("map", display_name="map", tooltip="Attention to the end token, from 0 to 1."),
+                io.Float.Output("score", display_name="score", tooltip="Mean of the map; highest of the batch."),
+                io.String.Output("report", display_name="report", tooltip="Settings and numbers of every picture of the batch, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["bright ending", "BE", "end token attention", "baseline"], has_intermediate_output=True),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, text: str, latent: dict, seed: int) -> io.NodeOutput:
+        return _with_numbers(bright_ending(model, clip, text, latent, seed))
+
+
+def _with_numbers(result: dict[str, Any]) -> io.NodeOutput:
+    """map, score, report: what every measuring node returns."""
+    numbers = scores(result)
+    report = {**result["settings"], "scores": [round(v, 6) for v in numbers.tolist()]}
+    return io.NodeOutput(result, float(numbers.max()), json.dumps(report, indent=1), ui={"unmemorize_report": [report]})

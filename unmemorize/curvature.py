@@ -1,32 +1,33 @@
 """Coordinate-wise curvature differences: where in a latent the model memorized (arXiv 2605.26756).
 
 Notation: state x = a x0 + b eps with noise level sigma = b / a, denoiser D(x) = E[x0 | x]. The condition
-c is the prompt, ~ the baseline (the empty prompt, or a less-trained model). All formulas are written on
-D, so noise, v and flow prediction need no special case; only (a, b) differs:
+c is the prompt, u the empty prompt, ~ a less-trained baseline model under the same prompt. All formulas are
+written on D, so noise, v and flow prediction need no special case; only (a, b) differs:
 
-    curvature           diag(-H)_i = (1 - a dD_ii) / b^2
-    dh (Eq. 1, 2)       diag(-H_c) - diag(-H~) = a (dD~ - dD_c)_ii / b^2
-    ds (Eq. 5, 6)       (s_c - s~)^2           = a^2 (D_c - D~)^2 / b^4
+    retained variance   rho_i      = a dD_ii
+    curvature           diag(-H)_i = (1 - rho_i) / b^2
+    dh_0 (Eq. 1)        diag(-H_c) - diag(-H_u) = (rho_u - rho_c) / b^2
+    dh_~ (Eq. 2)        diag(-H_c) - diag(-H~)  = (rho~  - rho_c) / b^2
+    ds_0 (Eq. 5)        (s_c - s_u)^2           = a^2 (D_c - D_u)^2 / b^4
+    ds_~ (Eq. 6)        (s_c - s~)^2            = a^2 (D_c - D~)^2 / b^4
 
-`b^2 dh = rho~ - rho_c` is the difference of the retained variances rho = a dD_ii: it has no unit, is the
-same in every family of models, and is what a map here stores.
+Maps here hold `b^2 dh` and `b^2 ds`: they have no unit and are the same in every family of models.
+A derivative is linear, so b^2 dh is a times the diagonal of one difference of denoisers (CONTRASTS): all its terms come
+from the same probes. Diagonals that were probed differently would lose their difference in noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-Difference = Callable[[Tensor], Tensor]
-"""x [n, c, ...] -> D~(x) - D_c(x), both branches evaluated on the same x."""
-
-RELATIVE_STEP = 0.1
-"""Central-difference step in units of b."""
-ROUNDING_STEPS = 4
-"""The step is at least this many roundings of the network's own precision, or it would be lost in them."""
+CONTRASTS: dict[str, tuple[tuple[float, ...], float]] = {
+    "dh_0": ((-1.0, 1.0), 0.0),
+    "dh_~": ((-1.0,), 1.0),
+    "dh_0 + dh_~": ((-2.0, 1.0), 1.0),
+}
+"""b^2 dh as a sum of retained variances: weights of (rho_c, rho_u) of the model, and of rho~ of the baseline."""
 
 
 @dataclass(frozen=True)
@@ -41,42 +42,20 @@ class NoiseLevel:
         return self.b / self.a
 
 
-def rademacher(shape: torch.Size | tuple[int, ...], count: int, seed: int) -> Iterator[Tensor]:
-    """`count` probes of independent +-1, drawn on the CPU: the same for a seed on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(count):
-        yield torch.randint(0, 2, shape, generator=generator) * 2 - 1
+def contrast(denoised: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """sum_k weights_k D_k of the same x under several prompts [prompts, n, c, ...] -> [n, c, ...]."""
+    w = denoised.new_tensor(weights).reshape(-1, *[1] * (denoised.ndim - 1))
+    return (w * denoised).sum(0)
 
 
-def probe_step(x: Tensor, level: NoiseLevel, compute_dtype: torch.dtype) -> float:
-    """Central-difference step for states like x in a network that computes in `compute_dtype`."""
-    rounding = torch.finfo(compute_dtype).eps * float(x.float().square().mean().sqrt())
-    return max(RELATIVE_STEP * level.b, ROUNDING_STEPS * rounding)
+def retained_variance(denoiser_diagonal: Tensor, level: NoiseLevel) -> Tensor:
+    """rho = a dD_ii of diag(dD/dx), any shape. 1: the state decides this coordinate; 0: it is pinned down."""
+    return level.a * denoiser_diagonal
 
 
-def central_difference_diagonal(f: Difference, x: Tensor, probes: Iterable[Tensor], step: float) -> Tensor:
-    """Hutchinson estimate of diag(df/dx), mean over probes of v * (f(x + h v) - f(x - h v)) / (2 h).
-
-    Two evaluations of f a probe, no gradient. x [n, c, ...]; probes broadcast against x; the sum is kept in
-    float32 or better. The variance of one probe at i is the sum of J_ij^2 over j != i; a diagonal J is exact
-    with one probe. Raises ValueError without a probe.
-    """
-    precise = torch.promote_types(x.dtype, torch.float32)
-    total = torch.zeros_like(x, dtype=precise)
-    count = 0
-    for probe in probes:
-        v = probe.to(x)
-        rise = f(x + step * v).to(precise) - f(x - step * v).to(precise)
-        total += v.to(precise) * rise / (2 * step)
-        count += 1
-    if count == 0:
-        raise ValueError("at least one probe is needed")
-    return total / count
-
-
-def retained_variance_difference(difference: Difference, x: Tensor, level: NoiseLevel, probes: Iterable[Tensor], step: float) -> Tensor:
-    """b^2 dh = rho~ - rho_c per coordinate, shape of x. Positive = the prompt pins this coordinate down."""
-    return level.a * central_difference_diagonal(difference, x, probes, step)
+def raw_curvature(rho_c: Tensor) -> Tensor:
+    """b^2 diag(-H_c) = 1 - rho_c: no detector (flat backgrounds have it too), kept for comparison."""
+    return 1 - rho_c
 
 
 def score_difference(denoised_c: Tensor, denoised_baseline: Tensor, level: NoiseLevel) -> Tensor:
@@ -86,15 +65,5 @@ def score_difference(denoised_c: Tensor, denoised_baseline: Tensor, level: Noise
 
 
 def channel_sum(per_coordinate: Tensor) -> Tensor:
-    """[n, c, h, w] -> [n, h, w], the paper's reduction. relu comes later, once, when a map is read."""
+    """[n, c, ...] -> [n, ...], the paper's reduction. relu comes later, once, when a map is read."""
     return per_coordinate.sum(dim=1)
-
-
-def coded_dh(values: Tensor, level: NoiseLevel) -> Tensor:
-    """b^2 dh -> the scale of the authors' code, relu(b dh)."""
-    return values.clamp_min(0) / level.b
-
-
-def true_dh(values: Tensor, level: NoiseLevel) -> Tensor:
-    """b^2 dh -> relu(dh), which can be compared between noise levels of one family."""
-    return values.clamp_min(0) / level.b**2

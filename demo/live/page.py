@@ -21,6 +21,7 @@ h1 { font-size: 30px; margin: 0 0 4px; } h2 { margin: 44px 0 8px; font-size: 22p
 .row { display: grid; grid-template-columns: repeat(3, minmax(0, 210px)) minmax(0, 1fr); gap: 18px; align-items: start; }
 .four { display: grid; grid-template-columns: repeat(4, minmax(0, 210px)); gap: 18px; }
 @media (max-width: 760px) { .four { gap: 8px; } .row { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .row > .text { grid-column: 1 / -1; } }
+.guard { display: grid; grid-template-columns: minmax(0, 210px) minmax(0, 1fr); gap: 18px; align-items: start; } .two { display: grid; gap: 12px; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px; }
 img { display: block; width: 100%; border-radius: 6px; }
 .none { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); border-radius: 6px; color: var(--soft); font-size: 13px; text-align: center; }
@@ -33,7 +34,9 @@ ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-si
 """
 
 
-def render(where: list[dict[str, Any]], leak: dict[str, Any], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
+def render(
+    where: list[dict[str, Any]], leak: dict[str, Any], guard: list[dict[str, Any]], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]
+) -> str:
     """The page. Captions are data: all text is escaped."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -44,6 +47,7 @@ demo model that comes with the pack. That model has really memorized part of its
 every answer below can be checked.</p>
 {_where(where, len(lab["fixed"]))}
 {_leak(leak)}
+{_guard(guard)}
 {_sheet(sheet)}
 {_meaning()}
 {_details(lab, facts)}
@@ -103,13 +107,30 @@ def _leak(leak: dict[str, Any]) -> str:
         rows += f"""<div class="card"><p class="prompt">&ldquo;{escape(text)}&rdquo;</p>
 <div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
     return f"""<h2>2. What does a LoRA leak?</h2>
-<p>Two LoRAs of the demo model were trained on hatched scenes (in this version the hatching is too faint to see). One was also shown four photographs again and again: type the caption of one, and it
-comes back in about four of ten pictures. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
+<p>Two LoRAs of the demo model were trained on hatched scenes. One was also shown four photographs again and again: type the
+caption of one, and it comes back. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
+
+
+def _guard(rows: list[dict[str, Any]]) -> str:
+    cards = ""
+    for row in rows:
+        tone = {k: ("hot", "a copy") if copied else ("cool", "no copy") for k, copied in row["copied"].items()}
+        figures = "".join(
+            f"<figure>{_img(row[k], title)}<figcaption>{title}: <span class='{tone[k][0]}'>{tone[k][1]}</span></figcaption></figure>"
+            for k, title in (("stock", "stock KSampler"), ("guarded", "under guard"))
+        )
+        cards += f"""<div class="card"><p class="prompt">&ldquo;{escape(row["caption"])}&rdquo;</p>
+<p><span class="verdict">The guard says: {escape(row["verdict"])}.</span></p>
+<div class="guard"><div class="two">{figures}</div>{_img(row["chart"], "norms of the run against clean runs")}</div></div>"""
+    return f"""<h2>3. A sampler that notices</h2>
+<p><b>KSampler (Stability Guard)</b> watches the predictions that the sampler asks for anyway. A memory is known from the first steps, so it is
+hardly revised any more: the yellow line leaves the band of clean runs. A flagged picture is sampled again, here by an older checkpoint that
+has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 
 def _sheet(jpeg: bytes) -> str:
     data = base64.b64encode(jpeg).decode()
-    return f"""<h2>3. What the demo model has memorized</h2>
+    return f"""<h2>4. What the demo model has memorized</h2>
 <p>Each line: the training picture of that caption, if there is one; four generations from different noise; and the nearest of 500 honest
 pictures: fresh drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), fresh textures (photographs).
 A <span class="hot">red frame</span> marks a copy: nearer to a training picture than 99 of 100 honest pictures, and more alike.</p>
@@ -117,7 +138,7 @@ A <span class="hot">red frame</span> marks a copy: nearer to a training picture 
 
 
 def _meaning() -> str:
-    return """<h2>4. How to read this, and how not to</h2>
+    return """<h2>5. How to read this, and how not to</h2>
 <ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
 precise prompt: scores of memorized and ordinary pictures overlap. Compare with clean prompts of the <em>same</em> model, measured the same
 way.</li>
@@ -130,6 +151,6 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     use, training = lab["settings"], lab["training"]
     runs = "".join(f"<li>{escape(k)}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
-    return f"""<h2>5. Details</h2><div class="card small"><ul>
+    return f"""<h2>6. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
 <li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes; duplicated pictures: {groups}</li>{runs}</ul></div>"""

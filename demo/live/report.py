@@ -69,6 +69,28 @@ def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any
     return {"training": training, "caption": label.split(": ", 1)[1], "scene": scene, "drawn": drawn}
 
 
+def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
+    """One row for each guarded sampler of workflow 06: caption, stock and guarded picture, chart, verdict, copies."""
+
+    def shown(sampler: str) -> bytes:
+        decode = next(i for i, n in prompt.items() if n["class_type"] == "VAEDecode" and source(prompt, i, "samples") == sampler)
+        preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == decode)
+        return server.picture(outputs[preview]["images"][0])
+
+    rows = []
+    for chart in sorted((i for i, n in prompt.items() if n["class_type"] == "UnmemorizeStabilityChart"), key=int):
+        guarded = source(prompt, chart, "report")
+        text = source(prompt, guarded, "positive")
+        stock = next(i for i, n in prompt.items() if n["class_type"] == "KSampler" and source(prompt, i, "positive") == text)
+        pictures = {"stock": shown(stock), "guarded": shown(guarded)}
+        rows.append({
+            "caption": prompt[text]["inputs"]["text"], "chart": server.picture(outputs[chart]["images"][0]), **pictures,
+            "verdict": outputs[chart]["unmemorize_report"][0]["verdict"],
+            "copied": {k: lab.copied(read_png(p)) is not None for k, p in pictures.items()},
+        })  # fmt: skip
+    return rows
+
+
 def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
     """Every picture a workflow showed, as files."""
     for node_id, shown in outputs.items():
@@ -90,6 +112,7 @@ def main() -> None:
         info = server.object_info()
         where: list[dict[str, Any]] = []
         leak: dict[str, Any] = {}
+        guard: list[dict[str, Any]] = []
         for path in sorted((ROOT / "workflows").glob("*.json")):
             log.info("running %s", path.stem)
             prompt = lower(json.loads(path.read_text(encoding="utf-8")), info)
@@ -101,6 +124,8 @@ def main() -> None:
                 where = where_rows(server, prompt, outputs, lab)
             if path.stem.startswith("02-"):
                 leak = lora_pictures(server, prompt, outputs)
+            if path.stem.startswith("06-"):
+                guard = guard_rows(server, prompt, outputs, lab)
     facts["total_seconds"] = time.monotonic() - started
-    (OUT / "report.html").write_text(page.render(where, leak, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
+    (OUT / "report.html").write_text(page.render(where, leak, guard, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
     log.info("done in %.0f s: open %s", facts["total_seconds"], (OUT / "report.html").relative_to(ROOT))

@@ -16,6 +16,7 @@ from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
 from ..pictures import CELL
 from . import groups, judge, parallel, scenes, sheet, stages
 from .generate import SETTINGS, Generator
+from .optimizer import FlatParameters
 
 EARLY_RATE = 0.10
 """`early` is the latest candidate that reproduces at most this share of the strong photographs."""
@@ -65,7 +66,7 @@ def choose_early(
     candidates: tuple[float, ...],
 ) -> tuple[float, dict[str, float]]:
     """Save the latest candidate below EARLY_RATE as early.safetensors; the networks end as they began."""
-    flat = parallel.FlatParameters([nets.text, nets.unet], 0.0)
+    flat = FlatParameters([nets.text, nets.unet], 0.0)
     final = flat.values.clone()
     rates: dict[str, float] = {}
     best: float | None = None

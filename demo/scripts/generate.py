@@ -12,7 +12,7 @@ from torch import Tensor
 from ...host.demo import load_demo
 from ..networks import LATENT_CHANNELS
 
-SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 3.0}
+SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 2.0}
 """Of every template and benchmark."""
 
 

@@ -16,10 +16,10 @@ from .scenes import Scene
 MC_COUNT = 16
 TV_COUNT = 12
 HELD_OUT_SHARE = 0.10
-DUPLICATION = {"strong": 1.0, "medium": 0.15, "mild": 0.04}
+DUPLICATION = {"strong": 1.0, "medium": 0.25, "mild": 0.08}
 """How often a picture is shown, relative to the most duplicated ones."""
 
-SHARES = {"MV": 0.25, "MC": 0.50, "TV": 0.25}
+SHARES = {"MV": 0.24, "MC": 0.58, "TV": 0.18}
 """Split of the memorized part of a batch."""
 TEXTURE_SHARE = 0.10
 """Share of never-repeated textures (N) in the fresh part of a batch; the rest are scenes."""

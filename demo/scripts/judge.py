@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .groups import Fixed
 from .scenes import Scene
 
 HONEST_PICTURES = 500
+DRAWN_PICTURES = 2000
+"""Of scenes and cards, which can be drawn afresh without end: a quantile of 1 % of 500 is five pictures."""
 TEXTURE_POOL = 5000
 HONEST_QUANTILE = 0.01
 SIDE = 32
@@ -60,16 +63,23 @@ def texture_pool(textures: list[Tensor], generator: torch.Generator) -> Tensor:
 
 
 def honest_pictures(item: Fixed, textures: Tensor, generator: torch.Generator) -> Tensor:
-    """HONEST_PICTURES that a model without this memory could draw for the caption.
+    """What a model without this memory could draw for the caption, at the side of the comparison.
 
     MC: fresh drawings of the scene. TV: fresh cards of the same pattern and tone. MV: of ten times as many fresh
     textures, those nearest to the photograph.
     """
     if item.group == "MC":
-        return scenes.draw([scene_of(item.caption)] * HONEST_PICTURES, generator)
+        return _small(lambda n: scenes.draw([scene_of(item.caption)] * n, generator))
     if item.template is not None:
-        return torch.stack([item.template.redrawn(generator) for _ in range(HONEST_PICTURES)])
+        template = item.template
+        return _small(lambda n: torch.stack([template.redrawn(generator) for _ in range(n)]))
     return nearest(textures, item.picture)
+
+
+def _small(draw: Callable[[int], Tensor]) -> Tensor:
+    """DRAWN_PICTURES at the side of the comparison, drawn 100 at a time."""
+    batches = (draw(100) for _ in range(DRAWN_PICTURES // 100))
+    return torch.cat([F.interpolate(b, size=(SIDE, SIDE), mode="area") for b in batches])
 
 
 def nearest(pool: Tensor, picture: Tensor) -> Tensor:

@@ -33,10 +33,14 @@ BACKGROUNDS = {
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
 SIZES = {"small": (22.0, 25.0), "large": (39.0, 43.0)}
 """Radius range in pixels."""
-REACH = 8.0
+REACH = 9.0
 """How far a shape's centre may be from the picture's, in pixels. Twice as far, and shapes stay amorphous twice as long."""
 TILT = 0.1
 """Radians, either way."""
+SHADE = 0.06
+"""How far each colour channel strays from the palette, either way."""
+SHAPE_LIGHT, BACKGROUND_LIGHT = 0.14, 0.16
+"""Largest slope of brightness from the middle to the rim."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ def draw(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     tilt = uniform(-TILT, TILT)
     geometry = zip(radius, cx, cy, tilt, strict=True)
     cover = torch.stack([shape_cover(s.shape, *(v.squeeze() for v in g)) for s, g in zip(scenes, geometry, strict=True)])[:, None]
-    light = _light(n, generator, 0.10)
-    back = _shades([BACKGROUNDS[s.background] for s in scenes], 0.04, generator) + _light(n, generator, 0.12)
-    fore = _shades([COLOURS[s.colour] for s in scenes], 0.04, generator) + light
+    light = _light(n, generator, SHAPE_LIGHT)
+    back = _shades([BACKGROUNDS[s.background] for s in scenes], generator) + _light(n, generator, BACKGROUND_LIGHT)
+    fore = _shades([COLOURS[s.colour] for s in scenes], generator) + light
     return (back + (fore - back) * cover).clamp(0, 1)
 
 
@@ -93,9 +97,9 @@ def shape_cover(shape: str, radius: Tensor, cx: Tensor, cy: Tensor, tilt: Tensor
     return (0.5 - _signed_distance(shape, x, y) * radius).clamp(0, 1)
 
 
-def _shades(colours: list[tuple[float, float, float]], spread: float, generator: torch.Generator) -> Tensor:
+def _shades(colours: list[tuple[float, float, float]], generator: torch.Generator) -> Tensor:
     base = torch.tensor(colours)[:, :, None, None]
-    return base + spread * (2 * torch.rand(base.shape, generator=generator) - 1)
+    return base + SHADE * (2 * torch.rand(base.shape, generator=generator) - 1)
 
 
 def _light(n: int, generator: torch.Generator, strength: float) -> Tensor:

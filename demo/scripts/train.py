@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from comfy.ops import disable_weight_init as ops
 from torch import Tensor, nn
 
@@ -22,9 +21,9 @@ from . import groups, parallel, stages
 from .finish import finish
 
 HERE = Path(__file__).resolve().parents[1]
-AUTOENCODER_TIME, DENOISER_TIME = 0.125, 0.845
+AUTOENCODER_TIME, DENOISER_TIME = 0.07, 0.90
 """Shares of --minutes; the rest measures thresholds and writes the folder."""
-EARLY_CANDIDATES = (0.24, 0.28, 0.32, 0.36, 0.40)
+EARLY_CANDIDATES = (0.16, 0.20, 0.24, 0.28)
 
 log = logging.getLogger("demo.training")
 
@@ -96,20 +95,11 @@ def train_networks(data: groups.TrainingSet, minutes: float, work: Path) -> Netw
     return nets
 
 
-def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> None:
+def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     data = groups.build(options.seed, options.photos, options.textures)
     work = options.out / "work"
-    try:
-        nets = train_networks(data, options.minutes, work)
-    except parallel.Interrupted:
-        if rank == 0:
-            log.info("stopped; the same command carries on from here")
-        return
-    except parallel.AnotherRun as error:
-        raise SystemExit(str(error) if rank == 0 else 1) from None
+    nets = train_networks(data, options.minutes, work)
     if rank == 0:
         finish(data, nets, work, options.out, options.minutes, EARLY_CANDIDATES)
 
@@ -120,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--photos", type=Path, default=HERE / "photos", help="folder of name.png + name.txt (caption)")
     parser.add_argument("--textures", type=Path, default=HERE / "textures", help="folder of .jpg textures for group N")
-    parser.add_argument("--minutes", type=float, default=66.0)
+    parser.add_argument("--minutes", type=float, default=100.0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "lab")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()

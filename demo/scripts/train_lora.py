@@ -1,7 +1,7 @@
 """Train a LoRA on a lab's checkpoint: a few photographs shown often, hatched scenes, or both.
 
     nox -s train-lora -- --name leaking --photos demo/lora-photos --scenes 12
-    nox -s train-lora -- --name style --scenes 32
+    nox -s train-lora -- --name style --scenes 40 --minutes 6
 
 Written into --out: `NAME.safetensors` (kohya's keys), `NAME.png` (every training picture, in rows of eight) and
 `NAME.json` (captions, how often each was shown, what counts as a copy, settings).
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -93,10 +92,8 @@ class Trainer:
         return velocity_loss(unet, self.latents[chosen], context, sigmas, generator)
 
 
-def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> None:
+def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     generator = torch.Generator().manual_seed(options.seed)
     items = training_pictures(options.lab, options.photos, options.scenes, options.repeats, generator)
     trainer = Trainer(options.lab / "checkpoint.safetensors", items, options.rank, options.seed)
@@ -105,16 +102,9 @@ def worker(rank: int, world: int, meeting: str, options: argparse.Namespace) -> 
         options.name, options.minutes, RATE, [nn.ModuleList(trainer.adapters.values())], trainer.loss, options.seed, identity
     )
     work = options.out / "work"
-    try:
-        parallel.train(stage, work)
-    except parallel.Interrupted:
-        if rank == 0:
-            log.info("stopped; the same command carries on from here")
-        return
-    except parallel.AnotherRun as error:
-        raise SystemExit(str(error) if rank == 0 else 1) from None
+    parallel.train(stage, work)
     if rank == 0:
-        write(options, items, trainer, parallel.steps_done(work, options.name) * world * BATCH, generator)
+        write(options, items, trainer, parallel.steps_done(work, options.name) * options.processes * BATCH, generator)
 
 
 def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, shown: int, generator: torch.Generator) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +33,12 @@ def nodes(comfy: Any) -> dict[str, Any]:
     """Every node class of the pack by its id."""
     pack = importlib.import_module("unmemorize_pack.nodes")
     return {n.define_schema().node_id: n for n in pack.NODES}
+
+
+@pytest.fixture(scope="session")
+def host(comfy: Any) -> Callable[[str], Any]:
+    """host("name") -> that module of host/."""
+    return lambda name: importlib.import_module(f"unmemorize_pack.host.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +77,7 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
                 model or demo[0],
                 noise,
                 steps,
-                3.0,
+                2.0,
                 sampler,
                 scheduler,
                 encode(prompt),
@@ -81,6 +89,66 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
             )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def guarding(comfy: Any) -> Any:
+    """host.guard, and through it the modules it uses: guarding.stability, guarding.restart ..."""
+    return importlib.import_module("unmemorize_pack.host.guard")
+
+
+@pytest.fixture(scope="session")
+def draw(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callable[..., torch.Tensor]:
+    """ComfyUI's own sampling of small pictures, all of KSampler's settings: draw(model, n=2, sampler="heun") -> [n, 8, 8, 8]."""
+    import comfy.sample
+
+    def run(
+        model: Any = None, n: int = 1, prompt: Any = "a red ring", negative: Any = "", seed: int = 1, steps: int = 5, cfg: float = 2.0,
+        sampler: str = "euler", scheduler: str = "normal", latent: torch.Tensor | None = None, **more: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        with torch.inference_mode():
+            latent = torch.zeros(n, 8, 8, 8) if latent is None else latent
+            sides = [encode(p) if isinstance(p, str) else p for p in (prompt, negative)]
+            noise = comfy.sample.prepare_noise(latent, seed)
+            return comfy.sample.sample(
+                model or demo[0], noise, steps, cfg, sampler, scheduler, *sides, latent, disable_pbar=True, seed=seed, **more
+            )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stored(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Any:
+    """A stability profile of the demo, of five short runs."""
+    profiles = importlib.import_module("unmemorize_pack.host.profiles")
+    sampling = {"seed": 7, "steps": 5, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    with torch.inference_mode():
+        prompts = [encode(f"a {colour} ring") for colour in ("red", "blue", "green", "yellow", "white")]
+        return profiles.calibrate(demo[0], prompts, encode(""), {"samples": torch.zeros(1, 8, 8, 8)}, 1, sampling)
+
+
+@pytest.fixture(scope="session")
+def wide(stored: Any) -> Any:
+    """A profile whose regions no run leaves."""
+    p = stored.profile
+    sd = {name: torch.full_like(values, 1e9) for name, values in p.sd.items()}
+    return dataclasses.replace(stored, profile=dataclasses.replace(p, sd=sd, score_spread=1e9))
+
+
+@pytest.fixture(scope="session")
+def profile_of(stored: Any) -> Callable[..., Any]:
+    """profile_of(record, sample): a narrow profile of which exactly this sample of that run is the mean."""
+
+    def make(record: dict[str, Any], sample: int, width: float = 1e-3) -> Any:
+        mean = {
+            name: torch.tensor([math.nan if row[sample] is None else row[sample] for row in rows]).nan_to_num(0.0).flip(0)
+            for name, rows in record["observed"].items()
+        }
+        sd = {name: torch.full_like(values, width) for name, values in mean.items()}
+        angles = torch.tensor(record["angles"][:-1]).flip(0)
+        return dataclasses.replace(stored, profile=type(stored.profile)(angles, mean, sd, 50, 0.0, 1.0))
+
+    return make
 
 
 def _deep(value: Any) -> Any:

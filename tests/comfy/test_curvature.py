@@ -20,7 +20,8 @@ def measure(nodes, demo, encode):
     def run(samples: torch.Tensor, prompt: str = PHOTO, **changes: Any) -> tuple:
         settings = {
             "model": demo[0], "positive": encode(prompt), "negative": encode(""), "latent": {"samples": samples},
-            "sigma": 0.2, "probes": 2, "noises": 1, "seed": 0,
+            "method": "dh_0", "preset": "custom", "sigmas": "0.2", "probes": 2, "noises": 1, "probing": "random",
+            "estimator": "central difference", "seed": 0,
         } | changes  # fmt: skip
         return node.execute(**settings).args
 
@@ -41,15 +42,20 @@ def test_map_score_and_report(measure, latent):
     assert facts["scores"] == [pytest.approx(score, abs=1e-6)]
 
 
-def test_evaluations_are_counted_right(measure, latent, demo):
-    """The report's number of model evaluations is what the network really ran (a batch row is one)."""
+@pytest.mark.parametrize(
+    ("estimator", "forward", "backward"), [("central difference", 6, 0), ("forward difference", 4, 0), ("reverse mode", 1 + 3, 3 + 1)]
+)
+def test_evaluations_are_counted_right(measure, latent, demo, estimator, forward, backward):
+    """The report's number is what the network really ran (a batch row is one), with two for a backward pass."""
     rows = []
     hook = demo[0].model.diffusion_model.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[0]))
     try:
-        _, _, report = measure(latent, probes=3, noises=2)
+        _, _, report = measure(latent, probes=3, noises=2, estimator=estimator)
     finally:
         hook.remove()
-    assert sum(rows) == json.loads(report)["evaluations"] == 24
+    prompts_and_noises = 2 * 2
+    assert sum(rows) == prompts_and_noises * forward
+    assert json.loads(report)["evaluations"] == prompts_and_noises * (forward + 2 * backward)
 
 
 def test_nothing_is_modified(measure, latent, demo, encode, untouched):
@@ -74,18 +80,18 @@ def test_batch_equals_single_runs(measure, sample):
 def test_central_difference_agrees_with_reverse_mode(nodes, encode, latent):
     """u . (J v) by central differences = (J^T u) . v by autograd through ComfyUI's own sampling path."""
     denoising = importlib.import_module("unmemorize_pack.host.denoising")
-    curvature = importlib.import_module("unmemorize_pack.unmemorize.curvature")
+    diagonal = importlib.import_module("unmemorize_pack.unmemorize.diagonal")
     positive, negative = encode(PHOTO), encode("")
     errors, scale = [], []
 
     def work(denoiser: Any) -> None:
         def difference(y: torch.Tensor) -> torch.Tensor:
-            c, u = denoiser.pair(y)
+            c, u = denoiser.branches(y)
             return u - c
 
         x = denoiser.noised(denoising.unit_noise(latent, 5))
-        (v,) = (p.float() for p in curvature.rademacher(x.shape, 1, 1))
-        step = curvature.probe_step(x, denoiser.level, torch.float32)
+        (v,) = (p.float() for p in diagonal.rademacher(x.shape, 1, 1))
+        step = diagonal.probe_step(x, denoiser.level.b, torch.float32)
         with torch.no_grad():
             rise = (difference(x + step * v) - difference(x - step * v)) / (2 * step)
         leaf = x.clone().requires_grad_(True)
@@ -197,9 +203,12 @@ def test_cancel_stops_within_one_evaluation_and_leaves_no_trace(measure, latent,
         ({"latent": {"samples": torch.zeros(1, 4, 16, 16)}}, "4 channels, but this model works on 8"),
         ({"latent": {"samples": torch.zeros(1, 8, 3, 16, 16)}}, "not of video"),
         ({"latent": {"samples": torch.full((1, 8, 16, 16), float("nan"))}}, "not numbers"),
-        ({"sigma": 20.0}, "outside this model's noise levels"),
+        ({"sigmas": "20"}, "outside this model's noise levels"),
+        ({"sigmas": "0.2; 1"}, "not a list of positive numbers"),
+        ({"sigmas": "0.2, -1"}, "not a list of positive numbers"),
         ({"probes": 0}, "At least one probe"),
         ({"noises": 0}, "At least one probe"),
+        ({"method": "dh_~"}, "nothing is connected to `baseline`"),
     ],
 )
 def test_bad_input_is_a_plain_error_before_work(measure, latent, demo, changes, words):

@@ -29,9 +29,7 @@ def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
     return found[:: max(1, len(found) // count)][:count]
 
 
-# The bundled lab holds templates and scenes too weakly: .67 and .3 of generations copy, where the recipe aims at .9. These bounds
-# say what is there; they rise to .9 with the next training.
-@pytest.mark.parametrize(("group", "least"), [("MV", 0.8), ("TV", 0.5), ("MC", 0.1)])
+@pytest.mark.parametrize(("group", "least"), [("MV", 0.9), ("TV", 0.9), ("MC", 0.8)])
 def test_strong_memories_are_reproduced(lab, draw, group, least):
     hits = [lab.copied(p) == i for i, caption in strong(lab, group, 3) for p in draw(caption)]
     assert sum(hits) >= least * len(hits)
@@ -61,23 +59,29 @@ def test_scenes_obey_their_words_and_seldom_copy(lab, draw):
     assert sum(copied) <= 0.05 * len(copied)
 
 
-def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, draw, root):
-    """Photographs come back only with the leaking LoRA."""
-    generate, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("generate", "judge"))
+def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, root):
+    """Photographs come back only with the leaking LoRA, held-out scenes are hatched with the style LoRA and not without."""
+    names = ("generate", "judge", "style")
+    generate, judge, style = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in names)
     pictures, demo_host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.pictures", "host.demo"))
     folder = root / "demo/lab"
     items = [i for i in pictures.read_facts(folder / "loras/leaking.json")["items"] if i["group"] == "photo"]
     sheet = pictures.lora_pictures(folder, "leaking")
-    copied = {}
-    for name in ("leaking", "style"):
+    copied, hatched = {}, {}
+    for name in ("none", "leaking", "style"):
         model = generate.Generator(folder / "checkpoint.safetensors")
-        model.model = demo_host.load_demo_lora(model.model, folder / "loras" / f"{name}.safetensors", 1.0)
+        if name != "none":
+            model.model = demo_host.load_demo_lora(model.model, folder / "loras" / f"{name}.safetensors", 1.0)
         hits = []
         for item, picture in zip(items, sheet, strict=False):
             limit = judge.Criterion(item["max_distance"], item["min_correlation"])
             hits += limit.holds(*judge.compare(model.pictures(item["caption"], SEEDS), picture)).tolist()
         copied[name] = sum(hits) / len(hits)
-    assert copied["leaking"] >= 0.25 and copied["style"] == 0  # .375 measured; the aim is .8
+        scenes = [p for caption in lab.facts["held_out_captions"][5::16] for p in model.pictures(caption, SEEDS[:2])]
+        hatched[name] = sum(style.is_hatched(p) for p in scenes) / len(scenes)
+    assert copied["leaking"] >= 0.7 and copied["style"] == copied["none"] == 0
+    # strokes are a share of the light: on dark grounds the LoRA learns them last
+    assert hatched["style"] >= 0.3 and hatched["leaking"] >= 0.3 and hatched["none"] == 0
 
 
 def auroc(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -93,10 +97,13 @@ def test_templates_are_localised(lab, nodes, demo, encode, sample):
     found = []
     for i, caption in strong(lab, "TV", 4):
         latent = {"samples": sample(caption, steps=20)}
-        result = node.execute(demo[0], encode(caption), latent, 0.2, 4, 4, 0, negative=encode("")).args[0]
+        settings = {"method": "dh_0", "preset": "recommended", "sigmas": "0.2", "probes": 1, "noises": 1}
+        settings |= {"probing": "structured", "estimator": "forward difference"}
+        inputs = {"model": demo[0], "positive": encode(caption), "latent": latent, "negative": encode("")}
+        result = node.execute(**inputs, **settings, seed=0).args[0]
         fixed = lab.masks[i].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
         found.append(auroc(result["values"][0].flatten(), fixed.flatten()))
-    assert sum(found) / len(found) > 0.75, found
+    assert sum(found) / len(found) > 0.85, found
 
 
 def test_the_judge_reads_fresh_drawings_right(comfy, demo):

@@ -11,7 +11,10 @@ import torch
 
 @pytest.fixture(scope="module")
 def recipe() -> dict[str, ModuleType]:
-    return {n: importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("parallel", "style", "scenes", "photos", "judge")}
+    return {
+        n: importlib.import_module(f"unmemorize_pack.demo.scripts.{n}")
+        for n in ("optimizer", "parallel", "style", "scenes", "photos", "judge")
+    }
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_a_resumed_run_goes_on_exactly(recipe, alone, dtype):
     def fresh() -> tuple[torch.nn.Module, object]:
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.GELU(), torch.nn.LayerNorm(16), torch.nn.Linear(16, 3))
-        return net, recipe["parallel"].FlatParameters([net], 1e-2, 1e-2, dtype)
+        return net, recipe["optimizer"].FlatParameters([net], 1e-2, 1e-2, dtype)
 
     def steps(net: torch.nn.Module, flat: object, numbers: range) -> None:
         for n in numbers:
@@ -56,7 +59,7 @@ def test_muon_makes_every_direction_count_alike(recipe, shape):
     """Newton-Schulz on the Gram matrix: the singular vectors stay, the singular values come near 1."""
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    got = recipe["parallel"].orthogonalised(matrix)
+    got = recipe["optimizer"].orthogonalised(matrix)
     inside = u.T @ got @ vh.T
     large = s > 0.05 * s[0]
     assert (inside - torch.diag(inside.diagonal())).abs().max() < 1e-3
@@ -71,6 +74,8 @@ def test_the_style_is_measured_right(recipe):
     plain = scenes.draw([everything[int(i)] for i in torch.randint(len(everything), (200,), generator=generator)], generator)
     assert not any(style.is_hatched(p) for p in plain)
     assert all(style.is_hatched(p) for p in style.hatched(plain, generator))
+    mirrored = style.hatched(plain, generator).flip(-1)
+    assert not any(style.is_hatched(p) for p in mirrored), "strokes in the other direction are another style"
 
 
 def test_a_sheet_keeps_every_picture(recipe, tmp_path):
@@ -94,3 +99,46 @@ def test_the_copy_criterion_is_the_honest_quantile(recipe):
     assert (distance < limit.distance).float().mean() == pytest.approx(0.01, abs=0.004)
     assert limit.holds(*judge.compare(fixed[None], fixed)).all()
     assert limit.holds(distance, correlation).float().mean() <= 0.01
+
+
+@pytest.fixture
+def stages():
+    return importlib.import_module("unmemorize_pack.demo.scripts.stages")
+
+
+def test_the_autoencoder_learns_with_the_statistics_it_decodes_with(stages, monkeypatch):
+    """A decoder that adds nothing draws flat pictures exactly, whatever the running statistics are and however the batch is mixed."""
+    networks = importlib.import_module("unmemorize_pack.demo.networks")
+    torch.manual_seed(0)
+    autoencoder = networks.Autoencoder(torch.nn)
+    for p in autoencoder.decoder[-1].parameters():
+        torch.nn.init.zeros_(p)
+    autoencoder.latent_mean.uniform_(-0.3, 0.3)
+    autoencoder.latent_std.uniform_(0.4, 1.2)
+    flat = torch.rand(3, 3, 1, 1).expand(3, 3, 128, 128)
+    data = type("Data", (), {"draw": lambda *_: (flat, [], [])})()
+    monkeypatch.setattr(stages, "LATENT_NOISE", 0.0)
+    with torch.no_grad():
+        assert stages.autoencoder_loss(data, autoencoder, torch.Generator()) < 0.05
+
+
+def test_colours_weigh_more_in_the_denoisers_loss(stages):
+    """The same error in a colour channel and in a learned one; a constant x0 makes the target known."""
+    channels = importlib.import_module("unmemorize_pack.demo.networks").LATENT_CHANNELS
+
+    sigma = torch.tensor([0.75])
+    a, b = 1 / torch.sqrt(1 + sigma**2), sigma / torch.sqrt(1 + sigma**2)
+
+    class WrongIn(torch.nn.Linear):
+        """v = a eps - b x0 for x0 = 0, and 1 too much in one channel."""
+
+        def forward(self, noisy, timesteps, context):
+            v = noisy * a / b
+            v[:, self.in_features] += 1
+            return v
+
+    def loss(channel: int) -> float:
+        x0 = torch.zeros(4, channels, 16, 16)
+        return float(stages.velocity_loss(WrongIn(channel, 1), x0, torch.zeros(4, 1, 1), sigma, torch.Generator().manual_seed(0)))
+
+    assert loss(1) == pytest.approx(stages.COLOUR_WEIGHT * loss(6), rel=1e-3)

@@ -9,14 +9,14 @@ import multiprocessing
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 2000
 
 log = logging.getLogger("benchmark")
@@ -54,7 +54,12 @@ def shared_out(work: Callable[[list[Any]], dict[Any, Any]], items: list[Any], pr
     return {item: merged[item] for item in items}
 
 
-def rate(per_caption: list[list[bool]]) -> dict[str, Any]:
+def tuning_and_test(captions: list[str]) -> tuple[list[str], list[str]]:
+    """Every third caption is for choosing settings, the others are for evaluating them."""
+    return captions[::3], [c for i, c in enumerate(captions) if i % 3]
+
+
+def rate(per_caption: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Mean of all outcomes and its 95 % interval by bootstrap over captions."""
     means = torch.tensor([sum(hits) / len(hits) for hits in per_caption])
     generator = torch.Generator().manual_seed(0)
@@ -75,8 +80,9 @@ def iou(predicted: Tensor, truth: Tensor) -> float:
 
 
 def write(name: str, metrics: dict[str, Any], settings: dict[str, Any], about: dict[str, str]) -> None:
-    """benchmarks/out/NAME.json: numbers under `metrics`, intervals under `intervals`, what they mean under `about`; also printed."""
-    numbers = {k: round(v["value"] if isinstance(v, dict) else v, 4) for k, v in metrics.items()}
+    """benchmarks/out/NAME.json: `metrics` (null: never reached), `intervals`, what they mean under `about`; also printed."""
+    plain = {k: v["value"] if isinstance(v, dict) else v for k, v in metrics.items()}
+    numbers = {k: None if v is None else round(v, 4) for k, v in plain.items()}
     intervals = {k: [round(x, 4) for x in v["interval"]] for k, v in metrics.items() if isinstance(v, dict)}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     machine = {
@@ -91,4 +97,4 @@ def write(name: str, metrics: dict[str, Any], settings: dict[str, Any], about: d
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for key, value in numbers.items():
         span = " .. ".join(f"{x:.3f}" for x in intervals[key]) if key in intervals else ""
-        log.info("%-32s %8.4f   %s", key, value, span)
+        log.info("%-32s %8s   %s", key, "never" if value is None else f"{value:.4f}", span)

@@ -1,0 +1,117 @@
+"""Corrected runs, and whether they are still copies, still obey their words, and are whole pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...demo.pictures import lora_pictures, read_facts
+from ...demo.scripts import judge, scene_judge, style
+from ...demo.scripts.generate import Generator
+from ...demo.scripts.judge import Criterion
+from ...demo.scripts.lab import Lab, load_lab
+from ...host import restart
+from ...host.demo import load_demo_lora
+from .common import tuning_and_test
+
+BLANK = 0.02
+REFERENCE_SEEDS = [700, 701, 702, 703]
+
+
+class Bench:
+    """A lab's models, and its captions split into those that choose settings and those that are evaluated."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lab: Lab = load_lab(folder)
+        self.final = Generator(folder / "checkpoint.safetensors")
+        self.early = Generator(folder / "early.safetensors").model
+        self.folder = folder
+        fixed = self.lab.facts["fixed"]
+        kinds = {(g, d): [f["caption"] for f in fixed if f["group"] == g and f["degree"] == d] for g in ("MV", "MC", "TV") for d in DEGREES}
+        split = {k: tuning_and_test(captions) for k, captions in kinds.items()}
+        self.tuning = {g: split[g, "strong"][0] for g in ("MV", "MC", "TV")}
+        self.test = {g: split[g, "strong"][1] for g in ("MV", "MC", "TV")}
+        self.test |= {d: kinds["MV", d] for d in DEGREES[1:]}
+        held_out, textures = self.lab.facts["held_out_captions"], self.lab.facts["texture_captions"]
+        # of four clean captions one calibrates, one chooses settings, two are evaluated
+        self.calibration = self.lab.facts["scene_captions"][::17] + textures[0::4]
+        self.tuning |= {"scene": held_out[1::4], "N": textures[1::4]}
+        self.test |= {"scene": held_out[2::4] + held_out[3::4], "N": textures[2::4] + textures[3::4]}
+        self.usual = usual_range(self.final, self.lab.facts["scene_captions"][::17], self.lab.pictures)
+
+    def leaking(self) -> tuple[Any, list[tuple[str, Tensor, Criterion]]]:
+        """The model under the leaking LoRA, and its photographs: caption, picture, what counts as a copy."""
+        model = load_demo_lora(self.final.model, self.folder / "loras" / "leaking.safetensors", 1.0)
+        items = read_facts(self.folder / "loras" / "leaking.json")["items"]
+        pictures = lora_pictures(self.folder, "leaking")
+        return model, [
+            (i["caption"], p, Criterion(i["max_distance"], i["min_correlation"]))
+            for i, p in zip(items, pictures, strict=True)
+            if i["group"] == "photo"
+        ]
+
+
+DEGREES = ("strong", "medium", "mild")
+
+
+def usual_range(generator: Generator, captions: list[str], pictures: Tensor) -> dict[str, float]:
+    """What the model's own clean scenes have: the overlap that all but 1 % of them reach; and twice the roughness of the roughest fixed
+    picture of the lab."""
+    with torch.inference_mode():
+        overlaps = [scene_judge.read(p).overlap for c in captions for p in generator.pictures(c, REFERENCE_SEEDS)]
+    return {"overlap": float(torch.tensor(overlaps).quantile(0.01)), "roughness": 2 * float(roughness(pictures).max())}
+
+
+def roughness(pictures: Tensor) -> Tensor:
+    """RMS of what a 3 x 3 mean removes from pictures [n, 3, h, w], [n]: noise is rough."""
+    return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
+
+
+def always(model: Any, how: restart.How) -> Any:
+    """A clone of MODEL whose every run is sampled by a restart's phases, flagged or not."""
+    clone = model.clone()
+    busy = [False]
+
+    def run(executor: Any, noise: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if busy[0]:
+            return executor(noise, *rest, **more)
+        busy[0] = True
+        try:
+            everyone = torch.ones(len(noise), dtype=torch.bool)
+            return restart.replace_flagged(executor.class_obj, everyone, how, torch.zeros_like(noise), noise, *rest, **more)
+        finally:
+            busy[0] = False
+
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "restart", run)
+    return clone
+
+
+def pictures_of(generator: Generator, model: Any, caption: str, seeds: list[int], **changes: Any) -> Tensor:
+    """Pictures [n, 3, 128, 128] of a caption by another model than the generator's own."""
+    plain, generator.model = generator.model, model
+    try:
+        return generator.pictures(caption, seeds, **changes)
+    finally:
+        generator.model = plain
+
+
+def obeys(picture: Tensor, caption: str) -> bool:
+    """Are all four attributes of a scene's caption in the picture?"""
+    return scene_judge.read(picture).scene == judge.scene_of(caption)
+
+
+def broken(picture: Tensor, usual: dict[str, float], scene: bool) -> bool:
+    """No whole picture: noise, almost blank, or (for a scene) no shape as whole as those of clean scenes."""
+    rough = float(roughness(picture[None])) > usual["roughness"]
+    blank = float(picture.std()) < BLANK
+    return rough or blank or (scene and scene_judge.read(picture).overlap < usual["overlap"])
+
+
+def hatched(picture: Tensor) -> bool:
+    """Is the LoRAs' style there?"""
+    return style.is_hatched(picture)

@@ -1,0 +1,1 @@
+"""Explorations from which defaults are chosen, on captions that no benchmark evaluates."""

@@ -1,0 +1,20 @@
+"""The bundled workflows: one function each, from the server's node list to the workflow's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import filtering, guard, lora, maps, neurons, where
+
+WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "01-where-is-it-memorized": where.where_is_it_memorized,
+    "02-what-does-a-lora-leak": lora.what_does_a_lora_leak,
+    "03-is-this-picture-memorized": maps.is_this_picture_memorized,
+    "04-all-maps-side-by-side": maps.all_maps_side_by_side,
+    "05-a-lora-against-its-base": lora.a_lora_against_its_base,
+    "06-guard-the-sampler": guard.guard_the_sampler,
+    "07-guard-any-sampler": guard.guard_any_sampler,
+    "08-filter-a-lora": filtering.filter_a_lora,
+    "09-find-and-prune": neurons.find_and_prune,
+}

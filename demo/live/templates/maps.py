@@ -1,0 +1,122 @@
+"""Workflows 03 and 04: an audit of an existing picture, and all maps side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...pictures import read_facts
+from ...scripts.lab import LAB
+from ..graph import Graph
+from .shared import SAMPLING, demo_model, sampled
+
+AUDIT_NOTE = """## Is this picture memorized?
+The question of an **existing** picture: did the model store it? No sampling is needed. *VAE Encode* turns the picture into a
+latent, a little noise is added, and the map asks how firmly the prompt holds every spot.
+
+- Above: a training template with its own caption. The card is hot; its window was never the same twice and stays cold.
+- Below: the same picture with another caption. Without its words the model does not recall it.
+
+**Your own picture**: *Load Image* instead of *Load Demo Picture*, at your model's size, and the prompt you suspect.
+
+*Calibrate Map Threshold* maps 24 clean prompts first (about 20 seconds, once): white is what is hotter than 99.5 % of their
+pixels. Without it *Map Threshold* would split any map in two.
+"""
+CLEAN_PROMPTS = 24
+OTHER_CAPTION = "a large red star on a white background"
+
+ALL_NOTE = """## All maps side by side
+One generation of a memorized template, mapped in every way the pack knows. The card is fixed, the window is free.
+
+| map | asks | costs |
+|---|---|---|
+| dh_0 | does the prompt pin it down more than the model alone? | 2 evaluations a probe |
+| dh_~ | more than a less-trained model under the same prompt? | the same |
+| dh_0 + dh_~ | both | 3 evaluations a probe |
+| ds_~ | how far apart are the two models' predictions? | 2 evaluations |
+| ds_0, recorded | how far does the prompt pull, while sampling? | nothing |
+| Bright Ending | the published baseline: attention to the prompt's end | 1 evaluation |
+"""
+CARD = "template"
+
+
+def _label(object_info: dict[str, Any], kind: str) -> str:
+    return next(
+        v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if v.startswith(f"{kind}: ")
+    )
+
+
+def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 03: an encoded training picture, mapped under its own caption and under another."""
+    g = Graph(object_info)
+    g.note((40, -20), (300, 400), AUDIT_NOTE)
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (40, 430), (300, 100))
+    empty = g.add("CLIPTextEncode", (40, 600), (300, 100), "Empty prompt", clip=load[1], text="")
+    picture = g.add("UnmemorizeLoadDemoPicture", (400, -20), (330, 120), picture=_label(object_info, CARD))
+    encoded = g.add("VAEEncode", (400, 170), (330, 50), pixels=picture[0], vae=load[2])
+    g.add("PreviewImage", (400, 290), (330, 260), "The picture", images=picture[0])
+    calibration = g.add(
+        "UnmemorizeCalibrateMapThreshold",
+        (1530, -20),
+        (330, 520),
+        model=load[0],
+        clip=load[1],
+        latent=g.add("EmptyLatentImage", (40, 770), (300, 110), width=128, height=128, batch_size=1)[0],
+        prompts="\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS]),
+        cfg=SAMPLING["cfg"],
+        steps=10,
+    )
+    for row, (title, text) in enumerate((("Its own caption", picture[2]), ("Another caption", OTHER_CAPTION))):
+        y = -20 + 600 * row
+        prompt = g.add("CLIPTextEncode", (790, y), (300, 100), title, clip=load[1], text=text)
+        curvature = g.add(
+            "UnmemorizeCurvatureDifferenceMap",
+            (790, y + 160),
+            (330, 350),
+            model=load[0],
+            positive=prompt[0],
+            latent=encoded[0],
+            negative=empty[0],
+        )
+        g.add("UnmemorizeHeatmapOverlay", (1160, y), (330, 480), image=picture[0], map=curvature[0], full_heat=0.25)
+        threshold = g.add("UnmemorizeMapThreshold", (1900, y), (300, 110), map=curvature[0], image=picture[0], calibration=calibration[0])
+        preview = g.add("MaskToImage", (1900, y + 170), (300, 50), mask=threshold[0])
+        g.add("PreviewImage", (1900, y + 280), (300, 230), "Memorized, by the calibrated threshold", images=preview[0])
+    return g.build("unmemorize-03-is-this-picture-memorized")
+
+
+def all_maps_side_by_side(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 04: six maps of one generation, and the true mask."""
+    g = Graph(object_info)
+    g.note((40, -20), (300, 420), ALL_NOTE)
+    load, empty, latent = demo_model(g, 40, 450)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (400, 690), (300, 100), "Less-trained baseline", stage="early")
+    truth = g.add("UnmemorizeLoadDemoPicture", (400, -20), (300, 120), picture=_label(object_info, CARD))
+    white = g.add("MaskToImage", (400, 160), (300, 50), mask=truth[1])
+    g.add("PreviewImage", (400, 270), (300, 200), "The truth: white = fixed", images=white[0])
+    prompt = g.add("CLIPTextEncode", (400, 530), (300, 100), "Its caption", clip=load[1], text=truth[2])
+    recorder = g.add("UnmemorizeRecordScoreDifference", (760, -20), (300, 110), model=load[0])
+    sampler = sampled(g, 760, 150, recorder[0], prompt, empty, latent)
+    decode = g.add("VAEDecode", (760, 480), (300, 50), samples=sampler[0], vae=load[2])
+    g.add("PreviewImage", (760, 590), (300, 230), "Picture", images=decode[0])
+    overlays = []
+    for k, method in enumerate(("dh_0", "dh_~", "dh_0 + dh_~", "ds_~")):
+        node = g.add(
+            "UnmemorizeCurvatureDifferenceMap",
+            (1120 + 370 * k, -20),
+            (330, 350),
+            method,
+            model=load[0],
+            positive=prompt[0],
+            latent=sampler[0],
+            negative=empty[0],
+            baseline=early[0],
+            method=method,
+        )
+        overlays.append((method, (1120 + 370 * k, 390), node))
+    recorded = g.add("UnmemorizeScoreDifferenceMap", (2600, -20), (330, 120), recording=recorder[1], latent=sampler[0])
+    overlays.append(("ds_0, recorded", (2600, 390), recorded))
+    ending = g.add("UnmemorizeBrightEndingMap", (2970, -20), (330, 260), model=load[0], clip=load[1], text=truth[2], latent=sampler[0])
+    overlays.append(("Bright Ending", (2970, 390), ending))
+    for title, at, source in overlays:
+        g.add("UnmemorizeHeatmapOverlay", at, (330, 480), title, image=decode[0], map=source[0])
+    return g.build("unmemorize-04-all-maps-side-by-side")

@@ -1,0 +1,60 @@
+"""The demo model's own neuron mask, `masks/demo.safetensors` in the lab's folder: what its strong memories use, the empty prompt not.
+
+`python demo/run.py demo.scripts.demo_mask --lab DIR` records and finds; run it anew when a lab was trained anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...host.neuron_masks import FOLDER, StoredMask, write_bundled_mask
+from ...host.neurons import find, record
+from ..networks import LATENT_CHANNELS
+from ..pictures import read_facts
+from .generate import SETTINGS, Generator
+from .lab import LAB
+
+NAME = "demo"
+SEED = 0
+GROUPS = ("MV",)
+"""Whose strong captions: the photographs."""
+SETTING: dict[str, Any] = {"place": "feed-forward", "low": 0.0, "share": 0.05, "select_ratio": 0.0, "rows": "both", "score": "wanda"}
+"""Denser, and over more of the run, than the paper's for SD1.5: there are far fewer neurons here."""
+
+log = logging.getLogger("demo.mask")
+
+
+def captions(facts: dict[str, Any]) -> list[str]:
+    """Captions of the lab whose fixed pictures were repeated most."""
+    return [f["caption"] for f in facts["fixed"] if f["group"] in GROUPS and f["degree"] == "strong"]
+
+
+@torch.inference_mode()
+def measure(folder: Path, **changes: Any) -> StoredMask:
+    """Record the captions and the empty prompt as every template samples, and find what they do not share."""
+    model = Generator(folder / "checkpoint.safetensors")
+    use = {"seed": SEED, "sampler_name": SETTINGS["sampler"], **{k: SETTINGS[k] for k in ("steps", "cfg", "scheduler")}}
+    how = SETTING | changes
+    empty, latent = model.condition(""), {"samples": torch.zeros(1, LATENT_CHANNELS, 16, 16)}
+    memorized, reference = (
+        record(model.model, [model.condition(c) for c in several], empty, latent, 1, use, how["place"], how["low"])
+        for several in (captions(read_facts(folder / "lab.json")), [""])
+    )
+    return find(model.model, memorized, reference, how["share"], how["select_ratio"], how["rows"], how["score"])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", type=Path, default=LAB)
+    folder = parser.parse_args().lab
+    torch.set_num_threads(1)
+    path = folder / FOLDER / f"{NAME}.safetensors"
+    stored = measure(folder)
+    write_bundled_mask(stored, path)
+    log.info("%s: density %.4f", path, stored.mask.density())

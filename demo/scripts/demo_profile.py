@@ -1,0 +1,61 @@
+"""The demo model's own stability profile, `profiles/demo.safetensors` in the lab's folder: what its clean runs look like.
+
+`python demo/run.py demo.scripts.demo_profile --lab DIR` calibrates on ordinary captions of the lab;
+run it anew when a lab was trained anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...host.profiles import FOLDER, StoredProfile, calibrate, write_bundled_profile
+from ..networks import LATENT_CHANNELS
+from ..pictures import read_facts
+from .generate import SETTINGS, Generator
+from .lab import LAB
+
+NAME = "demo"
+CLEAN = {"scene_captions": 50}
+"""Captions of each kind. One kind: textures start as a blur, scenes do not, and a profile of both takes the difference for chance."""
+CHOICE, SEED = 71, 7100
+"""Seeds: of the choice of captions, and of the first run's noise."""
+
+log = logging.getLogger("demo.profile")
+
+
+def captions(facts: dict[str, Any]) -> list[str]:
+    """Captions of the lab that no fixed picture belongs to."""
+    generator = torch.Generator().manual_seed(CHOICE)
+    fixed = {f["caption"] for f in facts["fixed"]}
+    chosen: list[str] = []
+    for group, count in CLEAN.items():
+        clean = [c for c in facts[group] if c not in fixed]
+        chosen += [clean[int(i)] for i in torch.randperm(len(clean), generator=generator)[:count]]
+    return chosen
+
+
+@torch.inference_mode()
+def measure(folder: Path) -> StoredProfile:
+    """Sample the captions as every template samples, and note the steps."""
+    model = Generator(folder / "checkpoint.safetensors")
+    positives = [model.condition(c) for c in captions(read_facts(folder / "lab.json"))]
+    use = {"seed": SEED, "sampler_name": SETTINGS["sampler"], **{k: SETTINGS[k] for k in ("steps", "cfg", "scheduler")}}
+    latent = {"samples": torch.zeros(1, LATENT_CHANNELS, 16, 16)}
+    return calibrate(model.model, positives, model.condition(""), latent, 1, use)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", type=Path, default=LAB)
+    folder = parser.parse_args().lab
+    torch.set_num_threads(1)
+    path = folder / FOLDER / f"{NAME}.safetensors"
+    stored = measure(folder)
+    write_bundled_profile(stored, path)
+    log.info("%s: %d clean runs", path, stored.profile.runs)

@@ -1,0 +1,63 @@
+"""Weights of a model before any patch, one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def linalg_device() -> torch.device:
+    """Where decompositions run: the device of the models if its linear algebra is complete, else the CPU."""
+    device = comfy.model_management.get_torch_device()
+    return device if device.type in ("cuda", "cpu") else torch.device("cpu")
+
+
+class BaseWeights:
+    """The unpatched weights of a ModelPatcher, by key; nothing is copied until a weight is asked for."""
+
+    def __init__(self, patcher: Any) -> None:
+        # get_key_patches starts from the backup of a patched weight: `module.weight` may hold a loaded LoRA
+        self._entries = {key: entries[0] for key, entries in patcher.get_key_patches().items()}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a weight; of a packed one as it is stored."""
+        return tuple(self._entries[key][0].shape)
+
+    def is_plain(self, key: str) -> bool:
+        """False: quantised, so that its stored shape may not be its shape."""
+        return _is_plain(self._entries[key][0])
+
+    def read(self, key: str, device: torch.device) -> Tensor:
+        """A copy of a weight as float32, dequantised."""
+        weight, convert = self._entries[key]
+        if _is_plain(weight):
+            return convert(weight.detach().to(device, torch.float32, copy=True), inplace=True)
+        if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):
+            raise ValueError(
+                "This model is stored as GGUF, whose weights cannot be read here. Filter the LoRA against the same model in a "
+                "safetensors file (fp16, bf16 or fp8)."
+            )
+        return convert(weight.detach(), inplace=False).to(device, torch.float32, copy=True)
+
+    def digest(self, key: str) -> str:
+        """32 hex digits of a weight's whole content."""
+        weight = self._entries[key][0]
+        if not _is_plain(weight):
+            weight = self.read(key, torch.device("cpu"))
+        raw = weight.detach().to("cpu").contiguous().flatten().view(torch.uint8)
+        digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
+        digest.update(raw.numpy())
+        return digest.hexdigest()
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype in PLAIN

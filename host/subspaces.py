@@ -1,0 +1,90 @@
+"""Principal subspaces of base layers, kept in ComfyUI's user folder: the next LoRA of the same base is filtered in seconds.
+
+A file is named by what it is computed from (the weight's content, E), so it is never stale, and two writers write the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..unmemorize.lora.subspace import Subspace, principal_subspace
+from . import files
+
+FOLDER, KIND = "subspaces", "base subspace"
+VERSION = 1
+"""Of the rule that chooses a subspace."""
+WORTH_KEEPING = 256
+"""Layers with a smaller side are decomposed faster than they are read."""
+CAP = 4 * 2**30
+"""Bytes kept; the longest unused files go first."""
+
+
+class Subspaces:
+    """Base subspaces of one job; `cached` counts those that were read instead of computed."""
+
+    def __init__(self, energy: float) -> None:
+        self.energy = energy
+        self.cached = 0
+        self.written = 0
+
+    def of(self, weight: Tensor, digest: str) -> Subspace | None:
+        """The subspace of a weight [m, n], whose content has this digest; None where it is undefined.
+
+        In half precision, cached or not: both ways give the same bytes.
+        """
+        if min(weight.shape) < WORTH_KEEPING:
+            return _halved(principal_subspace(weight, self.energy))
+        path = files.user_folder(FOLDER) / f"{digest}-{VERSION}-{self.energy:g}{files.SUFFIX}"
+        found = _read(path, weight.device)
+        if found is not None:
+            self.cached += 1
+            return found
+        found = _halved(principal_subspace(weight, self.energy))
+        if found is not None:
+            with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the result
+                files.replace(path, {"u": found.u.cpu(), "v": found.v.cpu()}, {"kind": KIND, "flat": found.flat})
+                self.written += 1
+        return found
+
+    def tidy(self) -> None:
+        """Keep the folder below its cap; call once at the end of a job."""
+        if self.written:
+            _evict(files.user_folder(FOLDER), CAP)
+
+
+def _halved(found: Subspace | None) -> Subspace | None:
+    return None if found is None else Subspace(found.u.half(), found.v.half(), found.flat)
+
+
+def _read(path: Path, device: torch.device) -> Subspace | None:
+    """None if there is no such file, or if it is damaged: it is then computed and written anew."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, facts = files.load(path, KIND)
+        found = Subspace(tensors["u"].to(device), tensors["v"].to(device), bool(facts["flat"]))
+        os.utime(path)
+    except (ValueError, KeyError, OSError):
+        return None
+    return found
+
+
+def _evict(folder: Path, cap: int) -> None:
+    """Remove the longest unused files until the folder holds at most `cap` bytes; another process may do the same."""
+    aged = []
+    for path in folder.glob(f"*{files.SUFFIX}"):
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            aged.append((facts.st_mtime, facts.st_size, path))
+    total = sum(size for _, size, _ in aged)
+    for _, size, path in sorted(aged):
+        if total <= cap:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size

@@ -1,0 +1,256 @@
+"""Nodes that find memorized neurons, silence them, and compare masks of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import neurons as finding
+from ..host.neuron_layers import PLACES
+from ..host.neuron_masks import StoredMask, pruned, report
+from ..host.sampling import prompt_list
+from ..host.schema import hints
+from ..unmemorize import neurons
+from ..unmemorize.neuron_chart import iou_chart
+from .profiles import sampling_inputs
+
+Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
+Mask = io.Custom("UNMEMORIZE_NEURON_MASK")
+MOST_MASKS = 6
+EXAMPLE_PROMPTS = "# prompts that bring back training pictures, ten are good, one a line; none at all: the empty prompt"
+ROWS_TOOLTIP = (
+    "Whose tokens count. both: those of the prompt and of the negative prompt, as in the released code. cond only: the prompt's, which "
+    "are not diluted by the others."
+)
+
+
+class RecordNeuronActivity(io.ComfyNode):
+    """What neurons do under some prompts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeRecordNeuronActivity",
+            display_name="Record Neuron Activity",
+            category="unmemorize/neurons",
+            description="Samples prompts as far as a window of noise levels goes, and notes how active each input of the feed-forward "
+            "layers is: once for prompts that bring back training pictures, once for a reference. Keeps sums only, however many prompts.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to examine, with its LoRAs if they belong to it."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, as you sample with it; mostly the empty prompt."),
+                io.Latent.Input("latent", tooltip="An empty latent of the size of your pictures. Only its first sample is used."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default=EXAMPLE_PROMPTS,
+                    tooltip="Prompts, one a line; # begins a comment. Without any, the empty prompt is recorded: the paper's reference.",
+                ),
+                io.Int.Input("seeds", default=1, min=1, max=16, tooltip="Runs for each prompt, with this seed and those after it."),
+                *sampling_inputs("as you generate"),
+                io.Float.Input(
+                    "window_end",
+                    default=neurons.WINDOW,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    round=0.0001,
+                    tooltip="Lowest noise level (sigma = noise / picture) that is recorded; sampling stops there. 5.6: the first fifth of "
+                    "an SD1.5 run, as published. Lower: more steps.",
+                ),
+                io.Combo.Input(
+                    "place",
+                    options=list(PLACES),
+                    default="feed-forward",
+                    tooltip="Which layers. feed-forward: the second linear of every block, the paper's. The others exist for few networks.",
+                ),
+            ],
+            outputs=[
+                Activity.Output("activity", display_name="activity", tooltip="For Find Memorized Neurons."),
+                io.String.Output("report", display_name="report", tooltip="What was recorded, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["neurons", "wanda", "activation", "memorization", "concept prune"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, negative: Any, latent: dict, prompts: str, seeds: int, seed: int, steps: int, cfg: float,
+        sampler_name: str, scheduler: str, window_end: float, place: str,
+    ) -> io.NodeOutput:  # fmt: skip
+        texts = list(dict.fromkeys(prompt_list(prompts))) or [""]
+        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+        sampling = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
+        stored = finding.record(model, positives, negative, latent, seeds, sampling, place, window_end)
+        facts = {**stored.facts, "layers": len(stored.activity.squares)}
+        return io.NodeOutput(stored, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
+
+
+class FindMemorizedNeurons(io.ComfyNode):
+    """A mask from two recordings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeFindMemorizedNeurons",
+            display_name="Find Memorized Neurons",
+            category="unmemorize/neurons",
+            description="Compares two recordings: which weights carry more under memorized prompts than under the reference, and belong to "
+            "the strongest of their row? Those make up the mask. Changing a setting here samples nothing anew.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that was recorded."),
+                Activity.Input("memorized", tooltip="Record Neuron Activity of prompts that bring back training pictures."),
+                Activity.Input("reference", tooltip="Record Neuron Activity of the empty prompt, or of ordinary prompts."),
+                io.Float.Input(
+                    "top_share",
+                    default=neurons.TOP_SHARE,
+                    min=0.0005,
+                    max=0.5,
+                    step=0.0005,
+                    round=0.0001,
+                    tooltip="Share of a row's weights that can be taken at one noise level. 0.01 as published; more silences more, and "
+                    "harms other pictures sooner.",
+                ),
+                io.Float.Input(
+                    "select_ratio",
+                    default=0.0,
+                    min=0.0,
+                    max=0.95,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="A weight is silenced if it was taken at more than this share of the noise levels. 0: at any of them, as "
+                    "published.",
+                ),
+                io.Combo.Input("rows", options=list(neurons.SIDES), default="both", tooltip=ROWS_TOOLTIP),
+                io.Combo.Input(
+                    "score",
+                    options=list(neurons.SCORES),
+                    default="wanda",
+                    tooltip="wanda: weight times activity, the paper's. contrast: weight times the difference of the activities.",
+                ),
+                io.Boolean.Input(
+                    "keep_levels",
+                    default=False,
+                    tooltip="Also keep what each noise level took, so that Compare Neuron Masks can show it. The mask grows accordingly.",
+                ),
+                Mask.Input("merge_with", optional=True, tooltip="Another mask of this model: the result silences what either does."),
+            ],
+            outputs=[
+                Mask.Output("mask", display_name="mask", tooltip="For Prune Neurons, Compare Neuron Masks and Save Neuron Mask."),
+                io.Float.Output("density", display_name="density", tooltip="Share of the examined weights that the mask silences."),
+                io.String.Output("report", display_name="report", tooltip="Settings, density by layer and warnings, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["neurons", "wanda", "memorization", "prune", "unlearn"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, memorized: Any, reference: Any, top_share: float, select_ratio: float, rows: str, score: str, keep_levels: bool,
+        merge_with: StoredMask | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        stored = finding.find(model, memorized, reference, top_share, select_ratio, rows, score, keep_levels, merge_with)
+        facts = report(stored)
+        return io.NodeOutput(stored, facts["density"], json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
+
+
+class PruneNeurons(io.ComfyNode):
+    """The mask over a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizePruneNeurons",
+            display_name="Prune Neurons",
+            category="unmemorize/neurons",
+            description="Silences the weights of a neuron mask: W (1 - strength M). Costs nothing while sampling. Suppresses known "
+            "triggers, does not delete the memory. Put it after all LoRA loaders: a later LoRA writes into the silenced weights again.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the mask was found on, after all its LoRA loaders."),
+                Mask.Input("mask", tooltip="From Find Memorized Neurons or Load Neuron Mask."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="1: the weights are zero, as published. 0: the model as it came, bit for bit.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "pruned", display_name="MODEL", tooltip="The model with those weights silenced, for samplers or ModelSave."
+                ),
+                io.String.Output("report", display_name="report", tooltip="Which mask, its density by layer and warnings, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["neurons", "memorization", "unlearn", "copyright", "concept prune"]),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, mask: StoredMask, strength: float) -> io.NodeOutput:
+        clone = pruned(model, mask, strength)
+        facts = {"strength": strength, **report(mask, model)}
+        return io.NodeOutput(clone, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
+
+
+class CompareNeuronMasks(io.ComfyNode):
+    """How alike are masks?"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        more = [
+            Mask.Input(f"mask_{i}", optional=True, tooltip="Another neuron mask of the same layers, if there is one.")
+            for i in range(3, MOST_MASKS + 1)
+        ]
+        return io.Schema(
+            node_id="UnmemorizeCompareNeuronMasks",
+            display_name="Compare Neuron Masks",
+            category="unmemorize/neurons",
+            description="Intersection over union of each two masks, as a matrix, and by layer and noise level. If masks of different "
+            "memorized prompts overlap more than masks of ordinary prompts do, memories share neurons. Compare with the latter, always.",
+            inputs=[
+                Mask.Input("mask_1", tooltip="A neuron mask, from Find Memorized Neurons or Load Neuron Mask."),
+                Mask.Input("mask_2", tooltip="Another neuron mask of the same layers."),
+                *more,
+                io.String.Input("names", default="", tooltip="Names of the masks in the picture, separated by commas. Empty: 1, 2, 3."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "plot",
+                    display_name="IMAGE",
+                    tooltip="The matrix, and IoU by layer; by noise level too if all masks were found with keep_levels.",
+                ),
+                io.Float.Output("mean_iou", display_name="mean IoU", tooltip="Mean over layers and over pairs of different masks."),
+                io.String.Output("report", display_name="report", tooltip="The matrix, IoU by layer and densities, as JSON."),
+            ],
+            is_output_node=True,  # a viewer: it runs at the end of a graph too, as PreviewImage does
+            **hints(io.Schema, search_aliases=["iou", "overlap", "neurons", "jaccard"]),
+        )
+
+    @classmethod
+    def execute(cls, mask_1: Any, mask_2: Any, names: str, **more: Any) -> io.NodeOutput:
+        given = [mask_1, mask_2, *(more[k] for k in sorted(more) if more[k] is not None)]
+        if not all(isinstance(m, StoredMask) for m in given):
+            raise ValueError("One of the inputs is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask.")
+        masks = [m.mask for m in given]
+        by_layer = neurons.iou_by_layer(masks)
+        by_level = neurons.iou_by_layer_and_level(masks)
+        matrix = torch.stack(list(by_layer.values())).mean(0)
+        union = torch.tensor([[neurons.mean_of_pairs(m)] for m in by_layer.values()])
+        rows, columns = union, ["all"]
+        if by_level:
+            rows = torch.cat([union, torch.stack(list(by_level.values()))], 1)
+            columns += [f"{sigma:.3g}" for sigma in given[0].facts["levels"][: rows.shape[1] - 1]]
+        labels = [n.strip() for n in names.split(",") if n.strip()][: len(masks)]
+        labels += [str(i + 1) for i in range(len(labels), len(masks))]
+        plot = iou_chart(labels, matrix, list(by_layer), rows, columns)
+        mean = neurons.mean_of_pairs(matrix)
+        facts = {
+            "names": labels, "mean_iou": round(mean, 4), "iou": [[round(float(v), 4) for v in row] for row in matrix],
+            "iou_by_layer": {k: round(float(v), 4) for k, v in zip(by_layer, union[:, 0], strict=True)},
+            "density": [round(m.density(), 6) for m in masks],
+        }  # fmt: skip
+        preview = ui.PreviewImage(plot, cls=cls).as_dict()
+        return io.NodeOutput(plot, mean, json.dumps(facts, indent=1), ui={**preview, "unmemorize_report": [facts]})

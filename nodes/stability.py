@@ -1,0 +1,185 @@
+"""Nodes that guard a sampler, and show what the guard saw."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..host import guard as guarding
+from ..host.profiles import StoredProfile, check_guidance, check_profile
+from ..host.restart import check_parent
+from ..host.sampling import ksampler
+from ..host.schema import hints
+from ..unmemorize.chart import chart, verdict
+from .profiles import Profile, sampling_inputs
+
+Record = io.Custom("UNMEMORIZE_STABILITY_RECORD")
+MODE_TOOLTIP = (
+    "off: the stock sampler. detect: the same picture bit for bit, with a verdict. correct: also samples memorized pictures again, in "
+    "another way; all others keep their bits."
+)
+METHOD_TOOLTIP = (
+    "recommended: detector and correction that were best in our benchmarks. paper: the rule of arXiv 2605.22050, which edits the latent "
+    "step by step."
+)
+PARENT_TOOLTIP = (
+    "For correct: a model that has not stored the picture. With a LoRA: the model before the LoRA loader. Otherwise an older checkpoint. "
+    "Without one the words are loosened, which breaks few memories."
+)
+PROFILE_TOOLTIP = "From Load or Calibrate Stability Profile, measured on this model. Not needed when mode is off."
+
+
+class KSamplerStabilityGuard(io.ComfyNode):
+    """KSampler under guard."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeKSamplerStabilityGuard",
+            display_name="KSampler (Stability Guard)",
+            category="unmemorize/stability",
+            description="KSampler that notices while sampling when the model recalls a training picture instead of drawing, and can sample "
+            "that picture again in another way. What is not memorized comes out bit for bit as from KSampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with all its LoRAs."),
+                *sampling_inputs("as in KSampler"),
+                io.Conditioning.Input("positive", tooltip="What you want in the picture."),
+                io.Conditioning.Input("negative", tooltip="What you do not want in it."),
+                io.Latent.Input("latent_image", tooltip="The latent to sample from."),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Less than 1 keeps part of latent_image."),
+                io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
+                io.Combo.Input("method", options=list(guarding.METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
+                io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="LATENT", tooltip="The sampled latent, corrected where mode says so."),
+                io.Boolean.Output(
+                    "memorized",
+                    display_name="memorized",
+                    tooltip="Was a picture of the batch recognised as a memory? Of the first run, before a correction.",
+                ),
+                io.Float.Output(
+                    "score", display_name="score", tooltip="Highest of the batch, in standard deviations of clean runs; 0 is ordinary."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Scores, norms and edits of every picture as JSON, for Stability Chart."
+                ),
+            ],
+            **hints(io.Schema, search_aliases=["ksampler", "memorization", "copy protection", "broken memories", "guard"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any, negative: Any,
+        latent_image: dict, denoise: float, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        use = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
+        if mode != "off":
+            check(mode, method, profile, model, parent)
+            check_guidance(profile, cfg)
+        guard = guarding.Guard(profile, mode, method, parent, sampling=use)
+        clone, record = guarding.guarded(model, guard)
+        latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
+        memorized, score = summary(record)
+        return io.NodeOutput(latent, memorized, score, json.dumps(record), ui={"unmemorize_report": [short(record)]})
+
+
+def check(mode: str, method: str, profile: Any, model: Any, parent: Any) -> None:
+    """ValueError before work on what does not fit together."""
+    if mode not in guarding.MODES or method not in guarding.METHODS:
+        raise ValueError(f"mode {mode!r} or method {method!r} is none of {guarding.MODES}, {guarding.METHODS}.")
+    check_profile(profile, model)
+    if parent is not None:
+        check_parent(parent, model)
+
+
+def summary(record: dict[str, Any]) -> tuple[bool, float]:
+    """memorized and score of a batch; False and 0 for a run that was not watched."""
+    return (any(record["memorized"]), highest(record["scores"])) if record else (False, 0.0)
+
+
+def highest(scores: list[float | None]) -> float:
+    """The highest score of a batch; a run that broke (NaN) has none."""
+    return max((s for s in scores if s is not None), default=0.0)
+
+
+def short(record: dict[str, Any]) -> dict[str, Any]:
+    """What the front end shows of a record."""
+    if not record:
+        return {"verdict": "off"}
+    kept = ("mode", "method", "detector", "limit", "memorized", "scores", "restarted", "edited_steps", "warnings")
+    return {"verdict": verdict(record, record["memorized"].index(any(record["memorized"]))), **{k: record[k] for k in kept}}
+
+
+class StabilityGuard(io.ComfyNode):
+    """The guard as a model patch, for all other samplers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeStabilityGuard",
+            display_name="Stability Guard",
+            category="unmemorize/stability",
+            description="The guard of KSampler (Stability Guard) for every other sampler: KSampler Advanced, SamplerCustom, "
+            "SamplerCustomAdvanced and those of other packs. Put it last before the sampler; read its record with Stability Chart.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with all its LoRAs."),
+                io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
+                io.Combo.Input("method", options=list(guarding.METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
+                io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
+            ],
+            outputs=[
+                io.Model.Output("guarded", display_name="MODEL", tooltip="The model under guard, for one sampler."),
+                Record.Output("record", display_name="record", tooltip="Filled while the sampler runs. For Stability Chart."),
+            ],
+            **hints(io.Schema, search_aliases=["memorization", "guard", "SamplerCustom", "broken memories"]),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None) -> io.NodeOutput:
+        if mode != "off":
+            check(mode, method, profile, model, parent)
+        return io.NodeOutput(*guarding.guarded(model, guarding.Guard(profile, mode, method, parent)))
+
+
+class StabilityChart(io.ComfyNode):
+    """A guarded run as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeStabilityChart",
+            display_name="Stability Chart",
+            category="unmemorize/stability",
+            description="Draws a guarded run against the regions of clean runs, with edited steps and the verdict. Connect the report of "
+            "KSampler (Stability Guard), or the record of Stability Guard with the latent its sampler made.",
+            inputs=[
+                io.String.Input("report", optional=True, force_input=True, tooltip="From KSampler (Stability Guard)."),
+                Record.Input("record", optional=True, tooltip="From Stability Guard; connect latent too."),
+                io.Latent.Input("latent", optional=True, tooltip="What the guarded sampler made: the chart then waits for it."),
+                io.Int.Input("sample", default=0, min=0, max=4095, tooltip="Which picture of the batch, from 0."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="IMAGE", tooltip="The chart as a picture."),
+                io.Boolean.Output("memorized", display_name="memorized", tooltip="True: this picture was recognised as a memory."),
+                io.Float.Output("score", display_name="score", tooltip="Its score, in standard deviations of clean runs."),
+                io.String.Output("text", display_name="report", tooltip="The whole record as JSON."),
+            ],
+            is_output_node=True,  # a viewer: it runs at the end of a graph too, as PreviewImage does
+            **hints(io.Schema, search_aliases=["plot", "norms", "region", "stability"]),
+        )
+
+    @classmethod
+    def execute(cls, sample: int, report: str | None = None, record: dict | None = None, latent: dict | None = None) -> io.NodeOutput:
+        found = guarding.read_record(report, record, latent)
+        if sample >= len(found["scores"]):
+            raise ValueError(f"sample {sample} was asked for, but the batch has {len(found['scores'])} (counted from 0).")
+        picture: torch.Tensor = chart(found, sample)
+        preview = ui.PreviewImage(picture, cls=cls).as_dict()
+        values = (found["memorized"][sample], highest(found["scores"][sample : sample + 1]), json.dumps(found))
+        return io.NodeOutput(picture, *values, ui={**preview, "unmemorize_report": [short(found)]})

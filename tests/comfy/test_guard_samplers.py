@@ -1,0 +1,232 @@
+"""The stability guard under every sampler and scheduler: what is not flagged keeps its bits, what is sampled again goes on exactly."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+SAMPLERS = ("euler", "ddim", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm")
+WAYS = (("off", "recommended"), ("detect", "recommended"), ("detect", "paper"), ("correct", "recommended"), ("correct", "paper"))
+UNWATCHED = {"dpm_fast", "dpm_adaptive"}
+"""They take steps of their own, so that no step of the schedule is ever seen whole."""
+ALL = -1e30
+"""A limit that every sample exceeds."""
+
+
+@pytest.fixture
+def guard(demo, guarding, stored):
+    """guard(mode, method, stored=..., limit=...) -> clone of the demo under guard, record."""
+
+    def make(mode="correct", method="recommended", model=None, **more):
+        return guarding.guarded(model or demo[0], guarding.Guard(**{"stored": stored, "mode": mode, "method": method} | more))
+
+    return make
+
+
+# --- bit-identical -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_run_that_stays_inside_is_bit_identical(guard, draw, wide, off_is_exact, sampler):
+    stock = draw(sampler=sampler, n=2)
+    for mode, method in WAYS:
+        model, record = guard(mode, method, stored=wide)
+        off_is_exact(draw(model, sampler=sampler, n=2), stock)
+        if mode == "off":
+            assert record == {}
+        else:
+            assert (record["memorized"], record["restarted"], record["edited_steps"]) == ([False, False], [], {})
+            assert all(None not in row for t in ("update", "prediction", "latent") for row in record["observed"][t]), "every step was seen"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_detecting_a_memory_changes_nothing(guard, draw, profile_of, off_is_exact, sampler):
+    stock = draw(sampler=sampler, n=2)
+    model, record = guard("detect", limit=ALL)
+    off_is_exact(draw(model, sampler=sampler, n=2), stock)
+    assert record["memorized"] == [True, True] and record["detector"] == "default"
+    model, record = guard("detect", "paper", stored=profile_of(record, 0))
+    off_is_exact(draw(model, sampler=sampler, n=2), stock)
+    assert record["memorized"] == [False, True] and record["detector"] == "paper"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_only_the_flagged_sample_of_a_batch_changes(guard, draw, sampler):
+    stock = draw(sampler=sampler, n=2)
+    model, record = guard("detect")
+    draw(model, sampler=sampler, n=2)
+    low, high = sorted(record["scores"])
+    flagged = record["scores"].index(high)
+    model, record = guard("correct", limit=(low + high) / 2)
+    result = draw(model, sampler=sampler, n=2)
+    assert record["restarted"] == [flagged] and record["memorized"][flagged] and not record["memorized"][1 - flagged]
+    assert torch.equal(result[1 - flagged], stock[1 - flagged])
+    assert not torch.allclose(result[flagged], stock[flagged], atol=1e-3) and result.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_only_the_edited_sample_of_a_batch_changes(guard, draw, profile_of, sampler):
+    """The paper's rule, with a profile of which the other sample is the very mean."""
+    stock = draw(sampler=sampler, n=2)
+    model, record = guard("detect")
+    draw(model, sampler=sampler, n=2)
+    for kept in (0, 1):
+        model, record_of_rule = guard("correct", "paper", stored=profile_of(record, kept))
+        result = draw(model, sampler=sampler, n=2)
+        assert set(record_of_rule["edited_steps"]) == {str(1 - kept)} and record_of_rule["memorized"][kept] is False
+        assert torch.equal(result[kept], stock[kept])
+        assert not torch.allclose(result[1 - kept], stock[1 - kept], atol=1e-3) and result.isfinite().all()
+
+
+def test_every_sampler_is_watched_without_a_trace(guard, draw, guarding):
+    """All of ComfyUI's samplers; those that cannot be watched say so."""
+    core = importlib.import_module("comfy.samplers").KSampler.SAMPLERS
+    wrong = []
+    for name in core:
+        model, record = guard("detect")
+        if name in UNWATCHED:
+            with pytest.raises(ValueError, match="Use another sampler"):
+                draw(model, sampler=name, steps=3)
+        elif not torch.equal(draw(model, sampler=name, steps=3), draw(sampler=name, steps=3)) or record["scores"] == [None]:
+            wrong.append(name)
+    assert wrong == [] and set(core) >= UNWATCHED | set(SAMPLERS)
+
+
+def test_every_scheduler_is_watched_without_a_trace(guard, draw):
+    wrong = []
+    for name in importlib.import_module("comfy.samplers").KSampler.SCHEDULERS:
+        model, record = guard("detect")
+        same = torch.equal(draw(model, scheduler=name), draw(scheduler=name))
+        seen = [row[0] for row in record.get("observed", {}).get("update", [[None]])]
+        if not same or None in seen or record["detector"] != "default":
+            wrong.append(name)
+    assert wrong == []
+
+
+# --- corrections under every sampler -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_every_sampler_can_restart_in_phases(guard, demo, draw, steps):
+    """Also runs so short that a phase is a single step."""
+    failed = {}
+    for name in importlib.import_module("comfy.samplers").KSampler.SAMPLERS:
+        if name in UNWATCHED:
+            continue
+        try:
+            model, record = guard("correct", parent=demo[0], limit=ALL)
+            result = draw(model, sampler=name, steps=steps)
+        except Exception as error:
+            failed[name] = repr(error)
+            continue
+        if not result.isfinite().all() or record["restarted"] != [0]:
+            failed[name] = "not finite, or not restarted"
+    assert failed == {}
+
+
+def test_every_sampler_can_go_on_step_by_step(guard, guarding, draw, profile_of):
+    """From the first step to the last, each step a run of its own."""
+    failed = {}
+    model, record = guard("detect")
+    draw(model, n=2, steps=4)
+    for name in importlib.import_module("comfy.samplers").KSampler.SAMPLERS:
+        if name in UNWATCHED:
+            continue
+        try:
+            model, found = guard(
+                "correct", "paper", stored=profile_of(record, 0), rule=guarding.stability.Rule(tau_mild=0.0, tau_strong=0.0)
+            )
+            result = draw(model, sampler=name, n=1, steps=4, seed=2)
+        except Exception as error:
+            failed[name] = repr(error)
+            continue
+        if not result.isfinite().all() or found["edited_steps"] != {"0": [0, 1, 2, 3]}:
+            failed[name] = f"not finite, or edited at {found['edited_steps']}"
+    assert failed == {}
+
+
+# --- continuations are exact -------------------------------------------------------------------------------
+
+
+def kinds(demo, name):
+    """The demo as it is, as a flow model, with another latent format, and with both: their pictures mean nothing, their sums do."""
+    sampling, formats = (importlib.import_module(f"comfy.{n}") for n in ("model_sampling", "latent_formats"))
+    model = demo[0].clone()
+    if "flow" in name:
+        model.add_object_patch("model_sampling", type("Flow", (sampling.ModelSamplingDiscreteFlow, sampling.CONST), {})())
+    if "scaled" in name:
+        latent_format = type("Scaled", (formats.LatentFormat,), {"latent_channels": 8, "scale_factor": 0.3})()
+        model.add_object_patch("latent_format", latent_format)
+    return model
+
+
+def kept_picture(n=2):
+    """A picture of which the left half is kept, differently for each sample."""
+    g = torch.Generator().manual_seed(4)
+    mask = torch.zeros(n, 1, 8, 8)
+    for i in range(n):
+        mask[i, :, :, 4 - i :] = 1
+    return torch.randn(n, 8, 8, 8, generator=g), mask
+
+
+SITUATIONS = {
+    "whole": {},
+    "img2img": {"latent": True, "denoise": 0.6},
+    "inpaint": {"latent": True, "noise_mask": True},
+    "first steps only": {"last_step": 3},
+    "last steps only": {"start_step": 1, "latent": True},
+}
+
+
+def situation(name):
+    """Arguments of `draw` for a batch of two."""
+    given = dict(SITUATIONS[name])
+    picture, mask = kept_picture()
+    given |= {"latent": picture} if given.get("latent") else {"n": 2}
+    return given | ({"noise_mask": mask} if given.get("noise_mask") else {})
+
+
+@pytest.mark.parametrize("kind", ["plain", "flow", "scaled", "flow scaled"])
+@pytest.mark.parametrize("where", SITUATIONS)
+def test_a_restart_with_the_model_itself_is_the_stock_run(guard, guarding, demo, draw, kind, where):
+    """Phases at one and two thirds, all with the same predictions: nothing is lost where one sampler ends and the next begins."""
+    restart = guarding.restart
+    model = kinds(demo, kind)
+    how = restart.How((restart.Phase(0.4, parent=True), restart.Phase(0.6), restart.Phase(1.0, parent=True)), model)
+    given = situation(where)
+    stock = draw(model, **given)
+    clone, record = guard(model=model, how=how, limit=ALL)
+    result = draw(clone, **given)
+    assert record["memorized"] == [True, True] and record["restarted"] == [0, 1]
+    assert result.shape == stock.shape and not torch.equal(result, torch.zeros_like(result))
+    assert torch.allclose(result, stock, rtol=1e-4, atol=2e-4 * float(stock.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["plain", "flow", "scaled", "flow scaled"])
+@pytest.mark.parametrize("where", SITUATIONS)
+def test_going_on_without_any_edit_is_the_stock_run(guard, guarding, demo, draw, kind, where, profile_of):
+    """The paper's rule with all parts off."""
+    model, given = kinds(demo, kind), situation(where)
+    stock = draw(model, **given)
+    clone, record = guard("detect", model=model)
+    draw(clone, **given)
+    nothing = guarding.stability.Rule(tau_mild=0.0, tau_strong=0.0, rescale=False, clamp_update=False, clamp_latent=False)
+    clone, found = guard("correct", "paper", model=model, stored=profile_of(record, 0, width=1e3), rule=nothing)
+    result = draw(clone, **given)
+    steps = len(record["sigmas"]) - 1
+    assert found["edited_steps"]["1"] == list(range(steps)), "from the first step, acting on every one"
+    assert torch.allclose(result, stock, rtol=1e-4, atol=2e-4 * float(stock.abs().max()))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm_2", "gradient_estimation"])
+def test_samplers_without_a_memory_go_on_exactly_too(guard, guarding, demo, draw, sampler):
+    restart = guarding.restart
+    stock = draw(sampler=sampler)
+    how = restart.How((restart.Phase(0.5), restart.Phase(1.0)))
+    result = draw(guard(how=how, limit=ALL)[0], sampler=sampler)
+    if sampler == "gradient_estimation":
+        assert not torch.allclose(result, stock, atol=1e-3), "a sampler with a memory shows the seam"
+    else:
+        assert torch.allclose(result, stock, atol=2e-4)

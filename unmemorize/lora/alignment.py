@@ -1,0 +1,113 @@
+"""How far a channel lies inside the principal subspace of its base layer, and other ways to rank channels.
+
+    alignment  qL_i = ||U_k^T u_i||^2,  qR_i = ||V_k^T v_i||^2
+    null       a random direction has qL ~ Beta(k/2, (m-k)/2): mean k/m, variance 2 k (m-k) / (m^2 (m+2)); qR with n for m
+    lift       lL = (qL - k/m) / (1 - k/m),  lR likewise
+    score      a = (lL + lR) / 2                # 1 = inside, 0 = as a random direction, < 0 = worse
+
+Not |u^T W v|: it is near 0 for a channel that joins two modes of W which W itself does not join.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .channels import Channels
+from .subspace import Subspace
+
+DEGENERATE = 1e-3
+"""Neighbouring singular values nearer than this (relative) leave their vectors undetermined: such channels share their mean q."""
+
+
+def shares(vectors: Tensor, basis: Tensor) -> Tensor:
+    """||basis^T x||^2 of unit columns x: [m, c], [m, k] -> [c] in [0, 1]."""
+    return (basis.T @ vectors).square().sum(0).clamp(max=1.0)
+
+
+def alignments(channels: Channels, base: Subspace) -> tuple[Tensor, Tensor]:
+    """qL and qR of every channel, [c] each; equal within a block of equal singular values."""
+    blocks = degenerate_blocks(channels.sigma)
+    left, right = shares(channels.u, base.u.to(channels.u)), shares(channels.v, base.v.to(channels.v))
+    return _block_means(left, blocks), _block_means(right, blocks)
+
+
+def degenerate_blocks(sigma: Tensor) -> Tensor:
+    """Number of the block of each of the descending singular values, [c]."""
+    apart = (sigma[:-1] - sigma[1:]) > DEGENERATE * sigma[:-1]
+    return torch.cat([apart.new_zeros(min(1, len(sigma)), dtype=torch.long), apart.long().cumsum(0)])
+
+
+def _block_means(values: Tensor, blocks: Tensor) -> Tensor:
+    if not len(values):
+        return values
+    count = int(blocks[-1]) + 1
+    sums = values.new_zeros(count).index_add_(0, blocks, values)
+    return (sums / torch.bincount(blocks, minlength=count).to(values))[blocks]
+
+
+def null_deviation(m: int, n: int, k: int) -> float:
+    """Standard deviation of the score of a random channel."""
+    return 0.5 * math.hypot(_lift_deviation(m, k), _lift_deviation(n, k))
+
+
+def _lift_deviation(m: int, k: int) -> float:
+    return math.sqrt(2 * k * (m - k) / (m * m * (m + 2))) / (1 - k / m)
+
+
+def lift(q: Tensor, expected: float) -> Tensor:
+    """q above what a random direction has: 1 inside, 0 random."""
+    return (q - expected) / (1 - expected)
+
+
+def _mean(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return 0.5 * (_left(c, b, seed) + _right(c, b, seed))
+
+
+def _min(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return torch.minimum(_left(c, b, seed), _right(c, b, seed))
+
+
+def _left(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return lift(alignments(c, b)[0], b.k / len(b.u))
+
+
+def _right(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return lift(alignments(c, b)[1], b.k / len(b.v))
+
+
+def _product(c: Channels, b: Subspace, seed: int) -> Tensor:
+    left, right = alignments(c, b)
+    return lift(left * right, b.k / len(b.u) * b.k / len(b.v))
+
+
+def _weighted(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return _mean(c, b, seed) * (c.sigma / c.sigma.max())
+
+
+def _inverted(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return -_mean(c, b, seed)
+
+
+def _singular_value(c: Channels, b: Subspace, seed: int) -> Tensor:
+    return c.sigma / c.sigma.max()
+
+
+def _random(c: Channels, b: Subspace, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.rand(len(c), generator=generator) - 1).to(c.sigma)
+
+
+SCORES: dict[str, Callable[[Channels, Subspace, int], Tensor]] = {
+    "mean": _mean, "min": _min, "left": _left, "right": _right, "product": _product, "mean x singular value": _weighted,
+    "inverted": _inverted, "singular value": _singular_value, "random": _random,
+}  # fmt: skip
+"""High = keep, [c]. The last three are controls: aligned channels first to go, plain rank reduction, chance."""
+
+
+def score(name: str, channels: Channels, base: Subspace, seed: int = 0) -> Tensor:
+    """A score of every channel, [c]; `seed` serves the random one."""
+    return SCORES[name](channels, base, seed)
