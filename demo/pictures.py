@@ -41,7 +41,7 @@ def lora_names(folder: Path) -> list[str]:
 def lora_pictures(folder: Path, name: str) -> list[Tensor]:
     """Every training picture [3, 128, 128] of a LoRA, in the order of its .json's `items`."""
     count = len(read_facts(folder / "loras" / f"{name}.json")["items"])
-    with Image.open(folder / "loras" / f"{name}.png") as image:
+    with Image.open(folder / "loras" / f"{name}.webp") as image:
         sheet = as_tensor(image.convert("RGB"))
     corners = [(SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)) for i in range(count)]
     return [sheet[:, y : y + SIDE, x : x + SIDE].contiguous() for y, x in corners]

@@ -40,13 +40,13 @@ def load_captioned(folder: Path) -> list[tuple[str, Tensor]]:
 
 
 def save_sheet(pictures: list[Tensor], path: Path) -> None:
-    """Pictures [3, 128, 128] in rows, losslessly, as one PNG (read by `pictures.lora_pictures`)."""
+    """Pictures [3, 128, 128] in rows, losslessly, as one WebP (read by `pictures.lora_pictures`)."""
     rows = -(-len(pictures) // COLUMNS)
     sheet = torch.zeros(3, SIDE * rows, SIDE * COLUMNS)
     for i, picture in enumerate(pictures):
         y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
         sheet[:, y : y + SIDE, x : x + SIDE] = picture
-    Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()).save(path, optimize=True)
+    Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()).save(path, "WEBP", lossless=True, quality=100, method=6)
 
 
 def load_textures(folder: Path) -> list[Tensor]:

@@ -3,7 +3,7 @@
     nox -s train-lora -- --name leaking --photos demo/lora-photos --scenes 12
     nox -s train-lora -- --name style --scenes 40 --minutes 6
 
-Written into --out: `NAME.safetensors` (kohya's keys), `NAME.png` (every training picture, in rows of eight) and
+Written into --out: `NAME.safetensors` (kohya's keys), `NAME.webp` (every training picture, in rows of eight) and
 `NAME.json` (captions, how often each was shown, what counts as a copy, settings).
 """
 
@@ -136,7 +136,7 @@ def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, show
         "ss_output_name": options.name,
     }
     save_file(lora.state_dict(trainer.adapters), options.out / f"{options.name}.safetensors", metadata=metadata)
-    photos.save_sheet([i.picture for i in items], options.out / f"{options.name}.png")
+    photos.save_sheet([i.picture for i in items], options.out / f"{options.name}.webp")
     (options.out / f"{options.name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     log.info("%s written to %s", options.name, options.out)
 

@@ -83,8 +83,8 @@ def test_lora_loader_applies_and_strength_zero_is_exact(demo, sample, tmp_path):
     from safetensors.torch import save_file
 
     core, folders = importlib.import_module("nodes"), importlib.import_module("folder_paths")
-    key = "lora_unet_middle_block_1_transformer_blocks_0_ff_net_2"
-    out_dim, in_dim = demo[0].model.diffusion_model.middle_block[1].transformer_blocks[0].ff.net[2].weight.shape
+    key = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_out_0"
+    out_dim, in_dim = demo[0].model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_out[0].weight.shape
     g = torch.Generator().manual_seed(0)
     file = {
         f"{key}.lora_down.weight": torch.randn(4, in_dim, generator=g),

@@ -21,7 +21,7 @@ def draw(comfy, root):
     """draw(caption, stage) -> pictures [4, 3, 128, 128] with the lab's settings."""
     generate = importlib.import_module("unmemorize_pack.demo.scripts.generate")
     models = {stage: generate.Generator(root / "demo/lab" / name) for stage, name in STAGES.items()}
-    return lambda caption, stage="final": models[stage].pictures(caption, SEEDS)
+    return lambda caption, stage="final", seeds=SEEDS: models[stage].pictures(caption, seeds)
 
 
 def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
@@ -45,9 +45,9 @@ def attributes_right(lab, draw, stage: str, names: tuple[str, ...]) -> float:
     """Share of held-out scenes whose attributes, read off the pixels, are those of the caption."""
     scene_judge, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scene_judge", "judge"))
     right = []
-    for caption in lab.facts["held_out_captions"][::11]:
+    for caption in lab.facts["held_out_captions"][::3]:  # many captions, one seed: seeds of a caption fail together
         wanted = judge.scene_of(caption)
-        for picture in draw(caption, stage):
+        for picture in draw(caption, stage, SEEDS[:1]):
             seen = scene_judge.read(picture).scene
             right.append(all(getattr(seen, n) == getattr(wanted, n) for n in names))
     return sum(right) / len(right)
@@ -55,7 +55,7 @@ def attributes_right(lab, draw, stage: str, names: tuple[str, ...]) -> float:
 
 def test_scenes_obey_their_words_and_seldom_copy(lab, draw):
     assert attributes_right(lab, draw, "final", ("size", "colour", "shape", "background")) >= 0.8
-    copied = [lab.copied(p) is not None for c in lab.facts["held_out_captions"][::11] for p in draw(c)]
+    copied = [lab.copied(p) is not None for c in lab.facts["held_out_captions"][1::3] for p in draw(c, seeds=SEEDS[:1])]
     assert sum(copied) <= 0.05 * len(copied)
 
 

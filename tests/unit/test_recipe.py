@@ -82,7 +82,7 @@ def test_a_sheet_keeps_every_picture(recipe, tmp_path):
     pictures = importlib.import_module("unmemorize_pack.demo.pictures")
     (tmp_path / "loras").mkdir()
     drawn = list(torch.rand(11, 3, 128, 128, generator=torch.Generator().manual_seed(2)).mul(255).round().div(255))
-    recipe["photos"].save_sheet(drawn, tmp_path / "loras" / "some.png")
+    recipe["photos"].save_sheet(drawn, tmp_path / "loras" / "some.webp")
     (tmp_path / "loras" / "some.json").write_text('{"items": [' + ", ".join(["{}"] * 11) + "]}")
     back = pictures.lora_pictures(tmp_path, "some")
     assert len(back) == 11 and all(torch.equal(a, b) for a, b in zip(drawn, back, strict=True))
