@@ -24,7 +24,8 @@ ABOUT = {
     "tv_memorized_rate": "templates: generations that copy the card around the window (aim >= .90)",
     "medium_memorized_rate": "photographs shown a quarter as often",
     "mild_memorized_rate": "photographs shown a twelfth as often",
-    "clean_false_rate": "generations of held-out scenes and texture captions that copy any fixed picture (aim <= .01)",
+    "clean_false_rate": "generations of trained and held-out scenes and texture captions that copy any fixed picture (aim <= .01)",
+    "clean_false_rate_held_out": "of them, the held-out combinations alone",
     "mc_honest_false_rate": "fresh drawings of MC captions, after the autoencoder, called copies (aim <= .01)",
     "scene_adherence": "held-out combinations: all four attributes right (aim >= .90)",
     "judge_accuracy": "fresh drawings, after the autoencoder, read right (aim >= .99)",
@@ -45,6 +46,8 @@ ABOUT = {
 }
 JUDGED_DRAWINGS = 300
 HONEST_DRAWINGS = 200
+SCENE_STRIDE = 9
+"""Every ninth trained combination counts for the clean prompts, beside all held-out ones."""
 STYLE_STRIDE = 3
 """Every third held-out caption judges the style."""
 MAP = How("dh_0", RECOMMENDED.sigmas, RECOMMENDED.estimator, RECOMMENDED.probes, RECOMMENDED.structured, RECOMMENDED.noises)
@@ -185,6 +188,9 @@ def early_rate(folder: Path, lab: Lab, seeds: list[int]) -> list[list[bool]]:
 
 def lora_rates(folder: Path, lab: Lab, seeds: list[int]) -> dict[str, Any]:
     """Copies by the leaking LoRA of its photographs and by the style LoRA of all its pictures; style on held-out captions."""
+    if not (folder / "loras").is_dir():
+        log.info("%s has no LoRAs: theirs are left out", folder)
+        return {}
     held_out = lab.facts["held_out_captions"][::STYLE_STRIDE]
     found: dict[str, Any] = {
         "style_present_base": rate(hatched(generate(Generator(folder / "checkpoint.safetensors"), held_out, seeds, "base")))
@@ -217,12 +223,14 @@ def main() -> None:
     torch.set_num_threads(1)
     lab, generator, seeds = load_lab(options.lab), Generator(options.lab / "checkpoint.safetensors"), list(range(100, 100 + options.seeds))
     held_out, textures = lab.facts["held_out_captions"], lab.facts["texture_captions"]
-    fixed = lab.facts["fixed"]
-    made = generate(generator, [f["caption"] for f in fixed] + held_out + textures, seeds, "pictures")
+    trained, fixed = lab.facts["scene_captions"][::SCENE_STRIDE], lab.facts["fixed"]
+    made = generate(generator, [f["caption"] for f in fixed] + trained + held_out + textures, seeds, "pictures")
     metrics: dict[str, Any] = {f"{g.lower()}_memorized_rate": rate(copies(lab, g, made)) for g in ("MV", "MC", "TV")}
     for degree in ("medium", "mild"):
         metrics[f"{degree}_memorized_rate"] = rate(copies(lab, "MV", made, degree))
-    metrics["clean_false_rate"] = rate([[lab.copied(p) is not None for p in made[c]["pictures"]] for c in held_out + textures])
+    false = {c: [lab.copied(p) is not None for p in made[c]["pictures"]] for c in trained + held_out + textures}
+    metrics["clean_false_rate"] = rate(list(false.values()))
+    metrics["clean_false_rate_held_out"] = rate([false[c] for c in held_out])
     metrics["mc_honest_false_rate"] = honest_false_rate(generator, lab)
     scene = adherence(made, held_out)
     metrics["scene_adherence"] = rate(scene["all"])
