@@ -29,14 +29,12 @@ img { display: block; width: 100%; border-radius: 6px; }
 .prompt { font-style: italic; }
 .meter { height: 10px; border-radius: 5px; background: var(--line); overflow: hidden; margin: 6px 0 2px; max-width: 260px; } .meter i { display: block; height: 100%; background: currentColor; }
 .scale { height: 14px; border-radius: 4px; max-width: 420px; } .ends { display: flex; justify-content: space-between; max-width: 420px; font-size: 13px; color: var(--soft); }
-.sheet { overflow-x: auto; } .sheet img { min-width: 640px; }
+.plot { max-width: 720px; } .sheet { overflow-x: auto; } .sheet img { min-width: 640px; }
 ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-size: 14px; }
 """
 
 
-def render(
-    where: list[dict[str, Any]], leak: dict[str, Any], guard: list[dict[str, Any]], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]
-) -> str:
+def render(shown: dict[str, Any], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
     """The page. Captions are data: all text is escaped."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -45,9 +43,11 @@ def render(
 <p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran the bundled workflows on this machine, on its CPU, with the tiny
 demo model that comes with the pack. That model has really memorized part of its training pictures, and because we know which,
 every answer below can be checked.</p>
-{_where(where, len(lab["fixed"]))}
-{_leak(leak)}
-{_guard(guard)}
+{_where(shown["01"], len(lab["fixed"]))}
+{_leak(shown["02"])}
+{_guard(shown["06"])}
+{_filter(shown["08"])}
+{_prune(shown["09"])}
 {_sheet(sheet)}
 {_meaning()}
 {_details(lab, facts)}
@@ -128,9 +128,40 @@ hardly revised any more: the yellow line leaves the band of clean runs. A flagge
 has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 
+def _filter(found: dict[str, Any]) -> str:
+    names = ("the whole LoRA", "kept part", "removed part alone")
+    rows = ""
+    for k, first in enumerate((_img(found["training"], "training photograph"), '<div class="none">drawn afresh<br>each time</div>')):
+        figures = "".join(
+            f"<figure>{_img(p, name)}<figcaption>{name}</figcaption></figure>"
+            for p, name in zip(found["drawn"][3 * k : 3 * k + 3], names, strict=True)
+        )
+        rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
+    return f"""<h2>4. A LoRA in two parts</h2>
+<p><b>BAF Filter LoRA</b> splits a LoRA by how far each part follows the base model's own directions. Above: a memorized photograph's caption;
+below: an ordinary scene. BAF's scoring formula is not published, ours is an experimental reconstruction: where the photograph went, and
+where the style, is for you to see.</p>{rows}
+<div class="card"><div class="plot">{_img(found["plot"], "every channel of the LoRA: alignment against singular value")}</div></div>"""
+
+
+def _prune(found: dict[str, Any]) -> str:
+    cards = ""
+    for k, what in enumerate(("A memorized photograph", "A scene that is not memorized")):
+        figures = ""
+        for p, copied, name in zip(found["drawn"][2 * k :], found["copied"][2 * k :], ("stock", "pruned"), strict=False):
+            tone, words = ("hot", "a copy") if copied else ("cool", "no copy")
+            figures += f"<figure>{_img(p, f'{what}: {name}')}<figcaption>{name}: <span class='{tone}'>{words}</span></figcaption></figure>"
+        cards += f"""<div class="card"><p><span class="verdict">{what}</span></p><div class="four">{figures}</div></div>"""
+    return f"""<h2>5. Memorized neurons, pruned</h2>
+<p><b>Record Neuron Activity</b> watched prompts that bring photographs back, <b>Find Memorized Neurons</b> kept the weights that work harder
+under them than under the empty prompt, <b>Prune Neurons</b> weakened these by {100 * found["strength"]:.0f} %. It suppresses known triggers and does not
+delete the memory; on a model as small as this one it is a blunt tool.</p>{cards}
+<div class="card"><div class="plot">{_img(found["plot"], "how much the masks of three sets of prompts overlap")}</div></div>"""
+
+
 def _sheet(jpeg: bytes) -> str:
     data = base64.b64encode(jpeg).decode()
-    return f"""<h2>4. What the demo model has memorized</h2>
+    return f"""<h2>6. What the demo model has memorized</h2>
 <p>Each line: the training picture of that caption, if there is one; four generations from different noise; and the nearest of 500 honest
 pictures: fresh drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), fresh textures (photographs).
 A <span class="hot">red frame</span> marks a copy: nearer to a training picture than 99 of 100 honest pictures, and more alike.</p>
@@ -138,7 +169,7 @@ A <span class="hot">red frame</span> marks a copy: nearer to a training picture 
 
 
 def _meaning() -> str:
-    return """<h2>5. How to read this, and how not to</h2>
+    return """<h2>7. How to read this, and how not to</h2>
 <ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
 precise prompt: scores of memorized and ordinary pictures overlap. Compare with clean prompts of the <em>same</em> model, measured the same
 way.</li>
@@ -151,6 +182,6 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     use, training = lab["settings"], lab["training"]
     runs = "".join(f"<li>{escape(k)}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
-    return f"""<h2>6. Details</h2><div class="card small"><ul>
+    return f"""<h2>8. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
 <li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes; duplicated pictures: {groups}</li>{runs}</ul></div>"""

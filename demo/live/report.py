@@ -59,7 +59,7 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
-def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 02 showed: the LoRA's training photograph, then for its caption and for a scene what three models drew."""
     previews = [i for i in sorted(prompt, key=int) if prompt[i]["class_type"] == "PreviewImage"]
     training, *drawn = [server.picture(outputs[i]["images"][0]) for i in previews]
@@ -91,12 +91,37 @@ def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
+def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], kind: str) -> list[bytes]:
+    """The first picture of every node of a kind that showed one, as the workflow's author placed them."""
+    found = (i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind and outputs[i].get("images"))
+    return [server.picture(outputs[i]["images"][0]) for i in found]
+
+
+def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
+    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA, the spectrum."""
+    training, *drawn = in_order(server, prompt, outputs, "PreviewImage")
+    (plot,) = in_order(server, prompt, outputs, "UnmemorizeLoRASpectrumPlot")
+    return {"training": training, "drawn": drawn[:6], "plot": plot}
+
+
+def prune_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
+    """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each, and the masks compared."""
+    drawn = in_order(server, prompt, outputs, "PreviewImage")
+    (plot,) = in_order(server, prompt, outputs, "UnmemorizeCompareNeuronMasks")
+    strength = next(n["inputs"]["strength"] for n in prompt.values() if n["class_type"] == "UnmemorizePruneNeurons")
+    return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "plot": plot, "strength": strength}
+
+
 def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
     """Every picture a workflow showed, as files."""
     for node_id, shown in outputs.items():
         for n, image in enumerate(shown.get("images", [])):
             name = f"{workflow}-{prompt[node_id]['class_type']}-{node_id}-{n}.png"
             (folder / name).write_bytes(server.picture(image))
+
+
+SECTIONS = {"01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures}
+"""Workflow -> what the page shows of it."""
 
 
 def main() -> None:
@@ -110,9 +135,7 @@ def main() -> None:
     with running() as server:
         facts = {"comfyui": server.get_json("/system_stats")["system"]["comfyui_version"], "boot_seconds": time.monotonic() - started}
         info = server.object_info()
-        where: list[dict[str, Any]] = []
-        leak: dict[str, Any] = {}
-        guard: list[dict[str, Any]] = []
+        shown: dict[str, Any] = {}
         for path in sorted((ROOT / "workflows").glob("*.json")):
             log.info("running %s", path.stem)
             prompt = lower(json.loads(path.read_text(encoding="utf-8")), info)
@@ -120,12 +143,8 @@ def main() -> None:
             outputs = server.run(prompt)
             facts[path.stem] = time.monotonic() - begun
             save_pictures(pictures, path.stem, prompt, outputs, server)
-            if path.stem.startswith("01-"):
-                where = where_rows(server, prompt, outputs, lab)
-            if path.stem.startswith("02-"):
-                leak = lora_pictures(server, prompt, outputs)
-            if path.stem.startswith("06-"):
-                guard = guard_rows(server, prompt, outputs, lab)
+            if path.stem[:3] in SECTIONS:
+                shown[path.stem[:2]] = SECTIONS[path.stem[:3]](server, prompt, outputs, lab)
     facts["total_seconds"] = time.monotonic() - started
-    (OUT / "report.html").write_text(page.render(where, leak, guard, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
+    (OUT / "report.html").write_text(page.render(shown, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
     log.info("done in %.0f s: open %s", facts["total_seconds"], (OUT / "report.html").relative_to(ROOT))
