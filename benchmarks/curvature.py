@@ -21,6 +21,7 @@ from ..unmemorize.threshold import clean_threshold
 from .parts.common import arguments, iou, log, shared_out, tuning_and_test, write
 from .parts.probing import cost
 from .parts.scoring import auc_of_captions, best_global_iou, iou_at, mean_auroc
+from .parts.sheets import heat_cell, write_sheet
 
 METHODS = {"dh0": "dh_0", "dhb": "dh_~", "dsb": "ds_~"}
 """Names in the results and the node's methods, measured as the node recommends; `best` is the node's default method."""
@@ -132,6 +133,19 @@ def calibrated(models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], ma
     }
 
 
+def sheet(models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], captions: list[str], seed: int, name: str) -> None:
+    """Picture, mask and every map of one generation a caption, each kind of map on a scale of its own: benchmarks/out/NAME.jpg."""
+    masks = template_masks(lab)
+    tops = {k: float(torch.cat([found[c][k] for c in captions]).clamp_min(0).quantile(0.99)) for k in (*NAMES, BEST)}
+    rows = []
+    for caption in captions:
+        picture = models.final.pictures(caption, [seed])[0]
+        fixed = 0.0 if lab.index(caption) is None else 1.0  # photographs and memorized scenes are fixed whole, clean prompts nowhere
+        truth = heat_cell(masks[caption].float() if caption in masks else torch.full((16, 16), fixed), 1.0)
+        rows.append((caption, [[(picture, False)], [truth], *([heat_cell(found[caption][k][0], tops[k])] for k in tops)]))
+    write_sheet(name, ["picture", "mask", *tops], rows)
+
+
 ABOUT = {
     "iou_allones_tv": "calling every pixel fixed: the floor",
     "iou_best_tv": "the node's default; best global IoU at latent resolution, oracle threshold (aim >= .90, >= allones + .25)",
@@ -173,6 +187,8 @@ def main() -> None:
         maps["best"] = maps[BEST]
     metrics = localisation(found, masks, (*NAMES, "best", "paper")) | detection(found, groups, (*NAMES, "best"))
     metrics |= calibrated(models, lab, found, masks, groups["scene"] + groups["N"])
+    shown = [*groups["TV"][:5], *groups["MV"][:2], *groups["MC"][:2], *groups["scene"][:2], *groups["N"][:1]]
+    sheet(models, lab, found, shown, seeds[0], options.name or "curvature")
     metrics |= cost(models.final, lab)
     settings = {"lab_seed": lab.facts["seed"], "seeds": options.seeds, **dataclasses.asdict(RECOMMENDED)}
     write(options.name or "curvature", metrics, settings, ABOUT)

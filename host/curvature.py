@@ -38,12 +38,12 @@ class How:
     method: str = "dh_0"
     sigmas: tuple[float, ...] = (0.2,)
     estimator: str = "central difference"
-    probes: int = 16
+    probes: int = 12
     structured: bool = True
     noises: int = 1
 
 
-RECOMMENDED = How("dh_0", (0.2,), "forward difference", 16, structured=True, noises=1)
+RECOMMENDED = How("dh_0", (0.2,), "forward difference", 12, structured=True, noises=1)
 """From first measurements on the demo model; `nox -s sweep -- curvature` compares them with others."""
 PAPER = How("dh_0", (0.0413,), "reverse mode", 16, structured=False, noises=1)
 """arXiv 2605.26756: the last step of DDIM-50, 16 Rademacher probes, vector-Jacobian products."""
@@ -65,18 +65,16 @@ class Measured:
 
 
 def measure_map(
-    model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, seed: int, baseline: Any = None
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, seed: int, baseline: Any = None, why: str = "as chosen"
 ) -> dict[str, Any]:
     """The map of every picture of a LATENT, mean over sigmas and noises. Raises ValueError on bad input, before any work.
 
-    Where reverse mode is asked for and a model does not allow it, central differences measure everything instead, and the
-    map's settings say why.
+    `why` says in the map's settings why this estimator ran. Where reverse mode is asked for and a model does not allow it, central
+    differences measure everything instead, and `why` says so.
     """
     samples = latent["samples"]
     check(model, positive, negative, samples, how, baseline)
-    if how.structured:
-        how = dataclasses.replace(how, probes=diagonal.structured_count(how.probes))
-    why, values, target = "as chosen", None, Measured()
+    values, target = None, Measured()
     while values is None:
         try:
             values, target = _attempt(model, positive, negative, latent, how, seed, baseline)

@@ -19,6 +19,12 @@ Recording = io.Custom("UNMEMORIZE_RECORDING")
 RECORD_START, RECORD_END = 0.0, 0.3
 """Early steps place things; `nox -s sweep -- curvature` compares windows."""
 PRESETS: dict[str, How | None] = {"recommended": RECOMMENDED, "paper": PAPER, "custom": None}
+WHY = {
+    "recommended": "preset recommended: the cheapest accurate one, without gradients, so that every model allows it",
+    "paper": "preset paper: the published one",
+    "custom": "as chosen",
+}
+"""Why an estimator runs, for the report."""
 PROBINGS = ("structured", "random")
 
 
@@ -44,14 +50,14 @@ def measuring_inputs() -> list[Any]:
             default="0.2",
             tooltip="Noise levels, as noise over signal, separated by commas; the map is the mean over them.",
         ),
-        io.Int.Input("probes", default=16, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),
+        io.Int.Input("probes", default=12, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),
         io.Int.Input("noises", default=1, min=1, max=16, tooltip="How many different noises the map is averaged over."),
         io.Combo.Input(
             "probing",
             options=list(PROBINGS),
             default="structured",
-            tooltip="structured: probes that cancel exactly between the channels of a pixel and, from twice as many probes as channels on, "
-            "between near pixels; in powers of two. random: the paper's.",
+            tooltip="structured: each probe moves a part of the latent whose places are far apart, so that they hardly disturb each "
+            "other; best from as many probes as channels on. random: the paper's.",
         ),
         io.Combo.Input(
             "estimator",
@@ -141,7 +147,7 @@ class CurvatureDifferenceMap(io.ComfyNode):
         baseline: Any = None,
     ) -> io.NodeOutput:
         how = chosen_settings(method, preset, sigmas, probes, noises, probing, estimator)
-        return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline))
+        return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline, WHY[preset]))
 
 
 def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:

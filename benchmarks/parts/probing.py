@@ -1,12 +1,14 @@
 """What a map costs: correlation with the exact diagonal against model evaluations, and peak memory.
 
 The whole Jacobian of d = D_u - D_c is computed once for a few pictures by reverse mode. What reverse mode measures with any set of
-probes follows from it exactly, by matrix products. Differences are really run, at every number of probes: their finite step is in.
+probes follows from it exactly, by matrix products, and so do random differences but for their finite step. The node's differences are
+really run, at every number of probes: their finite step is in.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,9 +24,16 @@ from .scoring import pearson
 
 ROWS = 32
 """Rows of the Jacobian in one backward pass."""
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+COUNTS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 128)
+"""Of probes, where the result follows from the Jacobian."""
+REAL_COUNTS = (4, 8, 9, 10, 11, 12, 14, 16, 20, 24, 32)
+"""Of probes that are really run."""
+CENTRAL_COUNTS = (8, 12, 16)
 REPEATS = 8
 TARGET = 0.99
+
+Probes = Callable[[tuple[int, ...], int, int], Iterable[Tensor]]
+"""(shape, count, seed) -> probes."""
 
 
 def pictures_of(lab: Lab) -> list[str]:
@@ -52,10 +61,10 @@ def jacobian(generator: Generator, caption: str, sigma: float) -> Tensor:
     return torch.cat(rows)
 
 
-def simulated(matrix: Tensor, shape: tuple[int, ...], count: int, seed: int) -> float:
-    """Correlation of the channel-summed estimate by reverse mode (v J^T v, random probes) with the channel-summed exact diagonal."""
-    probes = torch.stack([p.flatten().float() for p in diagonal.rademacher(shape, count, seed)], 1)
-    estimate = (probes * (matrix.T @ probes)).mean(1)
+def simulated(matrix: Tensor, shape: tuple[int, ...], probes: Iterable[Tensor]) -> float:
+    """Correlation of the channel-summed mean of v * (matrix v) with the channel-summed exact diagonal; the transpose gives reverse mode."""
+    v = torch.stack([p.flatten().float() for p in probes], 1)
+    estimate = (v * (matrix @ v)).mean(1)
     return pearson(estimate.reshape(shape[1:]).sum(0), matrix.diagonal().reshape(shape[1:]).sum(0))
 
 
@@ -90,9 +99,19 @@ def cost(generator: Generator, lab: Lab) -> dict[str, Any]:
         return found
 
     matrices = shared_out(work, captions)
-    random = {n: _mean([simulated(m, shape, n, s) for m in matrices.values() for s in range(REPEATS)]) for n in COUNTS}
-    real = {n: _mean(list(real_correlations(generator, matrices, n).values())) for n in COUNTS[1:]}
-    metrics: dict[str, Any] = {f"r_random_reverse_{n}": r for n, r in random.items()} | {f"r_default_{n}": r for n, r in real.items()}
+
+    def mean_r(draw: Probes, count: int, turned: bool) -> float:
+        several = (m.T if turned else m for m in matrices.values())
+        return _mean([simulated(m, shape, draw(shape, count, s)) for m in several for s in range(REPEATS)])
+
+    random = {n: mean_r(diagonal.rademacher, n, True) for n in COUNTS}
+    real = {n: _mean(list(real_correlations(generator, matrices, n).values())) for n in REAL_COUNTS}
+    metrics: dict[str, Any] = {f"r_random_reverse_{n}": r for n, r in random.items()}
+    metrics |= {f"r_structured_reverse_{n}": mean_r(diagonal.structured, n, True) for n in REAL_COUNTS}
+    metrics |= {f"r_random_difference_{n}": mean_r(diagonal.rademacher, n, False) for n in COUNTS}
+    metrics |= {f"r_default_{n}": r for n, r in real.items()}
+    central = {n: real_correlations(generator, matrices, n, "central difference") for n in CENTRAL_COUNTS}
+    metrics |= {f"r_structured_central_{n}": _mean(list(r.values())) for n, r in central.items()}
     paper, ours = random_count_until(random), next((n for n in sorted(real) if real[n] >= TARGET), None)
     metrics["evals_r99_paper"] = None if paper is None else evaluations("reverse mode", paper)
     metrics["evals_r99_best"] = None if ours is None else evaluations(RECOMMENDED.estimator, ours)
@@ -102,9 +121,11 @@ def cost(generator: Generator, lab: Lab) -> dict[str, Any]:
     return metrics | memory(generator, captions[0])
 
 
-def real_correlations(generator: Generator, matrices: dict[str, Tensor], count: int) -> dict[str, float]:
-    """The node's estimator and probes, really run with `count` probes, against the exact diagonal."""
-    how = _dh0(dataclasses.replace(RECOMMENDED, probes=count))
+def real_correlations(
+    generator: Generator, matrices: dict[str, Tensor], count: int, estimator: str = RECOMMENDED.estimator
+) -> dict[str, float]:
+    """The node's probes, really run with `count` of them, against the exact diagonal."""
+    how = _dh0(dataclasses.replace(RECOMMENDED, probes=count, estimator=estimator))
 
     def work(part: list[str]) -> dict[str, float]:
         found = {}

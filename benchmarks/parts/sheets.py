@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ...unmemorize.heatmap import colourise, heat
 from .common import ROOT
 
 CELL, GAP, HEAD, SIDE_TEXT = 128, 6, 26, 190
@@ -39,6 +40,12 @@ def write_sheet(name: str, columns: list[str], rows: list[tuple[str, list[list[C
     path.parent.mkdir(exist_ok=True)
     sheet.save(path, quality=88)
     return path
+
+
+def heat_cell(values: Tensor, top: float) -> Cell:
+    """A map [h, w] as a picture, from 0 to `top`."""
+    coloured = colourise(heat(values[None], top), "inferno")[0].permute(2, 0, 1)
+    return coloured.repeat_interleave(CELL // values.shape[0], 1).repeat_interleave(CELL // values.shape[1], 2), False
 
 
 def as_image(picture: Tensor) -> Image.Image:
