@@ -11,6 +11,8 @@ import { style } from "./settings.mjs";
 import { sheet } from "./sheet.mjs";
 import { SIGNS, ofReport } from "./verdict.mjs";
 
+/** ComfyUI's own preview of a node's pictures on the classic canvas. */
+const STOCK_PREVIEW = "$$canvas-image-preview";
 /** Around the widget, in pixels. */
 const MARGIN = 6;
 const HEAD = 30;
@@ -26,8 +28,23 @@ const HEAD = 30;
  * @typedef {{node: LGraphNode, say: (verdict: Verdict) => void}} Place
  * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => {serialize?: boolean}}} Holder the published
  *   types leave this method of nodes out
- * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View}} Kind
+ * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View, replaces?: boolean}} Kind `replaces`: the view shows
+ *   all that the picture of the node's preview shows
  */
+
+/**
+ * The same picture twice would make the node twice as tall: ComfyUI's own preview stays out of sight. The pictures are still the node's, for
+ * its menu, the queue and the API.
+ * @param {any} node
+ */
+function hidePreview(node) {
+  node.hideOutputImages = true; // Nodes 2.0, in front ends that know it
+  const add = node.addCustomWidget;
+  node.addCustomWidget = function (/** @type {any} */ widget) {
+    if (widget?.name === STOCK_PREVIEW) widget.hidden = true;
+    return add.call(this, widget);
+  };
+}
 
 export class Panel {
   /** @param {LGraphNode} node @param {string} type @param {Kind | null} kind */
@@ -44,6 +61,7 @@ export class Panel {
     this.view = kind ? kind.make({ node, say: (verdict) => this.say(verdict) }) : null;
     this.stage = kind ? el("div", { class: "stage" }, el("div", { class: "empty", text: kind.hint })) : null;
     this.host = this.mount();
+    if (kind?.replaces) hidePreview(node);
   }
 
   mount() {

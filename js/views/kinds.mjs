@@ -12,7 +12,13 @@ import { spectrumView } from "./spectrum.mjs";
 /** @type {Kind} */
 const guard = { key: "unmemorize_guard", height: 190, hint: "The steps appear here while the sampler runs.", make: guardView };
 /** @type {Kind} */
-const overlay = { key: "unmemorize_overlay", height: 300, hint: "Run the workflow: the map appears here.", make: overlayView };
+const overlay = {
+  key: "unmemorize_overlay",
+  height: 300,
+  hint: "Run the workflow: the map appears here.",
+  make: overlayView,
+  replaces: true,
+};
 /** @type {Kind} */
 const spectrum = {
   key: "unmemorize_spectrum",
@@ -32,7 +38,7 @@ const density = {
 export const KINDS = {
   UnmemorizeKSamplerStabilityGuard: guard,
   UnmemorizeStabilityGuard: guard,
-  UnmemorizeStabilityChart: guard,
+  UnmemorizeStabilityChart: { ...guard, replaces: true },
   UnmemorizeHeatmapOverlay: overlay,
   UnmemorizeLoRASpectrumPlot: spectrum,
   UnmemorizeBAFFilterLoRA: spectrum,
