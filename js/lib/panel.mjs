@@ -26,10 +26,10 @@ const HEAD = 30;
  *   live?: (message: any) => Verdict | null,
  * }} View shows a result; its verdict replaces the report's
  * @typedef {{node: LGraphNode, say: (verdict: Verdict) => void}} Place
- * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => {serialize?: boolean}}} Holder the published
- *   types leave this method of nodes out
- * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View, replaces?: boolean}} Kind `replaces`: the view shows
- *   all that the picture of the node's preview shows
+ * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => {serialize?: boolean}}} Holder
+ *   the published types leave this method of nodes out
+ * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View, replaces?: boolean}} Kind `replaces`: the view
+ *   shows all that the node's own preview picture shows
  */
 
 /**

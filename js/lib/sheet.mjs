@@ -34,6 +34,7 @@ const TEXT = `
 .field { display: flex; align-items: center; gap: 6px; min-width: 0; height: 20px; }
 .field > span { flex: none; min-width: 46px; }
 .field[hidden] { display: none; }
+.keys.wide, .wide { grid-column: 1 / -1; }
 .field.wide { grid-column: 1 / -1; }
 input[type="range"] { flex: 1; min-width: 0; width: 0; margin: 0; height: 16px; accent-color: #2b8fd0; cursor: pointer; }
 select, button, textarea { font: inherit; color: inherit; background: var(--comfy-menu-bg, #353535); border-radius: 4px;

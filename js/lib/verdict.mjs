@@ -59,7 +59,7 @@ function inWords(report, style) {
   if ("written" in report) return `${counted(report.written, "file")} written`;
   if ("channels" in report && "removed" in report) return `${report.removed} of ${report.channels} channels removed`;
   return Object.entries(report)
-    .filter(([, v]) => typeof v !== "object")
+    .filter(([k, v]) => typeof v !== "object" && k !== "sha256")
     .slice(0, 3)
     .map(([k, v]) => `${k} ${plain(v, style)}`)
     .join(", ");

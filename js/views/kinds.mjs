@@ -22,7 +22,7 @@ const overlay = {
 /** @type {Kind} */
 const spectrum = {
   key: "unmemorize_spectrum",
-  height: 250,
+  height: 260,
   hint: "Run the workflow: the LoRA's channels appear here.",
   make: spectrumView,
 };

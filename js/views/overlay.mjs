@@ -171,7 +171,7 @@ class OverlayView {
     }
   }
 
-  /** Where the picture lies in the area: [left, top, pixels of the area a pixel of the picture takes]. @returns {[number, number, number]} */
+  /** Where the picture lies: [left, top, pixels of the area a pixel of the picture takes]. @returns {[number, number, number]} */
   frame() {
     const { width, height } = /** @type {Loaded} */ (this.loaded).pixels;
     const scale = Math.min(this.plot.width / width, this.plot.height / height);

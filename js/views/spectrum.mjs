@@ -16,6 +16,8 @@ const TOP = 8;
 const BOTTOM = 16;
 /** How near a point must be to be named, in pixels. */
 const NEAR = 14;
+/** Channels weaker than this share of the strongest stand at the edge: they would leave no room for the others. */
+const SMALLEST = 1e-4;
 const BY_STATE = "what happens";
 const BY_BLOCK = "block";
 
@@ -56,12 +58,14 @@ class SpectrumView {
     this.value = el("span", { class: "value" });
     this.colouring = choice([BY_STATE, BY_BLOCK], "colour by", (by) => this.colour(by));
     this.keys = el("div");
-    this.told = el("div", { class: "readout kept", attrs: { role: "status" } });
+    this.keys.className = "wide";
+    this.kept = "";
     const field = labelled("threshold", this.slider, "Writes the threshold of the node that filters");
     field.classList.add("wide");
     field.append(this.value);
     const fields = el("div", { class: "fields" }, field, labelled("colour", this.colouring), this.keys);
-    this.element = el("div", { class: "stage spectrum" }, this.plot.element, this.plot.readout, this.told, fields);
+    fields.classList.add("few");
+    this.element = el("div", { class: "stage spectrum" }, this.plot.element, this.plot.readout, fields);
   }
 
   /** @param {any} data as views.spectrum_view writes it */
@@ -148,8 +152,8 @@ class SpectrumView {
 
   /** @param {string} text */
   say(text) {
-    this.told.textContent = text;
-    this.told.title = text;
+    this.kept = text;
+    if (this.point === null) this.plot.say(text);
   }
 
   /** @param {number} i @returns {"kept" | "weakened" | "removed"} */
@@ -159,16 +163,17 @@ class SpectrumView {
     return kept >= 1 - 1e-6 ? "kept" : kept <= 1e-6 ? "removed" : "weakened";
   }
 
-  /** @returns {{x: import("../lib/scales.mjs").Scale, y: import("../lib/scales.mjs").Scale, low: number, high: number}} */
+  /** @returns {{x: import("../lib/scales.mjs").Scale, y: import("../lib/scales.mjs").Scale, low: number, high: number, least: number}} */
   scales() {
     const { points } = this.data;
-    const logs = points.sigma.map((/** @type {number} */ s) => Math.log10(Math.max(s, 1e-12)));
-    const [left, right] = extent(logs);
-    const [low, high] = extent([...points.margin, this.threshold]);
+    const [weakest, strongest] = extent(points.sigma);
+    const least = Math.max(weakest, strongest * SMALLEST, 1e-12);
+    const [low, high] = extent(points.margin);
     const room = 0.04 * (high - low || 1);
-    const across = linear(left, right, LEFT + 4, this.plot.width - RIGHT - 4);
+    const across = linear(Math.log10(least), Math.log10(Math.max(strongest, least)), LEFT + 4, this.plot.width - RIGHT - 4);
     return {
-      x: (sigma) => across(Math.log10(Math.max(sigma, 1e-12))),
+      least,
+      x: (sigma) => across(Math.log10(Math.max(sigma, least))),
       y: linear(low - room, high + room, this.plot.height - BOTTOM, TOP),
       low,
       high,
@@ -179,7 +184,7 @@ class SpectrumView {
   draw({ context, vector, width, height }) {
     if (!this.data?.points.sigma.length) return;
     const { points, blocks, gate } = this.data;
-    const { x, y, low, high } = this.scales();
+    const { x, y, low, high, least } = this.scales();
     for (let i = 0; i < points.sigma.length; i++) {
       const state = this.state(i);
       const colour = this.by === BY_STATE ? MARKS[state] : colourOf("viridis", points.block[i] / Math.max(1, blocks.length - 1));
@@ -189,11 +194,12 @@ class SpectrumView {
     line(vector, LEFT, height - BOTTOM, width - RIGHT, height - BOTTOM);
     for (const value of new Set([low, high, low < 0 && high > 0 ? 0 : low]))
       write(vector, LEFT - 4, y(value) + 3, number(value, { ...style(), digits: 2 }), "end");
-    const [least, most] = extent(points.sigma);
+    const most = extent(points.sigma)[1];
     write(vector, LEFT, height - 4, number(least, style()));
     write(vector, width - RIGHT, height - 4, number(most, style()), "end");
     write(vector, (LEFT + width) / 2, height - 4, "singular value", "middle");
-    if (THRESHOLDED.includes(gate)) line(vector, LEFT, y(this.threshold), width - RIGHT, y(this.threshold), "cursor threshold");
+    const at = clamp(this.threshold, low, high);
+    if (THRESHOLDED.includes(gate)) line(vector, LEFT, y(at), width - RIGHT, y(at), "cursor threshold");
     if (this.point !== null) {
       const place = { cx: x(points.sigma[this.point]), cy: y(points.margin[this.point]), r: 6 };
       vector.append(svg("circle", { ...place, class: "cursor", fill: "none", style: "stroke-width: 2" }));
@@ -226,11 +232,12 @@ class SpectrumView {
     const changed = point !== this.point;
     this.point = point;
     if (changed) this.plot.redraw();
-    if (point === null) return this.plot.say("");
+    if (point === null) return this.plot.say(this.kept);
     const { points, blocks } = this.data;
     const [sigma, score] = [number(points.sigma[point], style()), number(points.score[point], style())];
     this.plot.say(
-      `${blocks[points.block[point]]} \u00b7 channel ${points.channel[point] + 1}: singular value ${sigma}, score ${score}, ${this.state(point)}`,
+      `${blocks[points.block[point]]} \u00b7 channel ${points.channel[point] + 1}: ` +
+        `singular value ${sigma}, score ${score}, ${this.state(point)}`,
     );
   }
 }
