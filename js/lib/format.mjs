@@ -50,7 +50,10 @@ export function plain(value, style = PLAIN) {
   if (value === null || value === undefined) return "none";
   if (typeof value === "number") return number(value, style);
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (Array.isArray(value)) return value.length ? value.map((item) => plain(item, style)).join(", ") : "none";
+  if (Array.isArray(value)) {
+    const items = value.map((item) => (Array.isArray(item) ? `[${plain(item, style)}]` : plain(item, style)));
+    return items.length ? items.join(", ") : "none";
+  }
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 

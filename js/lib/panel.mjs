@@ -41,7 +41,10 @@ function hidePreview(node) {
   node.hideOutputImages = true; // Nodes 2.0, in front ends that know it
   const add = node.addCustomWidget;
   node.addCustomWidget = function (/** @type {any} */ widget) {
-    if (widget?.name === STOCK_PREVIEW) widget.hidden = true;
+    if (widget?.name === STOCK_PREVIEW) {
+      const size = { minHeight: 0, maxHeight: 0, minWidth: 0 };
+      Object.assign(widget, { hidden: true, computeLayoutSize: () => size });
+    }
     return add.call(this, widget);
   };
 }
@@ -65,7 +68,8 @@ export class Panel {
   }
 
   mount() {
-    const host = el("div", { class: "unmemorize-view" });
+    // widget-expands: Nodes 2.0 then gives it the node's free height, as the classic canvas does
+    const host = el("div", { class: this.kind ? "unmemorize-view widget-expands" : "unmemorize-view" });
     const height = (this.kind?.height ?? 0) + HEAD;
     host.style.setProperty("--unmemorize-height", `${height}px`);
     this.shadow = host.attachShadow({ mode: "open" });

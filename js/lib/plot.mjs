@@ -75,10 +75,10 @@ export class Plot {
     this.hand.draw({ context, vector: this.vector, width, height });
   }
 
-  /** @param {string} text */
-  say(text) {
+  /** @param {string} text @param {string} [more] what there is no room for */
+  say(text, more) {
     this.readout.textContent = text;
-    this.readout.title = text;
+    this.readout.title = more ?? text;
   }
 }
 

@@ -128,9 +128,10 @@ class DensityView {
     if (changed) this.plot.redraw();
     if (!cell) return this.plot.say("");
     const [k, i] = cell;
-    const column = this.data.columns[k];
-    const where = k ? ` \u00b7 noise level ${column}` : "";
-    this.plot.say(`${this.data.layers[i]}${where}: ${this.told(this.data.cells[i][k] ?? null)}`);
+    const value = this.told(this.data.cells[i][k] ?? null);
+    const where = k ? `, noise level ${this.data.columns[k]}` : "";
+    // the value first: names of layers are long
+    this.plot.say(`${value} \u00b7 ${this.short?.[i]}${where}`, `${this.data.layers[i]}${where}: ${value}`);
   }
 }
 

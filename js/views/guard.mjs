@@ -133,18 +133,22 @@ class GuardView {
     const before = this.at;
     this.at = step === null || !this.data || !Object.keys(this.data.signals).length ? null : clamp(step, 0, this.rows() - 1);
     if (before !== this.at) this.plot.redraw();
-    this.plot.say(this.at === null ? "" : this.told(this.at));
+    if (this.at === null) this.plot.say("");
+    else this.plot.say(...this.told(this.at));
   }
 
-  /** @param {number} row */
+  /** Deviations of a step, and the same with the norms themselves. @param {number} row @returns {[string, string]} */
   told(row) {
-    const parts = Object.entries(this.data.signals).map(([name, signal]) => {
-      const z = signal.z[row]?.[this.sample];
-      if (z === null || z === undefined) return `${LABELS[name] ?? name} none`;
-      return `${LABELS[name] ?? name} ${signed(z, style())} sd (${number(signal.mean[row] + z * signal.sd[row], style())})`;
-    });
-    const mark = this.edited().includes(row) ? " \u00b7 edited" : "";
-    return `step ${row * this.data.every + 1}: ${parts.join(", ")}${mark}`;
+    const [short, long] = [/** @type {string[]} */ ([]), /** @type {string[]} */ ([])];
+    for (const [name, signal] of Object.entries(this.data.signals)) {
+      const z = signal.z[row]?.[this.sample] ?? null;
+      short.push(`${LABELS[name] ?? name} ${signed(z, { ...style(), digits: 2 })}`);
+      const norm = z === null ? "none" : `${number(signal.mean[row] + z * signal.sd[row], style())}, ${signed(z, style())} sd`;
+      long.push(`${LABELS[name] ?? name} ${norm}`);
+    }
+    const step = `step ${row * this.data.every + 1}`;
+    const mark = this.edited().includes(row) ? ", edited" : "";
+    return [`${step}: ${short.join(", ")} sd${mark}`, `${step}: ${long.join("; ")}${mark}`];
   }
 
   /** @param {import("../lib/plot.mjs").Paper} paper */

@@ -45,7 +45,7 @@ def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
     pruned = g.add("UnmemorizePruneNeurons", (1440, 780), (340, 340), model=load[0], mask=mask[0])
     g.add("PreviewAny", (720, 1180), (300, 100), source=pruned[1])
     g.add("UnmemorizeCompareNeuronMasks", (1820, 0), (340, 600), mask_1=mask[0], mask_2=mask[0], names=f"{HOSTILE}, second")
-    return g.build("unmemorize-views")
+    return g.build("7d1a3c52-0f6e-4b7b-9a0e-5a2f1c9d7e11")
 
 
 def view(page: Any, name: str) -> Any:
@@ -129,7 +129,7 @@ def test_guard_shows_the_run_and_its_verdict(page, done, shoot):
     if done == CLASSIC:  # the second time the server has the result already
         assert {"step", "done"} <= set(page.evaluate("() => window.heard"))
     panel.locator(".plot").hover()
-    assert re.match(r"step \d+: update [+-]?[\d.]+ sd", panel.locator(".readout").inner_text())
+    assert re.match(r"step \d+: update [+-]?[\d.]+, prediction [+-]?[\d.]+, revision .* sd", panel.locator(".readout").inner_text())
     shoot(page, f"guard-{done}")
 
 
@@ -194,7 +194,7 @@ def test_neurons_by_layer(page, done, shoot):
     panel = show(page, "prune")
     panel.locator(".plot").focus()
     page.keyboard.press("ArrowDown")
-    assert re.search(r"blocks.*: [\d.]+ %", panel.locator(".readout").inner_text())
+    assert re.search(r"[\d.]+ % . \w*block", panel.locator(".readout").inner_text())
     shoot(page, f"neurons-{done}")
 
 
@@ -228,6 +228,19 @@ def test_results_come_back_after_a_reload(page, done, shoot):
     shoot(page, "reloaded")
 
 
+def test_light_theme(page, done, shoot):
+    """Colours come from the theme: text stays readable on its ground."""
+    panel = show(page, "spectrum")
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    page.wait_for_timeout(1500)
+    shoot(page, f"light-{done}")
+    brightness = "(e, key) => getComputedStyle(e)[key].match(/[\\d.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 3"
+    text = panel.locator(".readout").evaluate(brightness, "color")
+    ground = panel.locator(".panel").evaluate(brightness, "backgroundColor")
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    assert ground > 200 and text < 110
+
+
 def test_a_node_in_a_subgraph_shows_its_result(page, done, queue, shoot):
     page.evaluate(
         """type => { const n = app.graph._nodes.find(n => n.type === type); app.canvas.setGraph?.(app.graph)
@@ -243,7 +256,9 @@ def test_a_node_in_a_subgraph_shows_its_result(page, done, queue, shoot):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1500)
     shoot(page, f"subgraph-{done}")
-    assert page.locator(".unmemorize-view").first.is_visible()
+    inside = "([v]) => v === window.inside.nodes[0].widgets.find(w => w.name === 'unmemorize_view').element"
+    seen = page.locator(".unmemorize-view").all()
+    assert [v for v in seen if v.is_visible() and v.evaluate(f"v => ({inside})([v])")]
     page.evaluate("() => app.canvas.setGraph(app.graph)")
 
 

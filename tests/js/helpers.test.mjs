@@ -35,6 +35,7 @@ test("numbers keep their digits", () => {
 test("what comes from files stays a string", () => {
   assert.equal(plain(HOSTILE), HOSTILE);
   assert.equal(plain([HOSTILE, null, true]), `${HOSTILE}, none, yes`);
+  assert.equal(plain([[1, 0.5], []]), "[1, 0.5], [none]");
   assert.match(ofReport("UnmemorizeSaveFilteredLoRA", { saved: HOSTILE }, PLAIN).text, /^saved as <img/);
 });
 
