@@ -52,8 +52,9 @@ def test_map_view_is_small():
 
 
 def spectrum(channels: int) -> dict:
-    sigma = torch.rand(channels).sort(descending=True).values + 0.1
-    scores = torch.rand(channels) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.rand(channels, generator=generator).sort(descending=True).values + 0.1
+    scores = torch.rand(channels, generator=generator) * 2 - 1
     layer = {"block": "a", "scores": scores, "sigma": sigma, "new_sigma": sigma * (scores > 0.25), "deviation": 0.1}
     settings = {"gate": "hard", "threshold": 0.25, "deviations": 0.0}
     return {"name": "x", "score": "mean", "settings": settings, "layers": [layer]}
@@ -67,7 +68,8 @@ def test_spectrum_bins_count_what_any_threshold_keeps():
     for step in (-50, 0, 25, 80):
         first = views.BINS // 2 + step
         assert abs(sum(view["bins"]["count"][first:]) - int((scores > step / 100).sum())) <= 1  # a score on the edge of a bin
-        assert abs(sum(view["bins"]["energy"][first:]) - float(sigma[scores > step / 100].square().sum())) < 0.05
+        energy = float(sigma[scores > step / 100].square().sum())
+        assert abs(sum(view["bins"]["energy"][first:]) - energy) < 1.1**2 + 0.05  # that one channel, and rounding
     assert view["removed"] == int((scores <= 0.25).sum())
     assert len(json.dumps(view)) < 120_000
     assert views.spectrum_view({**whole, "layers": []})["channels"] == 0
