@@ -131,10 +131,41 @@ def comfy(s: nox.Session) -> None:
 
 @session()
 def lint(s: nox.Session) -> None:
-    """Style and types."""
+    """Style and types, of js/ too where npm is there."""
     variables = prepare(s)
     for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
         s.run(tool(command[0]), *command[1:], env=variables, external=True)
+    if shutil.which("npm"):
+        check_js(s)
+    elif os.environ.get("REQUIRE_NODE") == "1":
+        s.error("js/ was not checked: npm is missing, and REQUIRE_NODE=1 forbids skipping.")
+    else:
+        s.warn("js/ was not checked: npm is missing (Node.js 20 or newer).")
+
+
+@session()
+def js(s: nox.Session) -> None:
+    """Types, style and unit tests of js/; needs Node.js 20 or newer. `-- --write` formats the files."""
+    check_js(s, write="--write" in s.posargs)
+
+
+def check_js(s: nox.Session, write: bool = False) -> None:
+    """The development tools go to .nox/js: nothing of them lies beside what is shipped."""
+    source, place = ROOT / "tests" / "js", HOME / "js"
+    stamp, wanted = place / "prepared.txt", (source / "package-lock.json").read_text()
+    if not (stamp.exists() and stamp.read_text() == wanted):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copyfile(source / name, place / name)
+        with s.chdir(place):
+            s.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
+        stamp.write_text(wanted)
+    files = [str(p) for room, kind in ((ROOT / "js", "*.*js"), (source, "*.mjs")) for p in sorted(room.rglob(kind))]
+    s.run("node", str(place / "node_modules/typescript/bin/tsc"), "-p", str(source / "tsconfig.json"), external=True)
+    style = "--write" if write else "--check"
+    config = str(source / "package.json")
+    s.run("node", str(place / "node_modules/prettier/bin/prettier.cjs"), "--config", config, style, *files, external=True)
+    s.run("node", "--test", *(str(p) for p in sorted(source.glob("*.test.mjs"))), external=True)
 
 
 @session(name="train-demo")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..unmemorize import stability
+from ..unmemorize.views import MOST_SAMPLES, MOST_STEPS, curves, guard_view
 from . import restart, stepwise
+from .live import Live, live
 from .profiles import StoredProfile, check_guidance, warnings_for
 from .recording import marks
 from .sampler_call import arguments_of, end_of
@@ -75,7 +78,7 @@ def guarded(model: Any, guard: Guard) -> tuple[Any, dict[str, Any]]:
     record: dict[str, Any] = {}
     if guard.mode == "off":
         return model, record
-    clone = model.clone()
+    clone, line = model.clone(), live()
     state: dict[str, Any] = {"run": None, "busy": False, "restarting": False}
 
     def whole_run(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **more: Any) -> Tensor:
@@ -89,11 +92,13 @@ def guarded(model: Any, guard: Guard) -> tuple[Any, dict[str, Any]]:
                 if guard.mode == "correct" and guard.method == "recommended" and run.flagged is not None and bool(run.flagged.any()):
                     state["restarting"] = True
                     how = guard.how or restart.how_for(guard.parent)
+                    line.send("restart", {"samples": torch.nonzero(run.flagged).flatten().tolist()})
                     arguments = (result, noise, latent_image, sampler, sigmas, *rest)
                     result = restart.replace_flagged(executor.class_obj, run.flagged, how, *arguments, **more)
                     run.restarted = torch.nonzero(run.flagged).flatten().tolist()
                 record.clear()
                 record.update(record_of(run, guard, result))
+                line.send("done", {"view": guard_view(record)})
             return result
         finally:
             state.update(busy=False, restarting=False, run=None)
@@ -118,6 +123,8 @@ def guarded(model: Any, guard: Guard) -> tuple[Any, dict[str, Any]]:
     def listen(facts: dict[str, Any]) -> Tensor:
         if state["run"] is not None and state["run"].flagged is None:
             _listen(state["run"], guard, facts)
+            if line.open():
+                _tell(line, state["run"], guard)
         return facts["denoised"]
 
     wrappers = comfy.patcher_extension.WrappersMP
@@ -143,6 +150,22 @@ def _listen(run: Run, guard: Guard, facts: dict[str, Any]) -> None:
         if bool(found[1].all()):
             run.score, run.flagged, run.detector = found
             raise _Enough
+
+
+def _tell(line: Live, run: Run, guard: Guard) -> None:
+    """Show the browser the steps so far. They are on the CPU already: nothing waits for the device."""
+    began, watch = time.monotonic(), run.watch
+    if watch.now is None or watch.steps > MOST_STEPS:
+        return
+    observed = {k: _numbers(v[:, :MOST_SAMPLES]) for k, v in watch.observed().items()}
+    signals = curves(observed, regions_of(run, guard, observed))
+    line.send("step", {"step": watch.now.step, "steps": watch.steps, "signals": signals}, began)
+
+
+def regions_of(run: Run, guard: Guard, observed: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Mean and standard deviation of clean runs by step, [steps][2], of those observed signals that the profile knows."""
+    profile, angles = guard.stored.profile, torch.tensor(run.watch.angles[:-1])
+    return {name: torch.stack(stability.region_along(profile, name, angles), 1).tolist() for name in observed if name in profile.mean}
 
 
 def finish(run: Run, guard: Guard, end: Tensor) -> None:
@@ -198,14 +221,12 @@ def judged(run: Run, guard: Guard) -> tuple[Tensor, Tensor, str]:
 
 def record_of(run: Run, guard: Guard, result: Tensor) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report."""
-    profile, watch = guard.stored.profile, run.watch
-    angles, observed = torch.tensor(watch.angles[:-1]), run.observed
-    regions = {name: torch.stack(stability.region_along(profile, name, angles), 1).tolist() for name in observed if name in profile.mean}
+    watch, observed = run.watch, run.observed
     return {
         "mode": guard.mode, "method": guard.method, "detector": run.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": [] if run.flagged is None else run.flagged.tolist(), "scores": _numbers(run.score), "restarted": run.restarted,
         "edited_steps": {str(i): steps for i, steps in run.edits.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
-        "observed": {k: _numbers(v) for k, v in observed.items()}, "regions": regions,
+        "observed": {k: _numbers(v) for k, v in observed.items()}, "regions": regions_of(run, guard, observed),
         "warnings": warnings_for(guard.stored, result, guard.sampling), "profile": guard.stored.facts, "marks": marks(result).tolist(),
     }  # fmt: skip
 

@@ -59,7 +59,8 @@ def spectrum_of(result: Filtered, job: Job, name: str) -> dict[str, Any]:
             "scores": layer.verdict.scores,
             "sigma": layer.verdict.sigma,
             "new_sigma": layer.verdict.new_sigma,
+            "deviation": layer.verdict.deviation,
         }
         for layer in result.layers
     ]
-    return {"name": name, "score": job.settings.score, "layers": layers}
+    return {"name": name, "score": job.settings.score, "settings": vars(job.settings), "layers": layers}

@@ -208,7 +208,7 @@ def find(
         "kind": KIND, **{k: memorized.facts[k] for k in (*SAME_RUN, "prompts", "seeds", "seed", "model")}, "share": share,
         "select_ratio": select_ratio, "rows": rows, "score": score, "reference_prompts": reference.facts["prompts"], "merged": 1,
     }  # fmt: skip
-    found = StoredMask(neurons.Mask({k: v.cpu() for k, v in mask.bits.items()}, mask.shapes, _on_cpu(mask.by_level)), facts)
+    found = StoredMask(neurons.Mask(_on_cpu(mask.bits), mask.shapes, _on_cpu(mask.by_level), mask.level_shares), facts)
     return found if merge_with is None else merged(found, merge_with)
 
 

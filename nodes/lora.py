@@ -14,6 +14,7 @@ from ..host.lora_report import provenance, report_of, spectrum_of
 from ..host.schema import hints
 from ..unmemorize.lora.alignment import SCORES
 from ..unmemorize.lora.gates import GATES, Settings
+from ..unmemorize.views import spectrum_view
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
 Spectrum = io.Custom("UNMEMORIZE_LORA_SPECTRUM")
@@ -107,6 +108,11 @@ def shown(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if k != "blocks"} | {"passed_through": passed}
 
 
+def views(report: dict[str, Any], spectrum: dict[str, Any]) -> dict[str, list[Any]]:
+    """`ui` of a node that filtered."""
+    return {"unmemorize_report": [shown(report)], "unmemorize_spectrum": [spectrum_view(spectrum)]}
+
+
 class LoadLoRABAF(io.ComfyNode):
     """LoraLoader with a filter."""
 
@@ -156,7 +162,7 @@ class LoadLoRABAF(io.ComfyNode):
             return io.NodeOutput(patched, patched_clip, 0.0, None, "{}")
         report, spectrum = report_of(result, job), spectrum_of(result, job, lora_name)
         outputs = (patched, patched_clip, report["energy_removed"], spectrum, json.dumps(report, indent=1))
-        return io.NodeOutput(*outputs, ui={"unmemorize_report": [shown(report)]})
+        return io.NodeOutput(*outputs, ui=views(report, spectrum))
 
 
 class BAFFilterLoRA(io.ComfyNode):
@@ -200,7 +206,7 @@ class BAFFilterLoRA(io.ComfyNode):
         described = {**(info or {}), **lora_files.describe(result.kept or lora), "filter": provenance(info, job)}
         spectrum = spectrum_of(result, job, (info or {}).get("name", "LoRA"))
         outputs = (result.kept, result.removed, described, report["energy_removed"], spectrum, json.dumps(report, indent=1))
-        return io.NodeOutput(*outputs, ui={"unmemorize_report": [shown(report)]})
+        return io.NodeOutput(*outputs, ui=views(report, spectrum))
 
 
 class CleanAppliedLoRAs(io.ComfyNode):
@@ -236,4 +242,4 @@ class CleanAppliedLoRAs(io.ComfyNode):
         job = Job(model, None, settings)
         report, spectrum = report_of(result, job), spectrum_of(result, job, "applied LoRAs")
         outputs = (cleaned, report["energy_removed"], spectrum, json.dumps(report, indent=1))
-        return io.NodeOutput(*outputs, ui={"unmemorize_report": [shown(report)]})
+        return io.NodeOutput(*outputs, ui=views(report, spectrum))

@@ -12,6 +12,7 @@ from ..host import lora_files
 from ..host.lora_folder import filter_folder, folders
 from ..host.schema import hints
 from ..unmemorize.lora.plot import spectrum_picture
+from ..unmemorize.views import spectrum_view
 from .lora import ALIASES, LoRAInfo, Spectrum, filter_inputs, settings_of
 
 
@@ -80,7 +81,8 @@ class LoRASpectrumPlot(io.ComfyNode):
         removed = sum(int((layer["new_sigma"] == 0).sum()) for layer in spectrum["layers"])
         report = {"channels": channels, "removed": removed}
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, channels, removed, ui={**preview, "unmemorize_report": [report]})
+        shown = {"unmemorize_report": [report], "unmemorize_spectrum": [spectrum_view(spectrum)]}
+        return io.NodeOutput(picture, channels, removed, ui={**preview, **shown})
 
 
 class SaveFilteredLoRA(io.ComfyNode):

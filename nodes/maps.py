@@ -15,6 +15,7 @@ from ..host.schema import hints
 from ..unmemorize import heatmap
 from ..unmemorize.maps import check_map, mean_inside, per_channel
 from ..unmemorize.threshold import otsu
+from ..unmemorize.views import MOST_PICTURES, map_view
 from .curvature import Map, chosen_settings, measuring_inputs, wanted_baseline
 
 Calibration = io.Custom("UNMEMORIZE_MAP_CALIBRATION")
@@ -112,13 +113,18 @@ class HeatmapOverlay(io.ComfyNode):
         values = per_channel(map)
         region = map["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
         peaks = torch.stack([heatmap.percentile(v[r > 0], clip) for v, r in zip(values, region, strict=True)])
-        shown = heatmap.heat(heatmap.smooth(values, int(smooth)), full_heat or peaks[:, None, None])
+        smoothed = heatmap.smooth(values, int(smooth))
+        shown = heatmap.heat(smoothed, full_heat or peaks[:, None, None])
         hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
         picture = heatmap.overlay(image, hot, colour_map, opacity)
         mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
         report = {"mean": mean, "peak": peak, "full_heat": full_heat or peak}
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(picture, hot, mean, peak, ui={**preview, "unmemorize_report": [report]})
+        # the browser lays the map over the bare picture itself, so that its sliders need no run
+        bare = ui.PreviewImage(image[:MOST_PICTURES], cls=cls).as_dict()["images"]
+        maps = map_view(smoothed, region, [full_heat or float(p) for p in peaks])
+        seen = {"pictures": bare, "maps": maps, "colour_map": colour_map, "opacity": opacity}
+        return io.NodeOutput(picture, hot, mean, peak, ui={**preview, "unmemorize_report": [report], "unmemorize_overlay": [seen]})
 
 
 def _inside(mask: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from ..host.sampling import prompt_list
 from ..host.schema import hints
 from ..unmemorize import neurons
 from ..unmemorize.neuron_chart import iou_chart
+from ..unmemorize.views import density_view, overlap_view
 from .profiles import sampling_inputs
 
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
@@ -25,6 +26,11 @@ ROWS_TOOLTIP = (
     "Whose tokens count. both: those of the prompt and of the negative prompt, as in the released code. cond only: the prompt's, which "
     "are not diluted by the others."
 )
+
+
+def views(facts: dict[str, Any], stored: StoredMask) -> dict[str, list[Any]]:
+    """`ui` of a node that has a mask."""
+    return {"unmemorize_report": [facts], "unmemorize_density": [density_view(stored.mask, stored.facts.get("levels", []))]}
 
 
 class RecordNeuronActivity(io.ComfyNode):
@@ -152,7 +158,7 @@ class FindMemorizedNeurons(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         stored = finding.find(model, memorized, reference, top_share, select_ratio, rows, score, keep_levels, merge_with)
         facts = report(stored)
-        return io.NodeOutput(stored, facts["density"], json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
+        return io.NodeOutput(stored, facts["density"], json.dumps(facts, indent=1), ui=views(facts, stored))
 
 
 class PruneNeurons(io.ComfyNode):
@@ -192,7 +198,7 @@ class PruneNeurons(io.ComfyNode):
     def execute(cls, model: Any, mask: StoredMask, strength: float) -> io.NodeOutput:
         clone = pruned(model, mask, strength)
         facts = {"strength": strength, **report(mask, model)}
-        return io.NodeOutput(clone, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
+        return io.NodeOutput(clone, json.dumps(facts, indent=1), ui=views(facts, mask))
 
 
 class CompareNeuronMasks(io.ComfyNode):
@@ -253,4 +259,5 @@ class CompareNeuronMasks(io.ComfyNode):
             "density": [round(m.density(), 6) for m in masks],
         }  # fmt: skip
         preview = ui.PreviewImage(plot, cls=cls).as_dict()
-        return io.NodeOutput(plot, mean, json.dumps(facts, indent=1), ui={**preview, "unmemorize_report": [facts]})
+        shown = {"unmemorize_report": [facts], "unmemorize_density": [overlap_view(list(by_layer), columns, rows)]}
+        return io.NodeOutput(plot, mean, json.dumps(facts, indent=1), ui={**preview, **shown})

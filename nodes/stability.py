@@ -14,6 +14,7 @@ from ..host.restart import check_parent
 from ..host.sampling import ksampler
 from ..host.schema import hints
 from ..unmemorize.chart import chart, verdict
+from ..unmemorize.views import guard_view
 from .profiles import Profile, sampling_inputs
 
 Record = io.Custom("UNMEMORIZE_STABILITY_RECORD")
@@ -85,7 +86,7 @@ class KSamplerStabilityGuard(io.ComfyNode):
         clone, record = guarding.guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
         memorized, score = summary(record)
-        return io.NodeOutput(latent, memorized, score, json.dumps(record), ui={"unmemorize_report": [short(record)]})
+        return io.NodeOutput(latent, memorized, score, json.dumps(record), ui=views(record))
 
 
 def check(mode: str, method: str, profile: Any, model: Any, parent: Any) -> None:
@@ -113,6 +114,11 @@ def short(record: dict[str, Any]) -> dict[str, Any]:
         return {"verdict": "off"}
     kept = ("mode", "method", "detector", "limit", "memorized", "scores", "restarted", "edited_steps", "warnings")
     return {"verdict": verdict(record, record["memorized"].index(any(record["memorized"]))), **{k: record[k] for k in kept}}
+
+
+def views(record: dict[str, Any], sample: int | None = None) -> dict[str, list[Any]]:
+    """`ui` of a guarded run; `sample`: the one to show first, else the first that is memorized."""
+    return {"unmemorize_report": [short(record)], "unmemorize_guard": [guard_view(record) | {"sample": sample}]}
 
 
 class StabilityGuard(io.ComfyNode):
@@ -182,4 +188,4 @@ class StabilityChart(io.ComfyNode):
         picture: torch.Tensor = chart(found, sample)
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
         values = (found["memorized"][sample], highest(found["scores"][sample : sample + 1]), json.dumps(found))
-        return io.NodeOutput(picture, *values, ui={**preview, "unmemorize_report": [short(found)]})
+        return io.NodeOutput(picture, *values, ui={**preview, **views(found, sample)})

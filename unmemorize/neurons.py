@@ -160,6 +160,8 @@ class Mask:
     """Layer -> (out, d)."""
     by_level: dict[str, Tensor] = field(default_factory=dict)
     """Layer -> M(t) of each level, [levels, out, ceil(d / 8)]; empty unless they were kept."""
+    level_shares: dict[str, list[float]] = field(default_factory=dict)
+    """Layer -> share of its weights that each level took, [levels]; for the eye only, not kept in files."""
 
     def dense(self, layer: str) -> Tensor:
         """Boolean [out, d]."""
@@ -184,15 +186,24 @@ def find_mask(
 ) -> Mask:  # fmt: skip
     """The mask of layers whose weights [out, d] come one by one, as (layer, weight)."""
     bits, shapes, by_level = {}, {}, {}
+    level_shares: dict[str, list[float]] = {}
     for layer, weight in weights:
         mem, null = (a.rms(layer, sides).to(weight) for a in (memorized, reference))
-        masks: Iterable[Tensor] = level_masks(weight, mem, null, share, score)
+        level_shares[layer] = []
+        masks: Iterable[Tensor] = _noted(level_masks(weight, mem, null, share, score), level_shares[layer])
         if keep_levels:
             masks = list(masks)
             by_level[layer] = torch.stack([pack(m) for m in masks])
         bits[layer] = pack(union(masks, select_ratio))
         shapes[layer] = (weight.shape[0], weight.shape[1])
-    return Mask(bits, shapes, by_level)
+    return Mask(bits, shapes, by_level, level_shares)
+
+
+def _noted(masks: Iterable[Tensor], shares: list[float]) -> Iterator[Tensor]:
+    """The same masks; the share of each is written down on its way."""
+    for mask in masks:
+        shares.append(float(mask.float().mean()))
+        yield mask
 
 
 def prune(weight: Tensor, mask: Tensor, strength: float) -> Tensor:

@@ -1,0 +1,146 @@
+/**
+ * The widget in a node: badge and numbers above, a view below, the report behind a button.
+ *
+ * A DOM widget, because only those are drawn by the classic canvas and by Nodes 2.0 alike. It is part of neither the prompt nor the saved
+ * workflow: what is looked at must not change what is computed.
+ * @module
+ */
+import { el } from "./dom.mjs";
+import { reportDialog } from "./report.mjs";
+import { style } from "./settings.mjs";
+import { sheet } from "./sheet.mjs";
+import { SIGNS, ofReport } from "./verdict.mjs";
+
+/** ComfyUI's own preview of a node's pictures on the classic canvas. */
+const STOCK_PREVIEW = "$$canvas-image-preview";
+/** Around the widget, in pixels. */
+const MARGIN = 6;
+const HEAD = 30;
+
+/**
+ * @typedef {import("./graph.mjs").LGraphNode} LGraphNode
+ * @typedef {import("./verdict.mjs").Verdict} Verdict
+ * @typedef {{
+ *   element: HTMLElement,
+ *   show: (data: any) => Verdict | null,
+ *   live?: (message: any) => Verdict | null,
+ * }} View shows a result; its verdict replaces the report's
+ * @typedef {{node: LGraphNode, say: (verdict: Verdict) => void}} Place
+ * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => {serialize?: boolean}}} Holder
+ *   the published types leave this method of nodes out
+ * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View, replaces?: boolean}} Kind `replaces`: the view
+ *   shows all that the node's own preview picture shows
+ */
+
+/**
+ * The same picture twice would make the node twice as tall: ComfyUI's own preview stays out of sight. The pictures are still the node's, for
+ * its menu, the queue and the API.
+ * @param {any} node
+ */
+function hidePreview(node) {
+  node.hideOutputImages = true; // Nodes 2.0, in front ends that know it
+  const add = node.addCustomWidget;
+  node.addCustomWidget = function (/** @type {any} */ widget) {
+    if (widget?.name === STOCK_PREVIEW) {
+      const size = { minHeight: 0, maxHeight: 0, minWidth: 0 };
+      Object.assign(widget, { hidden: true, computeLayoutSize: () => size });
+    }
+    return add.call(this, widget);
+  };
+}
+
+export class Panel {
+  /** @param {LGraphNode} node @param {string} type @param {Kind | null} kind */
+  constructor(node, type, kind) {
+    this.node = node;
+    this.type = type;
+    this.kind = kind;
+    /** @type {any} */
+    this.output = null;
+    this.badge = el("span", { class: "badge", text: "\u2013", attrs: { "data-kind": "off" } });
+    this.summary = el("span", { class: "summary", text: "not run yet" });
+    this.button = el("button", { class: "report", text: "Report", attrs: { type: "button", disabled: "" } });
+    this.button.addEventListener("click", () => this.openReport());
+    this.view = kind ? kind.make({ node, say: (verdict) => this.say(verdict) }) : null;
+    this.stage = kind ? el("div", { class: "stage" }, el("div", { class: "empty", text: kind.hint })) : null;
+    this.host = this.mount();
+    if (kind?.replaces) hidePreview(node);
+  }
+
+  mount() {
+    // widget-expands: Nodes 2.0 then gives it the node's free height, as the classic canvas does
+    const host = el("div", { class: this.kind ? "unmemorize-view widget-expands" : "unmemorize-view" });
+    const height = (this.kind?.height ?? 0) + HEAD;
+    host.style.setProperty("--unmemorize-height", `${height}px`);
+    this.shadow = host.attachShadow({ mode: "open" });
+    this.shadow.adoptedStyleSheets = [sheet()];
+    const head = el("div", { class: "head" }, this.badge, this.summary, this.button);
+    this.shadow.append(el("section", { class: "panel", attrs: { "aria-label": "Unmemorize result" } }, head, this.stage));
+    // keys and drags within are ours: they must not delete or move the node
+    for (const event of ["keydown", "keyup", "copy", "pointerdown", "mousedown", "dblclick"]) {
+      this.shadow.addEventListener(event, (e) => this.keep(/** @type {any} */ (e)));
+    }
+    const holder = /** @type {LGraphNode & Holder} */ (this.node);
+    const widget = holder.addDOMWidget("unmemorize_view", "unmemorize_view", host, {
+      serialize: false,
+      hideOnZoom: false,
+      margin: MARGIN,
+      getMinHeight: () => height + 2 * MARGIN,
+      ...(this.kind ? {} : { getMaxHeight: () => height + 2 * MARGIN }),
+    });
+    widget.serialize = false;
+    return host;
+  }
+
+  /** @param {KeyboardEvent & PointerEvent} event */
+  keep(event) {
+    const inside = /** @type {Element} */ (event.composedPath()[0]);
+    const shortcut = event.type.startsWith("key") && (event.ctrlKey || event.metaKey) && !inside.closest?.("dialog");
+    if (!shortcut && inside.closest?.("input, select, button, textarea, dialog, .plot")) event.stopPropagation();
+  }
+
+  /** @param {Verdict} verdict */
+  say(verdict) {
+    this.badge.dataset.kind = verdict.kind;
+    this.badge.textContent = `${SIGNS[verdict.kind]} ${verdict.word}`;
+    this.summary.textContent = verdict.text;
+    this.summary.title = verdict.text;
+  }
+
+  /** A result of this node. @param {any} output as the server sent it: lists by name */
+  show(output) {
+    const reports = output?.unmemorize_report;
+    const data = this.kind ? output?.[this.kind.key]?.[0] : undefined;
+    if (output === this.output || !(Array.isArray(reports) || data)) return;
+    this.output = output;
+    this.button.disabled = !Array.isArray(reports);
+    const verdict = data && this.view ? this.reveal().show(data) : null;
+    this.say(verdict ?? ofReport(this.type, reports?.[0], style()));
+  }
+
+  /** A message while the node runs. @param {any} message */
+  live(message) {
+    const verdict = this.view?.live ? this.reveal().live?.(message) : null;
+    if (verdict) this.say(verdict);
+  }
+
+  /** Draw again: a setting was changed. */
+  refresh() {
+    const { output } = this;
+    this.output = null;
+    if (output) this.show(output);
+  }
+
+  /** @returns {View} */
+  reveal() {
+    const view = /** @type {View} */ (this.view);
+    if (!view.element.isConnected || view.element.parentNode !== this.stage) this.stage?.replaceChildren(view.element);
+    return view;
+  }
+
+  openReport() {
+    const dialog = reportDialog(this.node.title || this.type, this.output?.unmemorize_report ?? [], style());
+    this.shadow?.append(dialog);
+    dialog.showModal();
+  }
+}

@@ -1,0 +1,87 @@
+/**
+ * The badge of a node: what its result says, in a word, and its numbers in a line. Pure functions.
+ * @module
+ */
+import { counted, number, plain, share } from "./format.mjs";
+
+/**
+ * @typedef {"memorized" | "clean" | "uncalibrated" | "unclear" | "off" | "note" | "running"} Kind
+ * @typedef {{kind: Kind, word: string, text: string}} Verdict
+ * @typedef {import("./format.mjs").Style} Style
+ */
+
+/** A sign beside the word, so that nothing hangs on colour alone. @type {Record<Kind, string>} */
+export const SIGNS = { memorized: "\u25b2", clean: "\u2713", uncalibrated: "?", unclear: "?", off: "\u2013", note: "i", running: "\u2026" };
+
+/**
+ * A calibrated threshold lets a share of a clean picture's pixels pass by construction: up to twice that much is clean, from ten times on
+ * memorized, in between neither is said.
+ */
+export const FEW = 2;
+export const MANY = 10;
+
+/**
+ * @param {any} view as unmemorize/views.py guard_view writes it
+ * @param {Style} style
+ * @param {number} [sample]
+ * @returns {Verdict}
+ */
+export function ofGuard(view, style, sample = 0) {
+  if (view.kind === "off") return { kind: "off", word: "off", text: "the stock sampler, unwatched" };
+  const kind = view.memorized[sample] ? "memorized" : "clean";
+  const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
+  const limit = view.detector === "default" ? ` (memorized from ${number(view.limit, style)})` : "";
+  const score = `score ${number(view.scores[sample], style)}${limit}`;
+  return { kind, word: kind, text: [words, score].filter(Boolean).join(" \u00b7 ") };
+}
+
+/** @param {any} report @param {Style} style @returns {Verdict} */
+function ofThreshold(report, style) {
+  const area = Math.max(0, ...report.areas);
+  const text = `${share(area, style)} above the threshold`;
+  if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
+  const usual = 1 - report.quantile;
+  const kind = area >= MANY * usual ? "memorized" : area <= FEW * usual ? "clean" : "unclear";
+  return { kind, word: kind, text: `${text}, clean pictures have ${share(usual, style)}` };
+}
+
+/** @param {any} report @param {Style} style @returns {string} */
+function inWords(report, style) {
+  if ("energy_removed" in report) {
+    return `${share(report.energy_removed, style)} of the energy removed, rank ${report.rank_before} to ${report.rank_after}`;
+  }
+  if ("mean_iou" in report) return `mean overlap ${number(report.mean_iou, style)}`;
+  if ("density" in report) {
+    const strength = "strength" in report ? `, strength ${number(report.strength, style)}` : "";
+    return `${share(report.density, style)} of the weights silenced${strength}`;
+  }
+  if ("saved" in report) return `saved as ${report.saved}`;
+  if ("written" in report) return `${counted(report.written, "file")} written`;
+  if ("channels" in report && "removed" in report) return `${report.removed} of ${report.channels} channels removed`;
+  return Object.entries(report)
+    .filter(([k, v]) => typeof v !== "object" && k !== "sha256")
+    .slice(0, 3)
+    .map(([k, v]) => `${k} ${plain(v, style)}`)
+    .join(", ");
+}
+
+/**
+ * Of any node's report.
+ * @param {string} type of the node
+ * @param {any} report
+ * @param {Style} style
+ * @returns {Verdict}
+ */
+export function ofReport(type, report, style) {
+  if (!report || typeof report !== "object") return { kind: "note", word: "done", text: "" };
+  if ("areas" in report) return ofThreshold(report, style);
+  if (type.endsWith("Map") && Array.isArray(report.scores)) {
+    const score = Math.max(...report.scores);
+    return { kind: "uncalibrated", word: "uncalibrated", text: `score ${number(score, style)}: compare with clean pictures` };
+  }
+  if (type === "UnmemorizeHeatmapOverlay") {
+    return { kind: "uncalibrated", word: "uncalibrated", text: `mean ${number(report.mean, style)}, peak ${number(report.peak, style)}` };
+  }
+  const warnings = Array.isArray(report.warnings) ? report.warnings.length : 0;
+  return { kind: "note", word: warnings ? counted(warnings, "warning") : "done", text: inWords(report, style) };
+}

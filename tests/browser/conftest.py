@@ -1,0 +1,62 @@
+"""A Chromium with the real front end open, and what a user does in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+READY = "() => window.app?.graph && 'UnmemorizeHeatmapOverlay' in LiteGraph.registered_node_types"
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, server: Any) -> Iterator[Any]:
+    """A tab with ComfyUI; `page.errors` collects what its console calls errors, `page.prompts` the prompts it queued."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1720, "height": 1080})
+        tab.set_default_timeout(180_000)
+        tab.errors, tab.prompts = [], []
+        tab.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+        tab.on("request", lambda request: tab.prompts.append(request.url) if request.url.endswith("/prompt") else None)
+        tab.goto(server.url)
+        tab.wait_for_function(READY)
+        tab.wait_for_timeout(2000)
+        tab.keyboard.press("Escape")
+        yield tab
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def shoot() -> Callable[[Any, str], None]:
+    """A screenshot into out/screens."""
+
+    def take(page: Any, name: str) -> None:
+        folder = ROOT / "out" / "screens"
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(folder / f"{name}.png"))
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def queue() -> Callable[[Any], None]:
+    """Press Run; messages of the start (no look-up of outside hosts here) may lie over the button."""
+
+    def press(page: Any) -> None:
+        for _ in range(page.locator(".p-toast-close-button").count()):
+            page.locator(".p-toast-close-button").first.click()
+            page.wait_for_timeout(500)
+        page.locator('[data-testid="queue-button"]').first.click()
+
+    return press

@@ -1,0 +1,272 @@
+"""The views in the nodes: drawn by the real front end, with the classic canvas and with Nodes 2.0."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from unmemorize_pack.demo.live.graph import Graph
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+CLASSIC, VUE = "classic", "nodes-2"
+TYPES = {
+    "guard": "UnmemorizeKSamplerStabilityGuard", "chart": "UnmemorizeStabilityChart", "overlay": "UnmemorizeHeatmapOverlay",
+    "filter": "UnmemorizeBAFFilterLoRA", "spectrum": "UnmemorizeLoRASpectrumPlot", "prune": "UnmemorizePruneNeurons",
+    "compare": "UnmemorizeCompareNeuronMasks", "map": "UnmemorizeCurvatureDifferenceMap", "threshold": "UnmemorizeMapThreshold",
+}  # fmt: skip
+
+
+def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
+    """One small graph with every view."""
+    g = Graph(object_info)
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 0), (300, 100))
+    words = g.add("CLIPTextEncode", (0, 150), (300, 100), clip=load[1], text="a large orange cross on a teal background")
+    empty = g.add("CLIPTextEncode", (0, 300), (300, 100), clip=load[1], text="")
+    latent = g.add("EmptyLatentImage", (0, 450), (300, 110), width=128, height=128)
+    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 610), (300, 90), profile="demo/demo")
+    run = {"positive": words[0], "negative": empty[0], "latent_image": latent[0], "profile": profile[0]}
+    how = {"seed": 1, "steps": 12, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    guard = g.add("UnmemorizeKSamplerStabilityGuard", (340, 0), (340, 660), model=load[0], **run, **how)
+    g.add("UnmemorizeStabilityChart", (340, 720), (340, 400), report=guard[3])
+    picture = g.add("VAEDecode", (720, 0), (300, 60), samples=guard[0], vae=load[2])
+    cheap = {"preset": "custom", "probes": 2}
+    measured = g.add(
+        "UnmemorizeCurvatureDifferenceMap", (720, 110), (300, 420),
+        model=load[0], positive=words[0], latent=guard[0], negative=empty[0], **cheap,
+    )  # fmt: skip
+    g.add("UnmemorizeHeatmapOverlay", (1060, 0), (340, 620), image=picture[0], map=measured[0])
+    limit = g.add("UnmemorizeMapThreshold", (720, 620), (300, 180), map=measured[0])
+    g.add("MaskPreview", (720, 880), (300, 240), mask=limit[0])
+    lora = g.add("UnmemorizeOpenLoRA", (0, 760), (300, 130), lora_name="demo/leaking")
+    split = g.add("UnmemorizeBAFFilterLoRA", (1440, 0), (340, 720), lora=lora[0], model=load[0], clip=load[1], info=lora[1], threshold=0.05)
+    g.add("UnmemorizeLoRASpectrumPlot", (1060, 700), (360, 560), spectrum=split[4])
+    mask = g.add("UnmemorizeLoadNeuronMask", (0, 960), (300, 80), mask="demo/demo")
+    pruned = g.add("UnmemorizePruneNeurons", (1440, 780), (340, 340), model=load[0], mask=mask[0])
+    g.add("PreviewAny", (720, 1180), (300, 100), source=pruned[1])
+    g.add("UnmemorizeCompareNeuronMasks", (1820, 0), (340, 600), mask_1=mask[0], mask_2=mask[0], names=f"{HOSTILE}, second")
+    return g.build("7d1a3c52-0f6e-4b7b-9a0e-5a2f1c9d7e11")
+
+
+def view(page: Any, name: str) -> Any:
+    """The panel of the node of a kind; playwright looks through its shadow root."""
+    number = page.evaluate("type => app.graph._nodes.findIndex(n => n.type === type)", TYPES[name])
+    mark = "([n, name]) => { app.graph._nodes[n].widgets.find(w => w.name === 'unmemorize_view').element.dataset.test = name }"
+    page.evaluate(mark, [number, name])
+    return page.locator(f'.unmemorize-view[data-test="{name}"]')
+
+
+def widget_value(page: Any, name: str, widget: str) -> Any:
+    return page.evaluate(
+        "([type, name]) => app.graph._nodes.find(n => n.type === type).widgets.find(w => w.name === name).value", [TYPES[name], widget]
+    )
+
+
+def show(page: Any, name: str) -> Any:
+    """Bring a node to the middle at full size; returns its panel."""
+    page.evaluate(
+        """type => { const n = app.graph._nodes.find(n => n.type === type), c = app.canvas, s = c.ds
+            s.scale = 1; s.offset = [520 - n.pos[0], 260 - n.pos[1] - Math.max(0, n.size[1] - 700)]; c.setDirty(true, true) }""",
+        TYPES[name],
+    )
+    page.wait_for_timeout(1200)
+    return view(page, name)
+
+
+def pixels(panel: Any) -> str:
+    return panel.locator("canvas").first.evaluate("c => c.toDataURL()")
+
+
+def slide(panel: Any, label: str, value: float) -> None:
+    panel.get_by_label(label, exact=True).evaluate(
+        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input', { bubbles: true })) }", str(value)
+    )
+
+
+def asked(page: Any) -> Any:
+    """What would be queued, and what would be saved of the widgets."""
+    return page.evaluate(
+        """async () => { const p = await app.graphToPrompt()
+            return [p.output, p.workflow.nodes.map(n => n.widgets_values)] }"""
+    )
+
+
+@pytest.fixture(scope="module", params=[CLASSIC, VUE])
+def done(request, page, server, queue, shoot) -> str:
+    """The workflow has run in this mode."""
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param == VUE)
+    page.wait_for_timeout(1500)
+    page.evaluate(
+        """async () => { const { api } = await import('/scripts/api.js'); window.heard = []
+            api.addEventListener('unmemorize.guard', e => window.heard.push(e.detail.kind)) }"""
+    )
+    page.evaluate("g => app.loadGraphData(g)", workflow(server.object_info()))
+    page.wait_for_timeout(1500)
+    queue(page)
+    wait_for_all(page)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    shoot(page, f"views-{request.param}")
+    return request.param
+
+
+def wait_for_all(page: Any) -> None:
+    """Until every node of ours has its result."""
+    page.wait_for_function(
+        """types => types.every(t => app.graph._nodes.filter(n => n.type === t).every(n => {
+            const v = n.widgets.find(w => w.name === 'unmemorize_view').element.shadowRoot
+            return !v.querySelector('button.report').disabled }))""",
+        arg=list(TYPES.values()),
+        timeout=400_000,
+    )
+
+
+def test_guard_shows_the_run_and_its_verdict(page, done, shoot):
+    panel = show(page, "guard")
+    assert panel.locator(".badge").get_attribute("data-kind") in ("memorized", "clean")
+    assert "score" in panel.locator(".summary").inner_text()
+    assert panel.locator("path.trace").count() == 3
+    if done == CLASSIC:  # the second time the server has the result already
+        assert {"step", "done"} <= set(page.evaluate("() => window.heard"))
+    panel.locator(".plot").hover()
+    assert re.match(r"step \d+: update [+-]?[\d.]+, prediction [+-]?[\d.]+, revision .* sd", panel.locator(".readout").inner_text())
+    shoot(page, f"guard-{done}")
+
+
+def test_overlay_acts_at_once_without_a_run(page, done, shoot):
+    panel = show(page, "overlay")
+    queued, before = len(page.prompts), asked(page)
+    page.wait_for_function("p => p.toDataURL().length > 5000", arg=panel.locator("canvas").first.element_handle())
+    seen = [pixels(panel)]
+    for label, value in (("opacity", 0.3), ("full heat", 1), ("wipe: before and after", 50)):
+        slide(panel, label, value)
+        seen.append(pixels(panel))
+    panel.get_by_label("colour map").select_option("viridis")
+    seen.append(pixels(panel))
+    assert len(set(seen)) == len(seen)
+    panel.locator(".plot").hover()
+    assert re.match(r"x \d+, y \d+: -?[\d.e-]+, [\d.]+ % of full heat", panel.locator(".readout").inner_text())
+    shoot(page, f"overlay-{done}")
+    assert len(page.prompts) == queued and asked(page) == before
+    assert widget_value(page, "overlay", "colour_map") == "inferno"
+
+
+def test_overlay_is_used_from_the_keyboard(page, done):
+    panel = show(page, "overlay")
+    slider = panel.get_by_label("opacity", exact=True)
+    before = pixels(panel)
+    slider.focus()
+    page.keyboard.press("End")
+    assert slider.input_value() == "1" and pixels(panel) != before
+    panel.locator(".plot").focus()
+    page.keyboard.press("ArrowRight")
+    assert "x " in panel.locator(".readout").inner_text()
+    nodes = page.evaluate("() => app.graph._nodes.length")
+    page.keyboard.press("Delete")
+    assert page.evaluate("() => app.graph._nodes.length") == nodes
+
+
+def test_spectrum_names_channels_and_follows_the_threshold(page, done, shoot):
+    panel = show(page, "filter")
+    panel.locator(".plot").focus()
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"channel \d+: singular value [\d.]+, score -?[\d.]+, (kept|removed)", panel.locator(".readout").inner_text())
+    panel.locator(".badge").click()  # away from the plot
+    told, drawn = panel.locator(".readout").inner_text(), pixels(panel)
+    assert re.match(r"keeps \d+ of \d+ channels", told)
+    slide(panel, "threshold", 0.2)
+    assert widget_value(page, "filter", "threshold") == 0.2
+    assert "not run yet" in panel.locator(".readout").inner_text() and pixels(panel) != drawn
+    page.evaluate(
+        """type => { const n = app.graph._nodes.find(n => n.type === type), w = n.widgets.find(w => w.name === 'threshold')
+            w.value = 0.05; w.callback(0.05, app.canvas, n) }""",
+        TYPES["filter"],
+    )
+    assert panel.locator(".readout").inner_text() == told
+    shoot(page, f"spectrum-{done}")
+    other = show(page, "spectrum")
+    slide(other, "threshold", 0.1)
+    assert widget_value(page, "filter", "threshold") == 0.1
+    slide(other, "threshold", 0.05)
+
+
+def test_neurons_by_layer(page, done, shoot):
+    panel = show(page, "prune")
+    panel.locator(".plot").focus()
+    page.keyboard.press("ArrowDown")
+    assert re.search(r"[\d.]+ % . \w*block", panel.locator(".readout").inner_text())
+    shoot(page, f"neurons-{done}")
+
+
+def test_strings_from_prompts_and_files_stay_text(page, done, shoot):
+    panel = show(page, "compare")
+    panel.get_by_role("button", name="Report").click()
+    dialog = panel.locator("dialog")
+    assert HOSTILE in dialog.inner_text()
+    assert panel.locator("img").count() == 0 and page.locator('img[src="x"]').count() == 0
+    shoot(page, f"report-{done}")
+    dialog.get_by_role("button", name="Copy JSON").click()
+    page.wait_for_timeout(300)
+    assert dialog.get_by_role("button", name=re.compile("Copied|Selected")).count() == 1
+    page.keyboard.press("Escape")
+    assert panel.locator("dialog").count() == 0
+
+
+def test_uncalibrated_is_said(page, done):
+    for name in ("map", "threshold"):
+        assert view(page, name).locator(".badge").get_attribute("data-kind") == "uncalibrated"
+
+
+def test_results_come_back_after_a_reload(page, done, shoot):
+    if done == VUE:
+        pytest.skip("the same code; once is enough")
+    page.reload()
+    page.wait_for_function("() => window.app?.graph?._nodes?.some(n => n.type === 'UnmemorizeHeatmapOverlay')")
+    wait_for_all(page)
+    page.wait_for_timeout(2000)
+    assert "score" in view(page, "guard").locator(".summary").inner_text()
+    shoot(page, "reloaded")
+
+
+def test_light_theme(page, done, shoot):
+    """Colours come from the theme: text stays readable on its ground."""
+    panel = show(page, "spectrum")
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    page.wait_for_timeout(1500)
+    shoot(page, f"light-{done}")
+    brightness = "(e, key) => getComputedStyle(e)[key].match(/[\\d.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 3"
+    text = panel.locator(".readout").evaluate(brightness, "color")
+    ground = panel.locator(".panel").evaluate(brightness, "backgroundColor")
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    assert ground > 200 and text < 110
+
+
+def test_a_node_in_a_subgraph_shows_its_result(page, done, queue, shoot):
+    page.evaluate(
+        """type => { const n = app.graph._nodes.find(n => n.type === type); app.canvas.setGraph?.(app.graph)
+            window.inside = app.graph.convertToSubgraph(new Set([n])).subgraph }""",
+        TYPES["overlay"],
+    )
+    queue(page)
+    shown = """() => { const n = window.inside.nodes.find(n => n.type === 'UnmemorizeHeatmapOverlay')
+        return n && !n.widgets.find(w => w.name === 'unmemorize_view').element.shadowRoot.querySelector('button.report').disabled }"""
+    page.wait_for_function(shown, timeout=300_000)
+    page.evaluate("() => app.canvas.setGraph(window.inside)")
+    page.wait_for_timeout(2000)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    shoot(page, f"subgraph-{done}")
+    inside = "([v]) => v === window.inside.nodes[0].widgets.find(w => w.name === 'unmemorize_view').element"
+    seen = page.locator(".unmemorize-view").all()
+    assert [v for v in seen if v.is_visible() and v.evaluate(f"v => ({inside})([v])")]
+    page.evaluate("() => app.canvas.setGraph(app.graph)")
+
+
+def test_settings_and_about(page, done):
+    read = "id => app.extensionManager.setting.get(id)"
+    assert [page.evaluate(read, f"Unmemorize.{i}") for i in ("ColourMap", "Shares", "Digits")] == ["as in the node", "percent", 3]
+    assert page.evaluate("() => app.extensions.find(e => e.name === 'Unmemorize.Views').aboutPageBadges[0].label").startswith("Unmemorize")
+
+
+def test_no_error_is_ours(page, done):
+    assert [e for e in page.errors if "nmemorize" in e and "api.comfy.org" not in e] == []

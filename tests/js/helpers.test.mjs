@@ -1,0 +1,87 @@
+/** The helpers of js/ that need no browser: `node --test tests/js`. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
+import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
+import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { ofGuard, ofReport } from "../../js/lib/verdict.mjs";
+
+const HOSTILE = "<img src=x onerror=alert(1)>";
+
+test("colour maps end where their stops end, and are even between", () => {
+  for (const [name, stops] of Object.entries(COLOUR_MAPS)) {
+    const hex = (/** @type {number} */ i) => [...table(name).slice(3 * i, 3 * i + 3)].map((c) => c.toString(16).padStart(2, "0")).join("");
+    assert.equal(hex(0), stops[0]);
+    assert.equal(hex(255), stops.at(-1));
+  }
+  assert.equal(colourOf("gray", 0.5), "rgb(128, 128, 128)");
+  assert.equal(colourOf("no such map", 2), colourOf("viridis", 1));
+});
+
+test("numbers keep their digits", () => {
+  assert.equal(number(0.123456), "0.123");
+  assert.equal(number(1234567.8), "1.23e+6");
+  assert.equal(number(-0.00001234), "-1.23e-5");
+  assert.equal(number(42), "42");
+  assert.equal(number(null), "none");
+  assert.equal(number(NaN), "none");
+  assert.equal(signed(3.14159), "+3.14");
+  assert.equal(share(0.1234), "12.3 %");
+  assert.equal(share(0.1234, { ...PLAIN, shares: "fraction" }), "0.123");
+  assert.equal(counted(1, "step"), "1 step");
+  assert.equal(words("energy_removed"), "energy removed");
+});
+
+test("what comes from files stays a string", () => {
+  assert.equal(plain(HOSTILE), HOSTILE);
+  assert.equal(plain([HOSTILE, null, true]), `${HOSTILE}, none, yes`);
+  assert.equal(plain([[1, 0.5], []]), "[1, 0.5], [none]");
+  assert.match(ofReport("UnmemorizeSaveFilteredLoRA", { saved: HOSTILE }, PLAIN).text, /^saved as <img/);
+});
+
+test("scales", () => {
+  assert.equal(linear(0, 10, 100, 200)(5), 150);
+  assert.equal(linear(3, 3, 0, 8)(3), 4);
+  assert.deepEqual(extent([null, 2, -1, NaN]), [-1, 2]);
+  assert.deepEqual(extent([]), [0, 1]);
+  assert.deepEqual(wholeTicks(9, 5), [0, 2, 4, 6, 8]);
+  assert.equal(squeezed(0), 0);
+  assert.ok(squeezed(100) < 5 && squeezed(-3) === -squeezed(3));
+  assert.equal(clamp(5, 0, 1), 1);
+});
+
+test("enlarging is torch's bilinear without aligned corners", () => {
+  assert.deepEqual([...enlarged([0, 1], 2, 1, 4, 1)], [0, 0.25, 0.75, 1]);
+  assert.deepEqual([...enlarged([0, 2, 4, 6], 2, 2, 1, 1)], [3]);
+});
+
+test("names lose what all of them share", () => {
+  assert.deepEqual(shortNames(["a.b.1.ff", "a.b.2.ff"]), ["1", "2"]);
+  assert.deepEqual(shortNames(["only.one"]), ["one"]);
+});
+
+test("the guard's badge", () => {
+  const view = {
+    kind: "done",
+    detector: "default",
+    limit: 3,
+    memorized: [false, true],
+    scores: [0.2, 7.1],
+    verdicts: ["nothing found", "memorized, sampled again"],
+  };
+  assert.equal(ofGuard(view, PLAIN, 0).kind, "clean");
+  const found = ofGuard(view, PLAIN, 1);
+  assert.equal(found.kind, "memorized");
+  assert.equal(found.text, "sampled again \u00b7 score 7.1 (memorized from 3)");
+  assert.equal(ofGuard({ kind: "off" }, PLAIN).kind, "off");
+});
+
+test("a threshold's badge says only what the calibration allows", () => {
+  const verdict = (/** @type {number} */ area, threshold = "calibrated") =>
+    ofReport("UnmemorizeMapThreshold", { threshold, areas: [area], quantile: 0.995 }, PLAIN).kind;
+  assert.equal(verdict(0.004), "clean");
+  assert.equal(verdict(0.03), "unclear");
+  assert.equal(verdict(0.4), "memorized");
+  assert.equal(verdict(0.4, "uncalibrated (Otsu)"), "uncalibrated");
+  assert.equal(ofReport("UnmemorizeCurvatureDifferenceMap", { scores: [0.1, 0.4] }, PLAIN).kind, "uncalibrated");
+});
