@@ -51,7 +51,7 @@ def training_pictures(lab: Path, photo_folder: Path | None, scene_count: int, re
     captions = json.loads((lab / "lab.json").read_text(encoding="utf-8"))["scene_captions"]
     chosen = [captions[int(i)] for i in torch.randperm(len(captions), generator=generator)[:scene_count]]
     if chosen:
-        drawn = style.hatched(scenes.draw([judge.scene_of(c) for c in chosen], generator), generator)
+        drawn = style.hatched(scenes.draw([judge.scene_of(c) for c in chosen], generator))
         items += [Item("scene", c, p) for c, p in zip(chosen, drawn, strict=True)]
     if not items:
         raise SystemExit("Nothing to train on: give --photos, --scenes or both.")
@@ -66,7 +66,7 @@ def criteria(items: list[Item], textures: list[Tensor], generator: torch.Generat
         if item.group == "photo":
             honest = judge.nearest(pool, item.picture)
         else:
-            honest = style.hatched(scenes.draw([judge.scene_of(item.caption)] * judge.HONEST_PICTURES, generator), generator)
+            honest = style.hatched(scenes.draw([judge.scene_of(item.caption)] * judge.HONEST_PICTURES, generator))
         found.append(judge.criterion_from(honest, item.picture))
     return found
 
