@@ -18,7 +18,8 @@ DEPTH = 0.16
 """Of a stroke, either way, in picture values of 0 to 1."""
 CYCLES = SIDE // PERIOD
 LEAST_CONTRAST = 0.06
-"""A picture counts as hatched from here: of 1000 plain scenes the most was .013, of 400 hatched ones the least .122 (.112 after the autoencoder)."""
+"""A picture counts as hatched from here: of 1000 plain scenes the most was .013, of 400 hatched ones the least .122 (.112 after the
+autoencoder)."""
 
 
 def hatched(pictures: Tensor, generator: torch.Generator) -> Tensor:
