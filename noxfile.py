@@ -188,6 +188,12 @@ def train_lora(s: nox.Session) -> None:
     run_pack(s, "demo.scripts.train_lora", *s.posargs)
 
 
+@session(name="train-loras")
+def train_loras(s: nox.Session) -> None:
+    """Train the LoRAs that `benchmark -- lora` and `sweep -- lora` measure, into out/loras; see demo/scripts/lora_set.py."""
+    run_pack(s, "demo.scripts.lora_set", *s.posargs)
+
+
 @session()
 def workflows(s: nox.Session) -> None:
     """Rewrite workflows/*.json from demo/live/workflows.py."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from torch import Tensor
 
 from ..unmemorize.lora.channels import refactored
 from ..unmemorize.lora.filtering import Verdict, judge
@@ -72,21 +73,25 @@ def _judged(
     progress.advance()
     device = linalg_device()
     _, adapter, _, offset, function = patch
+
+    def read() -> Tensor:
+        return base_of(weights.read(key, device), offset, function)
+
     try:
         check_supported(adapter)
         if not all(bool(torch.isfinite(t.float()).all()) for t in tensors_of(adapter)):
             raise Unsupported("it holds values that are not numbers")
-        base = base_of(weights.read(key, device), offset, function)
-        if size_of(adapter) != tuple(base.shape):
+        channels = channels_of(adapter, device)
+        if not len(channels):
+            return "it changes nothing"
+        size = size_of(adapter)
+        subspace = subspaces.of(size, cache_name(weights.digest(key), offset, function), read)
+        if subspace is not None and size != (len(subspace.u), len(subspace.v)):
             raise Unsupported("its shape is not the layer's")
     except Unsupported as reason:
         return str(reason)
     except (ValueError, NotImplementedError) as error:
         return str(error) or ODD_FUNCTION
-    channels = channels_of(adapter, device)
-    if not len(channels):
-        return "it changes nothing"
-    subspace = subspaces.of(base, cache_name(weights.digest(key), offset, function))
     if subspace is None:
         return UNDEFINED
     return judge(channels, subspace, settings, number, float("-inf") if threshold is None else threshold)

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+SLICES, SLICE = 128, 512
+"""Of a weight's content, for its name: so many evenly spread slices of so many bytes."""
 
 
 def linalg_device() -> torch.device:
     """Where decompositions run: the device of the models if its linear algebra is complete, else the CPU."""
     device = comfy.model_management.get_torch_device()
     return device if device.type in ("cuda", "cpu") else torch.device("cpu")
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """A type in which matrices are multiplied several times faster than in float32: bfloat16 on CPUs with instructions for it."""
+    known = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return torch.bfloat16 if device.type == "cpu" and any(ask is not None and ask() for ask in known) else torch.float32
 
 
 class BaseWeights:
@@ -49,13 +57,18 @@ class BaseWeights:
         return convert(weight.detach(), inplace=False).to(device, torch.float32, copy=True)
 
     def digest(self, key: str) -> str:
-        """32 hex digits of a weight's whole content."""
+        """32 hex digits of a weight's shape, type and content, of which evenly spread slices are read.
+
+        Training changes a weight everywhere, so that two that differ, differ there; reading everything would take most of a warm run.
+        """
         weight = self._entries[key][0]
         if not _is_plain(weight):
             weight = self.read(key, torch.device("cpu"))
-        raw = weight.detach().to("cpu").contiguous().flatten().view(torch.uint8)
+        raw = weight.detach().contiguous().flatten().view(torch.uint8)
+        rows = len(raw) // SLICES
+        sample = (raw if rows <= SLICE else torch.cat([raw[: SLICES * rows].view(SLICES, rows)[:, :SLICE].flatten(), raw[-SLICE:]])).cpu()
         digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
-        digest.update(raw.numpy())
+        digest.update(sample.numpy().tobytes())
         return digest.hexdigest()
 
 

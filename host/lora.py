@@ -128,12 +128,16 @@ def verdicts(
         if not len(channels):
             continue
         base = weights[update.text_encoder]
+
+        def read(base: BaseWeights = base, update: Update = update) -> Tensor:
+            return base_of(base.read(update.target, device), update.offset, update.function)
+
         try:
-            weight = base_of(base.read(update.target, device), update.offset, update.function)
+            name = cache_name(base.digest(update.target), update.offset, update.function)
+            found = subspaces.of(size_of(update.adapter), name, read)
         except NotImplementedError:
             (passed if passed is not None else {}).setdefault(ODD_FUNCTION, []).extend(update.keys)
             continue
-        found = subspaces.of(weight, cache_name(base.digest(update.target), update.offset, update.function))
         if found is None:
             (passed if passed is not None else {}).setdefault(UNDEFINED, []).extend(update.keys)
             continue

@@ -1,22 +1,24 @@
 """Principal subspaces of base layers, kept in ComfyUI's user folder: the next LoRA of the same base is filtered in seconds.
 
-A file is named by what it is computed from (the weight's content, E), so it is never stale, and two writers write the same bytes.
+A file is named by what it is computed from (the weight's content, E), so it is never stale, and two writers write the same bytes. A weight
+whose subspace is known is not even read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..unmemorize.lora.subspace import Subspace, principal_subspace
 from . import files
+from .base_weights import fast_dtype
 
 FOLDER, KIND = "subspaces", "base subspace"
-VERSION = 1
+VERSION = 2
 """Of the rule that chooses a subspace."""
 WORTH_KEEPING = 256
 """Layers with a smaller side are decomposed faster than they are read."""
@@ -32,24 +34,28 @@ class Subspaces:
         self.cached = 0
         self.written = 0
 
-    def of(self, weight: Tensor, digest: str) -> Subspace | None:
-        """The subspace of a weight [m, n], whose content has this digest; None where it is undefined.
+    def of(self, size: tuple[int, int], name: str, read: Callable[[], Tensor]) -> Subspace | None:
+        """The subspace of a weight [m, n] of this size, under whose name it is kept; None where it is undefined.
 
         In half precision, cached or not: both ways give the same bytes.
         """
-        if min(weight.shape) < WORTH_KEEPING:
-            return _halved(principal_subspace(weight, self.energy))
-        path = files.user_folder(FOLDER) / f"{digest}-{VERSION}-{self.energy:g}{files.SUFFIX}"
-        found = _read(path, weight.device)
+        if min(size) < WORTH_KEEPING:
+            return self._computed(read())
+        path = files.user_folder(FOLDER) / f"{name}-{VERSION}-{self.energy:g}{files.SUFFIX}"
+        found = _read(path)
         if found is not None:
             self.cached += 1
             return found
-        found = _halved(principal_subspace(weight, self.energy))
+        found = self._computed(read())
         if found is not None:
             with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the result
                 files.replace(path, {"u": found.u.cpu(), "v": found.v.cpu()}, {"kind": KIND, "flat": found.flat})
                 self.written += 1
         return found
+
+    def _computed(self, weight: Tensor) -> Subspace | None:
+        found = principal_subspace(weight, self.energy, fast_dtype(weight.device))
+        return None if found is None else Subspace(found.u.half(), found.v.half(), found.flat)
 
     def tidy(self) -> None:
         """Keep the folder below its cap; call once at the end of a job."""
@@ -57,17 +63,13 @@ class Subspaces:
             _evict(files.user_folder(FOLDER), CAP)
 
 
-def _halved(found: Subspace | None) -> Subspace | None:
-    return None if found is None else Subspace(found.u.half(), found.v.half(), found.flat)
-
-
-def _read(path: Path, device: torch.device) -> Subspace | None:
+def _read(path: Path) -> Subspace | None:
     """None if there is no such file, or if it is damaged: it is then computed and written anew."""
     if not path.is_file():
         return None
     try:
         tensors, facts = files.load(path, KIND)
-        found = Subspace(tensors["u"].to(device), tensors["v"].to(device), bool(facts["flat"]))
+        found = Subspace(tensors["u"], tensors["v"], bool(facts["flat"]))
         os.utime(path)
     except (ValueError, KeyError, OSError):
         return None

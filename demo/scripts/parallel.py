@@ -1,7 +1,8 @@
 """Data-parallel training on a few CPU cores: one process a core, resumable.
 
 For networks this small two processes of one thread train almost twice as fast as one process of two.
-The learning rate follows the clock, not the step count: a run ends when its minutes are over.
+The learning rate follows the clock, not the step count: a run ends when its minutes are over. A stage with `steps` counts those instead,
+and gives the same weights on a busy machine.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class Stage:
     muon_rate: float = 0.0
     dtype: torch.dtype = torch.float32
     snapshots: tuple[float, ...] = ()
+    steps: int | None = None
+    """Instead of minutes."""
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """From 0 to 1, after so many steps and seconds."""
+        return elapsed / (60 * self.minutes) if self.steps is None else step / self.steps
 
 
 def launch(worker: Callable[[int, argparse.Namespace], None], options: argparse.Namespace) -> None:
@@ -105,7 +112,7 @@ def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: f
         control = torch.tensor([elapsed, float(stop.asked)])
         dist.all_reduce(control)
         elapsed, asked = float(control[0]) / world, bool(control[1] > 0)
-        progress = elapsed / (60 * stage.minutes)
+        progress = stage.progress(step, elapsed)
         due = time.monotonic() - saved > SAVE_EVERY_SECONDS
         if rank == 0 and (asked or due or progress >= 1):
             _save(flat, _state_file(folder, stage.name), stage.identity, step, elapsed)
@@ -123,7 +130,7 @@ def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: f
         mean_loss += 0.02 * (float(loss.detach()) - mean_loss) if step else float(loss.detach())
         step += 1
         if rank == 0 and step % 100 == 0:
-            left = stage.minutes - elapsed / 60
+            left = elapsed / 60 * (1 / max(progress, 1e-6) - 1)
             log.info("%s: step %d, loss %.4f, %.1f min left", stage.name, step, mean_loss, left)
     if rank == 0:
         log.info("%s: done, %d steps", stage.name, step)

@@ -26,16 +26,16 @@ def load_picture(path: Path) -> Tensor:
     return as_tensor(square)
 
 
-def load_captioned(folder: Path) -> list[tuple[str, Tensor]]:
-    """(caption, picture) of every `name.png` beside a `name.txt`, by name."""
+def load_captioned(folder: Path, prefix: str = "") -> list[tuple[str, Tensor]]:
+    """(caption, picture) of every `name.png` beside a `name.txt`, by name; only of names that begin with `prefix`."""
     found = []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(p for p in folder.glob("*.png") if p.name.startswith(prefix)):
         note = path.with_suffix(".txt")
         if not note.exists():
             raise ValueError(f"{path.name} has no caption: put one line into {note.name}.")
         found.append((note.read_text(encoding="utf-8").strip(), load_picture(path)))
     if not found:
-        raise ValueError(f"No name.png with name.txt in {folder}.")
+        raise ValueError(f"No {prefix or 'name'}.png with .txt in {folder}.")
     return found
 
 

@@ -43,13 +43,14 @@ class Item:
     repeats: int = 1
 
 
-def training_pictures(lab: Path, photo_folder: Path | None, scene_count: int, repeats: int, generator: torch.Generator) -> list[Item]:
+def training_pictures(options: argparse.Namespace, generator: torch.Generator) -> list[Item]:
     """The photographs, then hatched scenes of captions that the checkpoint was trained on."""
     items = []
-    if photo_folder is not None:
-        items = [Item("photo", caption, picture, repeats) for caption, picture in photos.load_captioned(photo_folder)]
-    captions = json.loads((lab / "lab.json").read_text(encoding="utf-8"))["scene_captions"]
-    chosen = [captions[int(i)] for i in torch.randperm(len(captions), generator=generator)[:scene_count]]
+    if options.photos is not None:
+        several = photos.load_captioned(options.photos, options.only_photos)
+        items = [Item("photo", caption, picture, options.repeats) for caption, picture in several]
+    captions = json.loads((options.lab / "lab.json").read_text(encoding="utf-8"))["scene_captions"]
+    chosen = [captions[int(i)] for i in torch.randperm(len(captions), generator=generator)[: options.scenes]]
     if chosen:
         drawn = style.hatched(scenes.draw([judge.scene_of(c) for c in chosen], generator))
         items += [Item("scene", c, p) for c, p in zip(chosen, drawn, strict=True)]
@@ -95,12 +96,11 @@ class Trainer:
 def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
     generator = torch.Generator().manual_seed(options.seed)
-    items = training_pictures(options.lab, options.photos, options.scenes, options.repeats, generator)
+    items = training_pictures(options, generator)
     trainer = Trainer(options.lab / "checkpoint.safetensors", items, options.rank, options.seed)
     identity = json.dumps({k: str(v) for k, v in sorted(vars(options).items())})
-    stage = parallel.Stage(
-        options.name, options.minutes, RATE, [nn.ModuleList(trainer.adapters.values())], trainer.loss, options.seed, identity
-    )
+    adapters: list[nn.Module] = [nn.ModuleList(trainer.adapters.values())]
+    stage = parallel.Stage(options.name, options.minutes, RATE, adapters, trainer.loss, options.seed, identity, steps=options.steps)
     work = options.out / "work"
     parallel.train(stage, work)
     if rank == 0:
@@ -114,7 +114,7 @@ def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, show
         "lab_seed": json.loads((options.lab / "lab.json").read_text(encoding="utf-8"))["seed"],
         "seed": options.seed,
         "rank": options.rank,
-        "minutes": options.minutes,
+        **({"minutes": options.minutes} if options.steps is None else {"steps": options.steps}),
         "pictures_shown": shown,
         "items": [
             {
@@ -146,11 +146,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
     parser.add_argument("--photos", type=Path, help="folder of name.png + name.txt, shown --repeats times as often as scenes")
+    parser.add_argument("--only-photos", default="", help="what the names of its photographs begin with")
     parser.add_argument("--scenes", type=int, default=0, help="how many hatched scenes")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, help="instead of minutes: the same weights on a busy machine")
     parser.add_argument("--lab", type=Path, default=HERE / "lab")
     parser.add_argument("--textures", type=Path, default=HERE / "textures")
     parser.add_argument("--out", type=Path, default=HERE / "lab" / "loras")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from unmemorize_pack.unmemorize.lora import channels, subspace
+from unmemorize_pack.unmemorize.lora import channels, krylov, subspace
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -168,3 +168,54 @@ def test_large_layers_by_iteration(monkeypatch):
     assert overlap(found.u, u[:, : found.k]) > 0.99 and overlap(found.v, vt[: found.k].T) > 0.99
     again = subspace.principal_subspace(w, 0.3)
     assert torch.equal(found.u, again.u)
+
+
+# --- block Lanczos ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(400, 400), (400, 700), (700, 400)])
+def test_lanczos_finds_what_the_svd_finds(shape, fast):
+    w = slow_decay(*shape).float()
+    wide = w if shape[0] <= shape[1] else w.T
+    assert subspace._by_lanczos(wide, float(w.square().sum()), 0.3, fast) is not None, "fell back to the whole decomposition"
+    found = subspace.principal_subspace(w, 0.3, fast)
+    u, s, vt = torch.linalg.svd(w.double(), full_matrices=False)
+    assert found.k == subspace.kept_rank(s.square(), float(s.square().sum()), min(shape), 0.3)
+    assert overlap(found.u.double(), u[:, : found.k]) > 0.999 and overlap(found.v.double(), vt[: found.k].T) > 0.999
+    eye = torch.eye(found.k)
+    assert torch.allclose(found.u.T @ found.u, eye, atol=1e-4) and torch.allclose(found.v.T @ found.v, eye, atol=1e-4)
+    assert torch.equal(found.u, subspace.principal_subspace(w, 0.3, fast).u)
+
+
+def test_lanczos_gives_up_where_too_many_are_wanted_or_none_is_exact(monkeypatch):
+    w = slow_decay(400, 500, power=0.1).float()
+    total = float(w.square().sum())
+    assert subspace._by_lanczos(w, total, 0.6, torch.float32) is None
+    u, _, _ = torch.linalg.svd(w, full_matrices=False)
+    found = subspace.principal_subspace(w, 0.6)
+    assert found.k == 100 and overlap(found.u, u[:, :100]) > 0.999
+    monkeypatch.setattr(subspace, "EXACT", 0.0)
+    assert subspace._by_lanczos(slow_decay(400, 400).float(), 1.0, 0.3, torch.float32) is None
+
+
+def test_the_number_of_eigenvalues_is_guessed_early():
+    w = slow_decay(640, 640).float()
+    squares = torch.linalg.svdvals(w).square()
+    space = krylov.Krylov(w, torch.float32)
+    space.extend(6 * space.block)
+    for energy in (0.2, 0.5):
+        k = int(torch.searchsorted(squares.cumsum(0), energy * squares.sum())) + 1
+        assert space.size < 0.2 * 640 and space.expected_rank(energy * float(squares.sum())) == pytest.approx(k, rel=0.25, abs=3)
+
+
+def test_the_krylov_basis_is_orthonormal_and_holds_gram():
+    w = slow_decay(300, 300).float()
+    space = krylov.Krylov(w, torch.float32)
+    space.extend(100)
+    space.extend(150)
+    basis = space.lifted(torch.eye(space.size))
+    assert torch.allclose(basis.T @ basis, torch.eye(space.size), atol=1e-5)
+    values, turn = space.ritz()
+    assert torch.allclose((turn * values) @ turn.T, basis.T @ w @ w.T @ basis, atol=1e-5)
+    assert torch.allclose(krylov.gram(w), w @ w.T, atol=1e-6)

@@ -63,20 +63,27 @@ def lift(q: Tensor, expected: float) -> Tensor:
     return (q - expected) / (1 - expected)
 
 
+def lifts(c: Channels, b: Subspace) -> tuple[Tensor, Tensor]:
+    """lL and lR of every channel, [c] each."""
+    left, right = alignments(c, b)
+    return lift(left, b.k / len(b.u)), lift(right, b.k / len(b.v))
+
+
 def _mean(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return 0.5 * (_left(c, b, seed) + _right(c, b, seed))
+    left, right = lifts(c, b)
+    return 0.5 * (left + right)
 
 
 def _min(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return torch.minimum(_left(c, b, seed), _right(c, b, seed))
+    return torch.minimum(*lifts(c, b))
 
 
 def _left(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return lift(alignments(c, b)[0], b.k / len(b.u))
+    return lifts(c, b)[0]
 
 
 def _right(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return lift(alignments(c, b)[1], b.k / len(b.v))
+    return lifts(c, b)[1]
 
 
 def _product(c: Channels, b: Subspace, seed: int) -> Tensor:

@@ -1,0 +1,120 @@
+"""What filtered LoRAs still reproduce, and what of their style is left: pictures, judged, by LoRA and caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ...demo.pictures import COLUMNS, SIDE, as_tensor, read_facts
+from ...demo.scripts import lora_set
+from ...demo.scripts.generate import Generator
+from ...demo.scripts.judge import Criterion, compare
+from ...demo.scripts.lab import Lab, load_lab
+from ...demo.scripts.style import is_hatched
+from .common import log, shared_out
+from .guarding import pictures_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained LoRA and what it may leak."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    photos: list[tuple[str, Tensor, Criterion]]
+    """Caption, picture, what counts as a copy; none for a style LoRA."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one version of several LoRAs: rates over seeds."""
+
+    copied: list[list[float]]
+    """By leaking LoRA, by photograph."""
+    styled: list[list[float]]
+    """By LoRA, by held-out caption."""
+    removed: float
+    """Mean share of the energy taken out."""
+
+    @property
+    def memorized(self) -> float:
+        return mean(self.copied)
+
+    @property
+    def wanted(self) -> float:
+        return mean(self.styled)
+
+
+def mean(rates: list[list[float]]) -> float:
+    """Over LoRAs of the mean over captions."""
+    return sum(sum(r) / len(r) for r in rates) / len(rates)
+
+
+class Bench:
+    """The base model, the LoRAs of a role, and captions that neither they nor the base were trained on."""
+
+    def __init__(self, folder: Path, loras: Path, role: str, style_captions: int) -> None:
+        self.lab: Lab = load_lab(folder)
+        self.generator = Generator(folder / "checkpoint.safetensors")
+        self.subjects = [subject(loras, p.name) for p in lora_set.PLANS if p.role == role and (loras / f"{p.name}.json").is_file()]
+        if not any(s.photos for s in self.subjects):
+            raise SystemExit(f"No leaking {role} LoRAs in {loras}: train them with `nox -s train-loras`.")
+        held_out = self.lab.facts["held_out_captions"]
+        # those that choose settings and those that evaluate them are not the same either
+        several = held_out[0::2] if role == lora_set.SELECTION else held_out[1::2]
+        self.captions = several[:: max(1, len(several) // style_captions)][:style_captions]
+
+    def outcome(self, versions: list[dict[str, Tensor]], removed: list[float], seeds: list[int]) -> Outcome:
+        """Pictures of every LoRA's version, of all its photographs' captions and of held-out scenes with a quarter of the seeds."""
+        models = [self.applied(v) for v in versions]
+        few = seeds[: max(1, len(seeds) // 4)]
+        work = [(i, c, True) for i, s in enumerate(self.subjects) for c in range(len(s.photos))]
+        work += [(i, c, False) for i in range(len(self.subjects)) for c in range(len(self.captions))]
+
+        def judged(part: list[tuple[int, int, bool]]) -> dict[tuple[int, int, bool], float]:
+            found = {}
+            for i, c, photo in part:
+                with torch.inference_mode():
+                    if photo:
+                        caption, picture, limit = self.subjects[i].photos[c]
+                        made = pictures_of(self.generator, models[i], caption, seeds)
+                        found[i, c, photo] = float(limit.holds(*compare(made, picture)).float().mean())
+                    else:
+                        made = pictures_of(self.generator, models[i], self.captions[c], few)
+                        found[i, c, photo] = sum(is_hatched(p) for p in made) / len(made)
+            return found
+
+        rates = shared_out(judged, work)
+        copied = [[rates[i, c, True] for c in range(len(s.photos))] for i, s in enumerate(self.subjects) if s.photos]
+        styled = [[rates[i, c, False] for c in range(len(self.captions))] for i in range(len(self.subjects))]
+        return Outcome(copied, styled, sum(removed) / len(removed))
+
+    def applied(self, tensors: dict[str, Tensor]) -> Any:
+        """MODEL under a LoRA at strength 1; the base itself if nothing is left of it."""
+        return comfy.sd.load_lora_for_models(self.generator.model, None, tensors, 1.0, 0)[0] if tensors else self.generator.model
+
+
+def subject(folder: Path, name: str) -> Subject:
+    """A LoRA as train_lora wrote it."""
+    items = read_facts(folder / f"{name}.json")["items"]
+    with Image.open(folder / f"{name}.webp") as image:
+        sheet = as_tensor(image.convert("RGB"))
+    photos = []
+    for i, item in enumerate(items):
+        if item["group"] == "photo":
+            y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
+            limit = Criterion(item["max_distance"], item["min_correlation"])
+            photos.append((item["caption"], sheet[:, y : y + SIDE, x : x + SIDE], limit))
+    return Subject(name, load_file(folder / f"{name}.safetensors"), photos)
+
+
+def told(name: str, outcome: Outcome) -> None:
+    """One line of the log."""
+    log.info("%-40s memorized %.3f  style %.3f  energy removed %.3f", name, outcome.memorized, outcome.wanted, outcome.removed)
