@@ -23,7 +23,7 @@ Function = Callable[[Tensor], Tensor]
 AGREEMENT = 0.25
 """Largest difference of v^T J v by autograd and by differences, in units of ||J v||; the demo model stays below .01 at a step of .02 b."""
 
-RELATIVE_STEP = 0.05
+RELATIVE_STEP = 0.1
 """Difference step in units of the noise b, for probes whose mean square is 1."""
 NEARNESS, SAME_CHANNEL, REACH = 0.27, 2.0, 3
 """Squared coupling falls to NEARNESS at the next pixel (and as its square at the diagonal one); pixels beyond REACH do not count. Read off
