@@ -70,8 +70,11 @@ class Job:
     text_encoder: bool = True
 
 
-def filter_lora(tensors: dict[str, Tensor], job: Job) -> Filtered:
-    """Split a LoRA's tensors into what is kept and what is removed. ValueError before work if the two do not belong together."""
+def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filtered:
+    """Split a LoRA's tensors into what is kept and what is removed; without `both` the removed part is not written out.
+
+    ValueError before work if LoRA and model do not belong together.
+    """
     job.settings.check()
     contents = lora_keys.take_apart(tensors, job.model, job.clip, job.text_encoder)
     weights = weights_of(job)
@@ -92,7 +95,8 @@ def filter_lora(tensors: dict[str, Tensor], job: Job) -> Filtered:
             new = written(update, channels, verdict.new_sigma, shape, tensors)
             changes |= {key: {key: new[key]} if key in new else {} for key in update.keys}
             changes[update.keys[0]] |= {key: t for key, t in new.items() if key not in update.keys}
-            result.removed |= written(update, channels, verdict.removed, shape, tensors)
+            if both:
+                result.removed |= written(update, channels, verdict.removed, shape, tensors)
     for key, tensor in tensors.items():
         result.kept.update(changes.get(key, {key: tensor}))
     subspaces.tidy()
@@ -212,7 +216,7 @@ def on_cpu(verdict: Verdict) -> Verdict:
 
 def load_filtered(file: LoRAFile, strength_model: float, strength_clip: float, job: Job) -> tuple[Any, Any, Filtered | None]:
     """MODEL and CLIP with a filtered LoRA, through the stock loader. Filter strength 0: the stock result, no report."""
-    result = filter_lora(file.tensors, job) if job.settings.strength > 0 else None
+    result = filter_lora(file.tensors, job, both=False) if job.settings.strength > 0 else None
     tensors = file.tensors if result is None else result.kept
     load = comfy.sd.load_lora_for_models
     more = hints(load, lora_metadata=file.info["metadata"] or None)  # newer cores keep it with the model

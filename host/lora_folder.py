@@ -44,7 +44,7 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
             if before is not None:
                 row |= {"result": before, "note": "was done before"}
                 continue
-            result = filter_lora(file.tensors, job)
+            result = filter_lora(file.tensors, job, both=False)
             report = report_of(result, job)
             row |= {k: report[k] for k in ("rank_before", "rank_after", "energy_removed")}
             row["passed_through"] = str(sum(len(keys) for keys in result.passed.values()))

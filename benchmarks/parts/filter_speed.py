@@ -75,7 +75,7 @@ def filtered(base: Base, name: str, settings: Settings) -> None:
     """What a user waits for: open, filter, save."""
     file = lora_files.read(lora_files.find(name), name)
     job = filtering.Job(base, None, settings)
-    result = filtering.filter_lora(file.tensors, job)
+    result = filtering.filter_lora(file.tensors, job, both=False)
     lora_files.save(f"ours-{name}", result.kept, {**file.info, "filter": provenance(file.info, job)})
 
 

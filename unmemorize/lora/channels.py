@@ -52,7 +52,7 @@ def of_factors(b: Tensor, a: Tensor, scale: float) -> Channels:
     q_a, r_a = torch.linalg.qr(precise(a).T)
     u, sigma, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     sign = -1.0 if scale < 0 else 1.0
-    return _significant(Channels(sign * (q_b @ u), abs(scale) * sigma, q_a @ vt.T))
+    return _significant(Channels(q_b @ (sign * u), abs(scale) * sigma, q_a @ vt.T))
 
 
 def of_matrix(dw: Tensor) -> Channels:
@@ -106,13 +106,16 @@ def refactored(channels: Channels, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
     The root is shared out evenly, so that half precision overflows in neither. Negative values put their sign into B'.
     """
-    kept = sigma != 0
-    root = sigma[kept].abs().sqrt()
-    return channels.u[:, kept] * (root * sigma[kept].sign()), (channels.v[:, kept] * root).T.contiguous()
+    kept = sigma.nonzero().flatten()
+    new = sigma[kept]
+    root = new.abs().sqrt()
+    return channels.u.index_select(1, kept) * (root * new.sign()), (channels.v.index_select(1, kept) * root).T.contiguous()
 
 
 def _significant(channels: Channels) -> Channels:
     if not len(channels):
         return channels
     kept = channels.sigma > NEGLIGIBLE * channels.sigma.max()
+    if bool(kept.all()):
+        return channels
     return Channels(channels.u[:, kept], channels.sigma[kept], channels.v[:, kept])

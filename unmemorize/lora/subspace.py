@@ -23,12 +23,12 @@ SHARE = 4
 """k is at most min(m, n) / SHARE."""
 SMALL = 384
 """Below this side everything is decomposed."""
-FIRST, ROUNDS, MOST_SHARE = 6, (2.8, 3.5), 0.6
+FIRST, ROUNDS, MOST_SHARE = 10, (2.9, 3.5), 0.6
 """Of Lanczos: blocks before k is guessed; sizes of the space, in k; its largest size, in the side."""
-MARGIN = 1.1
+MARGIN = 1.03
 """So many more vectors than k are refined."""
 LEAST_BLOCKS = 12
-EDGE, EXACT = 8, 1.5e-2
+EDGE, EXACT = 8, 2e-2
 """The EDGE smallest of the kept vectors converge last: their residuals ||G u - s^2 u|| / s^2 must be below EXACT. Shares q are then right
 to about 1e-4 (a random direction's vary by 1e-2)."""
 LARGE = 4096
