@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def open_template(page: Any, name: str, shoot: Any) -> None:
     """Workflow > Browse Templates > our folder > the card of a template."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("any-folder_name").first.click(timeout=30_000)
+    page.get_by_text("any-folder_name").first.click(timeout=180_000)
     card = page.locator(f'[data-testid="template-workflow-{name}"]')
-    card.wait_for(timeout=30_000)
+    card.wait_for(timeout=180_000)
     with Image.open(ROOT / "workflows" / f"{name}.jpg") as thumbnail:
         size = list(thumbnail.size)
     shown = "size => [...document.images].some(i => i.naturalWidth === size[0] && i.naturalHeight === size[1])"
-    page.wait_for_function(shown, arg=size, timeout=30_000)
+    page.wait_for_function(shown, arg=size, timeout=180_000)
     shoot(page, "templates")
     card.click()
-    page.wait_for_function("() => app.graph._nodes.some(n => n.type.startsWith('Unmemorize'))", timeout=30_000)
+    page.wait_for_function("() => app.graph._nodes.some(n => n.type.startsWith('Unmemorize'))", timeout=180_000)
 
 
 OVERLAYS = "app.graph._nodes.filter(n => n.type === 'UnmemorizeHeatmapOverlay')"
@@ -53,5 +53,5 @@ def test_missing_negative_prompt_is_explained_in_the_dialog(page, shoot, queue):
     words.or_(details).first.wait_for(timeout=120_000)
     if details.is_visible():
         details.click()
-    words.wait_for(timeout=30_000)
+    words.wait_for(timeout=180_000)
     shoot(page, "no-negative-prompt")
