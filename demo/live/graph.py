@@ -24,6 +24,21 @@ class Node:
         return self, slot
 
 
+LEAST_HEIGHT = {
+    "UnmemorizeHeatmapOverlay": 560,
+    "UnmemorizeKSamplerStabilityGuard": 590,
+    "UnmemorizeStabilityGuard": 360,
+    "UnmemorizeBAFFilterLoRA": 710,
+    "UnmemorizeLoadLoRABAF": 760,
+    "UnmemorizeCleanAppliedLoRAs": 645,
+    "UnmemorizeFindMemorizedNeurons": 450,
+    "UnmemorizePruneNeurons": 315,
+}
+"""Of nodes with a view in them, as the front end draws them."""
+REPORT_LINE, BETWEEN = 45, 40
+"""Height of the line with verdict and report; the title bar of the next node and a gap."""
+
+
 @dataclass
 class Graph:
     """Collects nodes, then `build` writes the JSON against a server's object_info."""
@@ -74,6 +89,20 @@ class Graph:
             }
         )
 
+    def _spread(self, written: list[dict[str, Any]]) -> None:
+        """Make room for the views in our nodes: each its height, and what would lie under one moves down."""
+        for item in written:
+            if item["type"].startswith("Unmemorize"):
+                item["size"][1] = max(LEAST_HEIGHT.get(item["type"], 0), item["size"][1] + REPORT_LINE)
+        placed: list[dict[str, Any]] = []
+        for item in sorted(written, key=lambda i: i["pos"][1]):
+            x, width = item["pos"][0], item["size"][0]
+            for other in placed:
+                beside = x >= other["pos"][0] + other["size"][0] or other["pos"][0] >= x + width
+                if not beside:
+                    item["pos"][1] = max(item["pos"][1], other["pos"][1] + other["size"][1] + BETWEEN)
+            placed.append(item)
+
     def build(self, workflow_id: str) -> dict[str, Any]:
         """The UI-format workflow, version 0.4."""
         links: list[list[Any]] = []
@@ -91,6 +120,7 @@ class Graph:
                 target["links"] = [*(target["links"] or []), link]
         last = len(self.nodes)
         notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
+        self._spread([*written.values(), *notes])
         return {
             "id": workflow_id,
             "revision": 0,

@@ -209,7 +209,7 @@ def test_strings_from_prompts_and_files_stay_text(page, done, shoot):
     page.wait_for_timeout(300)
     assert dialog.get_by_role("button", name=re.compile("Copied|Selected")).count() == 1
     page.keyboard.press("Escape")
-    assert panel.locator("dialog").count() == 0
+    dialog.wait_for(state="detached", timeout=30_000)
 
 
 def test_uncalibrated_is_said(page, done):
