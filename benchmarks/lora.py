@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..demo.scripts import lora_set
 from ..host.lora import Filtered, Job, filter_lora
-from ..unmemorize.lora.gates import Settings
+from ..unmemorize.lora.gates import WHOLE_FILE, Settings
 from .parts.common import ROOT, arguments, log, rate, write
 from .parts.filter_speed import speed
 from .parts.filtered_loras import Bench, told
@@ -21,14 +21,21 @@ DEFAULT = Settings()
 """What the nodes do."""
 BAF = Settings(energy=0.5, score="mean", gate="hard", threshold=0.0)
 """The reconstruction of METHODS.md 5.4, whatever the default has become."""
-SHARES = (0.9, 0.75, 0.6, 0.4, 0.2)
+SHARES, STRENGTHS = (0.75, 0.5, 0.25, 0.125), (0.9, 0.8, 0.7, 0.55, 0.4)
+LAYER, FILE = "ratio", WHOLE_FILE
+
+
+def swept(score: str) -> list[Settings]:
+    """A score over both of its knobs: the share of each layer's channels that is kept, and the share of the whole file's energy."""
+    return [Settings(score=score, gate=gate, keep=share) for gate in (LAYER, FILE) for share in SHARES]
+
+
 CONTROLS = {
-    "sigma truncation": [Settings(score="singular value", gate="energy", keep=k) for k in SHARES],
-    "random channels": [Settings(score="random", gate="energy", keep=k) for k in SHARES],
-    "lower strength": [Settings(gate="scale", keep=k**0.5) for k in SHARES],
-    "inverted BAF": [Settings(score="inverted", gate="energy", keep=k) for k in SHARES],
+    "sigma truncation": swept("singular value"),
+    "random channels": swept("random"),
+    "lower strength": [Settings(gate="scale", keep=k) for k in STRENGTHS],
+    "inverted BAF": swept("inverted"),
 }
-"""Each over its own knob, which here is the share of the energy that is kept."""
 COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
 INTRUDERS = "intruder dimensions"
 STYLE_CAPTIONS = 12
@@ -70,6 +77,11 @@ def removed_share(result: Filtered) -> float:
     return 1 - after / before
 
 
+def label(settings: Settings) -> str:
+    """Of a point in the plot."""
+    return f"{settings.keep:.2g}{' f' if settings.gate == FILE else ''}"
+
+
 class Measured:
     """Outcomes of settings, each measured once."""
 
@@ -92,7 +104,7 @@ class Measured:
 
 def controls(bench: Bench, measured: Measured) -> dict[str, list[tuple[str, Outcome]]]:
     """Every control at every value of its knob."""
-    found = {name: [(f"{s.keep:.2g}", measured.of(s)) for s in several] for name, several in CONTROLS.items()}
+    found = {name: [(label(s), measured.of(s)) for s in several] for name, several in CONTROLS.items()}
     found[INTRUDERS] = []
     for cosine in COSINES:
         parts = [without_intruders(layers_of(s.tensors, bench.generator.model), cosine) for s in bench.subjects]

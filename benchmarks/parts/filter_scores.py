@@ -20,7 +20,7 @@ from ...unmemorize.lora.alignment import SCORES, lift, lifts
 from ...unmemorize.lora.channels import Channels
 from .lora_layers import Layer, Score, root
 
-ENERGIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+ENERGIES, FEW_ENERGIES = (0.1, 0.3, 0.5, 0.7, 0.9), (0.3, 0.5)
 SIDES = ("mean", "min", "left", "right", "product", "mean x singular value")
 KINDS = {
     "self-attention": r"attn1", "cross-attention": r"attn2", "text keys and values": r"attn2\.to_[kv]", "feed-forward": r"\.ff\.",
@@ -67,7 +67,7 @@ def scores(ordinary: Metrics) -> dict[str, Score]:
     """Everything tried, by name; `ordinary` are the base's inputs on ordinary captions."""
     found: dict[str, Score] = {"singular value": lambda la: la.channels.sigma, "random": _random}
     for energy in ENERGIES:
-        for side in SIDES:
+        for side in SIDES if energy in FEW_ENERGIES else SIDES[:1]:
             found[f"{side} E {energy:g}"] = _aligned(side, energy)
     for energy in (0.3, 0.5, 0.7):
         found[f"weighted base E {energy:g}"] = _weighted_base(ordinary, energy)
@@ -112,8 +112,8 @@ def _input_subspace(metrics: Metrics, energy: float) -> Score:
     """Lift of ||P v||^2, P on the leading eigenvectors of M that hold `energy` of its trace: does the channel read what occurs?"""
 
     def score(layer: Layer) -> Tensor:
-        values, vectors = torch.linalg.eigh(metrics[layer.target])
-        values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+        values, vectors = torch.linalg.eigh(metrics[layer.target].double())
+        values, vectors = values.flip(0).clamp_min(0).float(), vectors.flip(1).float()
         k = int(torch.searchsorted(values.cumsum(0), energy * values.sum())) + 1
         k = min(k, len(values) - 1)
         return lift((vectors[:, :k].T @ layer.channels.v).square().sum(0), k / len(values))

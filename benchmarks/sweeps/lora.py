@@ -14,7 +14,6 @@ from ..parts.filter_scores import Inputs, scores
 from ..parts.filtered_loras import Bench, told
 from ..parts.lora_layers import (
     Layer,
-    Score,
     energy_removed,
     kept_in_file,
     kept_in_layers,
@@ -26,8 +25,8 @@ from ..parts.lora_layers import (
 from ..parts.pareto import Outcome, best_wanted
 from ..parts.rows import Rows
 
-SHARES = (0.8, 0.6, 0.4, 0.2)
-"""Of the energy that is kept."""
+SHARES = (0.75, 0.5, 0.25)
+"""Kept: of each layer's channels, or of the file's energy."""
 SOFTNESS = (0.1, 0.5)
 """Temperatures of the soft gates, in deviations of a layer's scores."""
 COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -39,7 +38,7 @@ SOFT_FOR = ("mean E 0.3", "mean E 0.5", "singular value", "response")
 
 @dataclass(frozen=True)
 class Trial:
-    """A score, the scope within which channels compete, and the share of the energy that stays."""
+    """A score, the scope within which channels compete, and the share that stays."""
 
     score: str
     scope: str
@@ -65,11 +64,10 @@ def trials(names: list[str]) -> Iterator[Trial]:
         yield Trial("lower strength", "scale", share)
 
 
-def kept(layers: list[Layer], trial: Trial, several: dict[str, Score]) -> list[Tensor]:
-    """New singular values of every layer."""
+def kept(layers: list[Layer], trial: Trial, found: list[Tensor]) -> list[Tensor]:
+    """New singular values of every layer, from its channels' scores."""
     if trial.scope == "scale":
         return [trial.share**0.5 * layer.channels.sigma for layer in layers]
-    found = [several[trial.score](layer) for layer in layers]
     if trial.scope == "layer":
         return kept_in_layers(layers, found, trial.share)
     if trial.scope.startswith("soft"):
@@ -113,9 +111,12 @@ def main() -> None:
 
     if not rows.has("unfiltered"):
         measure("unfiltered", [s.tensors for s in bench.subjects], [0.0] * len(loras))
+    scored: dict[str, list[list[Tensor]]] = {}
     for trial in trials(list(several)):
         if not rows.has(trial.name):
-            sigmas = [kept(layers, trial, several) for layers in loras]
+            if trial.score not in scored and trial.scope != "scale":
+                scored = {trial.score: [[several[trial.score](layer) for layer in layers] for layers in loras]}
+            sigmas = [kept(layers, trial, found) for layers, found in zip(loras, scored.get(trial.score, [[]] * len(loras)), strict=True)]
             versions = [rebuilt(layers, s) for layers, s in zip(loras, sigmas, strict=True)]
             measure(trial.name, versions, [energy_removed(layers, s) for layers, s in zip(loras, sigmas, strict=True)])
     for cosine in COSINES:
