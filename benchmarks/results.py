@@ -15,6 +15,7 @@ TITLES = {
     "curvature": "Maps: where is it memorized?",
     "stability": "Stability guard",
     "neurons": "Memorized neurons",
+    "lora": "Filtered LoRAs",
 }
 HEAD = """# Results
 

@@ -22,11 +22,12 @@ RESAMPLES = 2000
 log = logging.getLogger("benchmark")
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """--lab DIR, --seeds N, --name NAME: the same for every benchmark."""
+def arguments(description: str | None, seeds: int = 8, **folders: Path) -> argparse.Namespace:
+    """--lab DIR, --seeds N, --name NAME: the same for every benchmark; and further folders by name."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--lab", type=Path, default=ROOT / "demo" / "lab")
-    parser.add_argument("--seeds", type=int, default=8)
+    for name, folder in {"lab": ROOT / "demo" / "lab", **folders}.items():
+        parser.add_argument(f"--{name}", type=Path, default=folder)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--name", help="of the result file; by default the benchmark's")
     return parser.parse_args()
 

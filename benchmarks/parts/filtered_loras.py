@@ -20,6 +20,7 @@ from ...demo.scripts.lab import Lab, load_lab
 from ...demo.scripts.style import is_hatched
 from .common import log, shared_out
 from .guarding import pictures_of
+from .pareto import Outcome
 
 
 @dataclass(frozen=True)
@@ -30,31 +31,6 @@ class Subject:
     tensors: dict[str, Tensor]
     photos: list[tuple[str, Tensor, Criterion]]
     """Caption, picture, what counts as a copy; none for a style LoRA."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one version of several LoRAs: rates over seeds."""
-
-    copied: list[list[float]]
-    """By leaking LoRA, by photograph."""
-    styled: list[list[float]]
-    """By LoRA, by held-out caption."""
-    removed: float
-    """Mean share of the energy taken out."""
-
-    @property
-    def memorized(self) -> float:
-        return mean(self.copied)
-
-    @property
-    def wanted(self) -> float:
-        return mean(self.styled)
-
-
-def mean(rates: list[list[float]]) -> float:
-    """Over LoRAs of the mean over captions."""
-    return sum(sum(r) / len(r) for r in rates) / len(rates)
 
 
 class Bench:
@@ -79,7 +55,7 @@ class Bench:
         work += [(i, c, False) for i in range(len(self.subjects)) for c in range(len(self.captions))]
 
         def judged(part: list[tuple[int, int, bool]]) -> dict[tuple[int, int, bool], float]:
-            found = {}
+            found: dict[tuple[int, int, bool], float] = {}
             for i, c, photo in part:
                 with torch.inference_mode():
                     if photo:

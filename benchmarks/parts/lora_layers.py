@@ -41,8 +41,8 @@ class Layer:
 
 def root(metric: Tensor) -> Tensor:
     """The symmetric square root of a positive semidefinite matrix."""
-    values, vectors = torch.linalg.eigh(metric)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    values, vectors = torch.linalg.eigh(metric.double())
+    return ((vectors * values.clamp_min(0).sqrt()) @ vectors.T).to(metric)
 
 
 def layers_of(tensors: dict[str, Tensor], model: Any) -> list[Layer]:
@@ -72,8 +72,8 @@ def energy_removed(layers: list[Layer], sigmas: list[Tensor]) -> float:
 
 
 def kept_in_layers(layers: list[Layer], scores: list[Tensor], share: float) -> list[Tensor]:
-    """Of each layer the best channels that hold a share of its energy."""
-    return [la.channels.sigma * best(s, la.channels.sigma.square(), share) for la, s in zip(layers, scores, strict=True)]
+    """Of each layer the best share of its channels; by energy one channel is often most of a layer, and nothing would go."""
+    return [la.channels.sigma * best(s, torch.ones_like(s), share) for la, s in zip(layers, scores, strict=True)]
 
 
 def kept_in_file(layers: list[Layer], scores: list[Tensor], share: float) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,35 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .common import RESAMPLES, ROOT
-from .filtered_loras import Outcome
 
 WIDTH, HEIGHT, MARGIN, LEGEND = 960, 620, 70, 250
 INK, PAGE, LINE = "#e8eaee", "#1d2026", "#4a505c"
-COLOURS = ("#7fb2dc", "#f2c14e", "#8fd694", "#c39be0", "#ff8f85", "#62d6d1", "#d6a77a", "#b7bcc6")
+COLOURS = ("#7fb2dc", "#f2c14e", "#8fd694", "#c39be0", "#ff8f85", "#62d6d1", "#d6a77a", "#b7bcc6", "#e887c4")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one version of several LoRAs: rates over seeds."""
+
+    copied: list[list[float]]
+    """By leaking LoRA, by photograph."""
+    styled: list[list[float]]
+    """By LoRA, by held-out caption."""
+    removed: float
+    """Mean share of the energy taken out."""
+
+    @property
+    def memorized(self) -> float:
+        return mean(self.copied)
+
+    @property
+    def wanted(self) -> float:
+        return mean(self.styled)
+
+
+def mean(rates: list[list[float]]) -> float:
+    """Over LoRAs of the mean over captions."""
+    return sum(sum(r) / len(r) for r in rates) / len(rates)
 
 
 def best_wanted(memorized: Tensor, wanted: Tensor, at: Tensor) -> Tensor:

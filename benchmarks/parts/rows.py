@@ -22,6 +22,11 @@ class Rows:
         """Was this trial made already?"""
         return trial in self._done
 
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Every trial made so far, by name."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return {facts.pop("trial"): facts for facts in map(json.loads, lines)}
+
     def add(self, trial: str, facts: dict[str, Any]) -> None:
         """Keep a trial."""
         with self.path.open("a", encoding="utf-8") as file:

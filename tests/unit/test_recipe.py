@@ -143,3 +143,12 @@ def test_colours_weigh_more_in_the_denoisers_loss(stages):
         return float(stages.velocity_loss(WrongIn(channel, 1), x0, torch.zeros(4, 1, 1), sigma, torch.Generator().manual_seed(0)))
 
     assert loss(1) == pytest.approx(stages.COLOUR_WEIGHT * loss(6), rel=1e-3)
+
+
+def test_progress_by_steps_or_by_the_clock():
+    from unmemorize_pack.demo.scripts.parallel import Stage
+
+    by_clock = Stage("a", 2.0, 0.1, [], lambda *_: None, 0, "")
+    assert by_clock.progress(7, 30.0) == 0.25
+    by_steps = Stage("a", 2.0, 0.1, [], lambda *_: None, 0, "", steps=28)
+    assert by_steps.progress(7, 30.0) == by_steps.progress(7, 9999.0) == 0.25

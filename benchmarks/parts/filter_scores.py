@@ -1,0 +1,148 @@
+"""Ways to rank a LoRA's channels, for the sweep: what the pack offers, and more that looks at the base. All of them high = keep.
+
+subspaces            alignment with the base's principal subspace, left, right or both, at several energies E
+input statistics     a channel's answer to what the layer sees on ordinary prompts: M = E[x x^T] of its inputs x
+curvature            how much the channel adds to what the base does in its directions
+layers               whole kinds of layers go first
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...demo.scripts.generate import Generator
+from ...unmemorize.lora.alignment import SCORES, lift, lifts
+from ...unmemorize.lora.channels import Channels
+from .lora_layers import Layer, Score, root
+
+ENERGIES, FEW_ENERGIES = (0.1, 0.3, 0.5, 0.7, 0.9), (0.3, 0.5)
+SIDES = ("mean", "min", "left", "right", "product", "mean x singular value")
+KINDS = {
+    "self-attention": r"attn1", "cross-attention": r"attn2", "text keys and values": r"attn2\.to_[kv]", "feed-forward": r"\.ff\.",
+    "encoder": r"input_blocks", "decoder": r"output_blocks",
+}  # fmt: skip
+"""Kinds of layers, by their weights' keys."""
+Metrics = dict[str, Tensor]
+"""Weight key -> M [n, n]."""
+
+
+class Inputs:
+    """Second moments of the inputs of linear layers while the base draws some captions; sums only, nothing a token."""
+
+    def __init__(self, generator: Generator, keys: list[str]) -> None:
+        self._generator = generator
+        modules = dict(generator.model.model.named_modules())
+        self._modules = {k: modules[k.removesuffix(".weight")] for k in keys}
+
+    @torch.inference_mode()
+    def of(self, captions: list[str], seed: int, **changes: Any) -> Metrics:
+        """M of every layer, over all tokens, steps and captions."""
+        sums: Metrics = {}
+        counts: dict[str, int] = {}
+
+        def listener(key: str) -> Callable[..., None]:
+            def listen(_module: Any, given: tuple[Tensor, ...]) -> None:
+                x = given[0].detach().flatten(0, -2).float()
+                sums[key] = sums[key] + x.T @ x if key in sums else x.T @ x
+                counts[key] = counts.get(key, 0) + len(x)
+
+            return listen
+
+        hooks = [m.register_forward_pre_hook(listener(k)) for k, m in self._modules.items()]
+        try:
+            for caption in captions:
+                self._generator.latents(caption, [seed], **changes)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {k: (sums[k] / counts[k]).clone() for k in sums}
+
+
+def scores(ordinary: Metrics) -> dict[str, Score]:
+    """Everything tried, by name; `ordinary` are the base's inputs on ordinary captions."""
+    found: dict[str, Score] = {"singular value": lambda la: la.channels.sigma, "random": _random}
+    for energy in ENERGIES:
+        for side in SIDES if energy in FEW_ENERGIES else SIDES[:1]:
+            found[f"{side} E {energy:g}"] = _aligned(side, energy)
+    for energy in (0.3, 0.5, 0.7):
+        found[f"weighted base E {energy:g}"] = _weighted_base(ordinary, energy)
+        found[f"input subspace E {energy:g}"] = _input_subspace(ordinary, energy)
+    found |= {
+        "response": lambda la: response(la.channels, ordinary[la.target]),
+        "response without size": lambda la: response(la.channels, ordinary[la.target]) / la.channels.sigma.square(),
+        "gain left": lambda la: gains(la)[0], "gain right": lambda la: gains(la)[1], "gain": lambda la: torch.minimum(*gains(la)),
+        "against gain": lambda la: -torch.minimum(*gains(la)), "joined modes": joined, "against joined modes": lambda la: -joined(la),
+        "size against the base": lambda la: la.channels.sigma / torch.linalg.matrix_norm(la.weight, 2),
+        "small channels": lambda la: -la.channels.sigma,
+    }  # fmt: skip
+    for name, pattern in KINDS.items():
+        found[f"without {name} first"] = _by_kind(pattern, -1.0)
+        found[f"only {name} last"] = _by_kind(pattern, 1.0)
+    return found
+
+
+def _random(layer: Layer) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(layer.target.encode()))
+    return torch.rand(len(layer.channels), generator=generator)
+
+
+def _aligned(side: str, energy: float) -> Score:
+    return lambda layer: SCORES[side](layer.channels, layer.subspace(energy), 0)
+
+
+def _weighted_base(metrics: Metrics, energy: float) -> Score:
+    """Alignment with the principal subspace of W M^(1/2): what the base does with inputs that occur; v is measured there too."""
+
+    def score(layer: Layer) -> Tensor:
+        metric = metrics[layer.target]
+        turned = root(metric) @ layer.channels.v
+        channels = Channels(layer.channels.u, layer.channels.sigma, turned / turned.norm(dim=0).clamp_min(1e-12))
+        left, right = lifts(channels, layer.subspace(energy, metric))
+        return 0.5 * (left + right)
+
+    return score
+
+
+def _input_subspace(metrics: Metrics, energy: float) -> Score:
+    """Lift of ||P v||^2, P on the leading eigenvectors of M that hold `energy` of its trace: does the channel read what occurs?"""
+
+    def score(layer: Layer) -> Tensor:
+        values, vectors = torch.linalg.eigh(metrics[layer.target].double())
+        values, vectors = values.flip(0).clamp_min(0).float(), vectors.flip(1).float()
+        k = int(torch.searchsorted(values.cumsum(0), energy * values.sum())) + 1
+        k = min(k, len(values) - 1)
+        return lift((vectors[:, :k].T @ layer.channels.v).square().sum(0), k / len(values))
+
+    return score
+
+
+def response(channels: Channels, metric: Tensor) -> Tensor:
+    """Mean squared output of each channel, sigma^2 v^T M v, [c]."""
+    return channels.sigma.square() * (channels.v * (metric @ channels.v)).sum(0)
+
+
+def gains(layer: Layer) -> tuple[Tensor, Tensor]:
+    """||W^T u|| / sigma and ||W v|| / sigma: what the base does in a channel's directions, over what the channel adds, [c] each."""
+    channels, w = layer.channels, layer.weight
+    return (w.T @ channels.u).norm(dim=0) / channels.sigma, (w @ channels.v).norm(dim=0) / channels.sigma
+
+
+def joined(layer: Layer) -> Tensor:
+    """|u^T W v| / sigma: does the base itself join the channel's two directions? (The ratio that RSZ's `subspace` recipe uses.)"""
+    channels = layer.channels
+    return (channels.u * (layer.weight @ channels.v)).sum(0).abs() / channels.sigma
+
+
+def _by_kind(pattern: str, sign: float) -> Score:
+    """Layers of a kind before (-1) or after (1) all others; within them small channels go first."""
+
+    def score(layer: Layer) -> Tensor:
+        size = layer.channels.sigma / (1 + layer.channels.sigma)
+        return size + (sign if re.search(pattern, layer.target) else 0.0)
+
+    return score

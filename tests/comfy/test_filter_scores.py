@@ -1,0 +1,76 @@
+"""Scores of the sweep in closed form, on a base whose singular vectors are the coordinate axes."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+SIDE = 40
+
+
+@pytest.fixture
+def parts(comfy):
+    names = ("filter_scores", "lora_layers")
+    return [importlib.import_module(f"unmemorize_pack.benchmarks.parts.{n}") for n in names]
+
+
+@pytest.fixture
+def layer(parts):
+    """W = diag(40, 39, ..., 1); channels 2 e_0 e_0^T and 1 e_39 e_1^T."""
+    channels = importlib.import_module("unmemorize_pack.unmemorize.lora.channels").Channels
+    axes = torch.eye(SIDE)
+    own = channels(axes[:, [0, 39]], torch.tensor([2.0, 1.0]), axes[:, [0, 1]])
+    return parts[1].Layer("lora_unet_a", "a.attn2.to_k.weight", own, torch.diag(torch.arange(SIDE, 0.0, -1.0)))
+
+
+def test_gain_and_joined_modes(parts, layer):
+    """What W does along a channel's two directions, over what the channel adds."""
+    left, right = parts[0].gains(layer)
+    assert torch.allclose(left, torch.tensor([20.0, 1.0])) and torch.allclose(right, torch.tensor([20.0, 39.0]))
+    assert torch.allclose(parts[0].joined(layer), torch.tensor([20.0, 0.0]))
+
+
+def test_response_weighs_what_the_layer_sees(parts, layer):
+    metric = torch.diag(torch.tensor([1.0, 5.0, *[0.0] * (SIDE - 2)]))
+    assert torch.allclose(parts[0].response(layer.channels, metric), torch.tensor([4.0, 5.0]))
+    found = parts[0].scores({layer.target: metric})
+    inputs = found["input subspace E 0.5"](layer)
+    assert float(inputs[1]) == pytest.approx(1.0) and float(inputs[0]) < 0
+    assert all(len(score(layer)) == 2 and bool(torch.isfinite(score(layer)).all()) for score in found.values())
+
+
+def test_kinds_of_layers_go_first_or_last(parts, layer):
+    found = parts[0].scores({layer.target: torch.eye(SIDE)})
+    assert bool((found["without text keys and values first"](layer) < 0).all())
+    assert bool((found["only text keys and values last"](layer) > 1).all())
+    assert torch.equal(found["without self-attention first"](layer), layer.channels.sigma / (1 + layer.channels.sigma))
+
+
+def test_root_of_a_metric(parts):
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    metric = x.T @ x
+    assert torch.allclose(parts[1].root(metric) @ parts[1].root(metric), metric, atol=1e-4)
+
+
+def test_intruders_are_taken_out_and_the_rest_stays(parts, layer):
+    """A strong channel across two axes of W is a new direction of W + dW; one along an axis is none."""
+    channels = importlib.import_module("unmemorize_pack.unmemorize.lora.channels")
+    mixed = torch.full((SIDE, 1), SIDE**-0.5)
+    along = channels.Channels(torch.eye(SIDE)[:, :1], torch.tensor([500.0]), torch.eye(SIDE)[:, :1])
+    across = channels.Channels(mixed, torch.tensor([500.0]), mixed)
+    for own, gone in ((along, False), (across, True)):
+        tensors, removed = parts[1].without_intruders([parts[1].Layer("x", "x", own, layer.weight)], 0.5)
+        assert (removed > 0.9) == gone
+        if not gone:
+            whole = tensors["x.lora_up.weight"] @ tensors["x.lora_down.weight"]
+            assert torch.allclose(whole, 500 * torch.eye(SIDE)[:, :1] @ torch.eye(SIDE)[:1], atol=1e-2)
+
+
+def test_channels_compete_within_layers_or_within_the_file(parts, layer):
+    scores = [torch.tensor([1.0, 2.0])]
+    assert parts[1].kept_in_layers([layer], scores, 0.5)[0].tolist() == [0.0, 1.0]
+    assert parts[1].kept_in_file([layer], scores, 0.2)[0].tolist() == [0.0, 1.0]
+    assert parts[1].kept_in_file([layer], scores, 0.21)[0].tolist() == [2.0, 1.0]
+    assert parts[1].energy_removed([layer], [torch.tensor([0.0, 1.0])]) == pytest.approx(0.8)
