@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 import weakref
@@ -34,16 +35,16 @@ WARM_ROUNDS = 5
 def speed(settings: Settings) -> dict[str, float]:
     """All numbers, with one thread and with two; call last, since threads and forks do not mix."""
     found: dict[str, float] = {}
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        suffix = "" if threads == 1 else f"_{threads}_threads"
-        with tempfile.TemporaryDirectory() as name, own_folders(Path(name)):
-            folder = Path(name)
-            base = make_base(folder)
-            for seed in range(2 + WARM_ROUNDS):
-                write_lora(base, folder / "loras" / f"{seed}.safetensors", seed)
-            found |= {k + suffix: v for k, v in cold(base, settings).items()}
-            found |= {k + suffix: v for k, v in warm(base, folder, settings).items()}
+    with tempfile.TemporaryDirectory() as name, own_folders(Path(name)):
+        folder = Path(name)
+        base = make_base(folder)
+        for seed in range(2 + WARM_ROUNDS):
+            write_lora(base, folder / "loras" / f"{seed}.safetensors", seed)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            shutil.rmtree(folder / "user", ignore_errors=True)
+            suffix = "" if threads == 1 else f"_{threads}_threads"
+            found |= {k + suffix: v for k, v in (cold(base, settings) | warm(base, folder, settings)).items()}
             if threads == 1:
                 found |= decisions(base, settings)
     torch.set_num_threads(1)
@@ -57,9 +58,11 @@ def own_folders(folder: Path) -> Iterator[None]:
     (folder / "loras").mkdir()
     folder_paths.set_user_directory(str(folder / "user"))
     folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], {".safetensors"})
+    folder_paths.filename_list_cache.pop("loras", None)
     try:
         yield
     finally:
+        folder_paths.filename_list_cache.pop("loras", None)
         folder_paths.set_user_directory(user)
         folder_paths.folder_names_and_paths["loras"] = loras
 

@@ -28,7 +28,7 @@ FIRST, ROUNDS, MOST_SHARE = 10, (2.9, 3.5), 0.6
 MARGIN = 1.03
 """So many more vectors than k are refined."""
 LEAST_BLOCKS = 12
-EDGE, EXACT = 8, 2e-2
+EDGE, EXACT = 4, 2e-2
 """The EDGE smallest of the kept vectors converge last: their residuals ||G u - s^2 u|| / s^2 must be below EXACT. Shares q are then right
 to about 1e-4 (a random direction's vary by 1e-2)."""
 LARGE = 4096
@@ -66,7 +66,7 @@ def principal_subspace(weight: Tensor, energy: float, fast: torch.dtype = torch.
     if w.shape[0] > w.shape[1]:
         flipped = principal_subspace(w.T, energy, fast)
         return None if flipped is None else Subspace(flipped.v, flipped.u, flipped.flat)
-    side, total = w.shape[0], float(w.square().sum())
+    side, total = w.shape[0], float(w.norm()) ** 2
     if total == 0 or side <= LEAST:
         return None
     found = _by_lanczos(w, total, energy, fast) if side >= SMALL and w.dtype == torch.float32 else None
