@@ -1,7 +1,7 @@
 """Principal subspaces of base layers, kept in ComfyUI's user folder: the next LoRA of the same base is filtered in seconds.
 
-A file is named by what it is computed from (the weight's content, E), so it is never stale, and two writers write the same bytes. A weight
-whose subspace is known is not even read.
+A file is named by what it is computed from (slices of the weight's content, spread over all of it, and E), and two writers write the same
+bytes. A weight whose subspace is known is not read as a whole.
 """
 
 from __future__ import annotations
