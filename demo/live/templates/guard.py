@@ -34,8 +34,8 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 950), (300, 100), "An older checkpoint", stage="early")
     profile = g.add("UnmemorizeLoadStabilityProfile", (40, 1110), (300, 80), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
-        y = 680 * i
-        g.group(title, (410, y - 60, 1690, 650))
+        y = 750 * i
+        g.group(title, (410, y - 60, 1690, 715))
         prompt = g.add("CLIPTextEncode", (430, y), (300, 110), "Prompt", clip=load[1], text=caption)
         links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
         stock = g.add("KSampler", (430, y + 160), (300, 270), **links, **SAMPLING)

@@ -40,12 +40,12 @@ def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     latent = g.add("EmptyLatentImage", (40, 780), (300, 110), width=128, height=128, batch_size=1)
     g.note((40, -20), (300, 380), WHERE_NOTE)
     for i, (title, caption, seed) in enumerate(WHERE_ROWS):
-        _where_row(g, 400, i * 600, title, caption, seed, load, empty, latent)
+        _where_row(g, 400, i * 680, title, caption, seed, load, empty, latent)
     return g.build("unmemorize-01-where-is-it-memorized")
 
 
 def _where_row(g: Graph, x: int, y: int, title: str, caption: str, seed: int, load: Node, empty: Node, latent: Node) -> None:
-    g.group(title, (x, y - 60, 1370, 580))
+    g.group(title, (x, y - 60, 1370, 655))
     prompt = g.add("CLIPTextEncode", (x + 20, y + 20), (300, 120), "Prompt", clip=load[1], text=caption)
     sampler = g.add(
         "KSampler",
