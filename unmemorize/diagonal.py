@@ -5,7 +5,7 @@ sum_{j != i} J_ij^2 / K after K probes. The Jacobian of a denoiser is strongly l
 to the other channels of the same latent pixel and to the next pixels. `structured` probes are a colouring of the coordinates:
 each probe moves one colour alone, so that products between different colours never arise, and only coordinates of one colour
 still disturb each other: the sum of J_ij^2 over the others of i's colour. The colouring keeps them apart. Measured on the
-demo model, K colours are as good as two K random probes and more.
+demo model, K colours are about as good as two K random probes.
 
 `f` maps x [n, c, ...] to the same shape.
 """
