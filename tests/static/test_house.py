@@ -150,3 +150,13 @@ def test_no_pictures_or_caches_are_committed_by_accident():
     assert not [f for f in listed if f.startswith(("out/", ".nox/", "node_modules/"))]
     assets = sum((ROOT / f).stat().st_size for f in listed if f.startswith("demo/lab/"))
     assert assets <= 25 * 2**20
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_no_node_of_a_workflow_lies_under_another(path):
+    """With the title bar above each."""
+    boxes = [(*n["pos"], *n["size"], n["type"]) for n in json.loads(path.read_text(encoding="utf-8"))["nodes"]]
+    for i, (x, y, width, height, kind) in enumerate(boxes):
+        for left, top, w, h, other in boxes[:i]:
+            apart = x >= left + w or left >= x + width or y - 30 >= top + h or top - 30 >= y + height
+            assert apart, f"{kind} and {other}"
