@@ -45,7 +45,9 @@ ABOUT = {
     "style_present_base": "no LoRA: style there (a false alarm of the judge)",
 }
 JUDGED_DRAWINGS = 300
-HONEST_DRAWINGS = 200
+HONEST_DRAWINGS = 1000
+"""Of each MC caption: a rate near .01 is then known to .001."""
+BATCH = 100
 SCENE_STRIDE = 9
 """Every ninth trained combination counts for the clean prompts, beside all held-out ones."""
 STYLE_STRIDE = 3
@@ -128,13 +130,19 @@ def judge_accuracy(generator: Generator) -> float:
 
 def honest_false_rate(generator: Generator, lab: Lab) -> float:
     """Share of fresh honest drawings of MC captions, after the autoencoder, that the criterion calls copies."""
-    random = torch.Generator().manual_seed(1)
-    found = []
-    for i, f in enumerate(lab.facts["fixed"]):
-        if f["group"] == "MC":
-            pictures = through_autoencoder(generator, scenes.draw([judge.scene_of(f["caption"])] * HONEST_DRAWINGS, random))
-            found += [lab.copied(p) == i for p in pictures]
-    return sum(found) / len(found)
+
+
+    def work(part: list[int]) -> dict[int, float]:
+        found = {}
+        for i in part:
+            random = torch.Generator().manual_seed(i)
+            batch = [judge.scene_of(lab.facts["fixed"][i]["caption"])] * BATCH
+            drawings = [through_autoencoder(generator, scenes.draw(batch, random)) for _ in range(HONEST_DRAWINGS // BATCH)]
+            found[i] = sum(lab.copied(p) == i for p in torch.cat(drawings)) / HONEST_DRAWINGS
+        return found
+
+    rates = shared_out(work, [i for i, f in enumerate(lab.facts["fixed"]) if f["group"] == "MC"])
+    return sum(rates.values()) / len(rates)
 
 
 def through_autoencoder(generator: Generator, pictures: Tensor) -> Tensor:
