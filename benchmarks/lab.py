@@ -131,7 +131,6 @@ def judge_accuracy(generator: Generator) -> float:
 def honest_false_rate(generator: Generator, lab: Lab) -> float:
     """Share of fresh honest drawings of MC captions, after the autoencoder, that the criterion calls copies."""
 
-
     def work(part: list[int]) -> dict[int, float]:
         found = {}
         for i in part:
