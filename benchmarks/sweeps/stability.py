@@ -26,6 +26,11 @@ def rules(bench: Bench) -> dict[str, How]:
     for share, (ending, prompt) in itertools.product((0.4, 0.6, 0.8), endings.items()):
         found[f"early {share:g}, then {ending}"] = How((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
     found["early"] = How((Phase(1.0, parent=True),), bench.early)
+    for cfg in (1.5, 2.0, 3.0):
+        found[f"early cfg {cfg:g}"] = How((Phase(1.0, parent=True, cfg=cfg),), bench.early)
+        for share in (0.6, 0.8):
+            phases = (Phase(share, parent=True, cfg=cfg), Phase(1.0, prompt=nothing))
+            found[f"early {share:g} cfg {cfg:g}, then nothing"] = How(phases, bench.early)
     for left_out, cfg, until in itertools.product((0.3, 0.5, 0.7), (1.0, 1.6, 2.5), (0.8, 1.0)):
         phases = (Phase(until, prompt=parts_left_out(left_out), cfg=cfg), Phase(1.0, prompt=nothing))
         found[f"parts {left_out:g} cfg {cfg:g} until {until:g}, then nothing"] = How(phases)
@@ -72,7 +77,7 @@ def lora_rules(base: Any) -> dict[str, How]:
 
 WINDOWS = (0.2, 0.35, 0.5, 0.7, 0.9, 1.1, 1.3)
 """Least angle of the revisions that are averaged."""
-LIMITS = (2.0, 2.5, 3.0, 3.5, 4.0)
+LIMITS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 def detectors(bench: Bench) -> list[tuple[str, dict[str, float]]]:
@@ -116,10 +121,11 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench(options.lab)
     rows = Rows("stability", f"stability-{options.name or options.lab.name}")
-    if not rows.has(f"limit {LIMITS[-1]:g}"):
+    if not all(rows.has(f"limit {limit:g}") for limit in LIMITS):
         for name, facts in detectors(bench):
-            rows.add(name, facts)
-            log.info("%s: %s", name, facts)
+            if not rows.has(name):
+                rows.add(name, facts)
+                log.info("%s: %s", name, facts)
     for name, how in rules(bench).items():
         if not rows.has(name):
             rows.add(name, checkpoint_scores(bench, how))
