@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from ..unmemorize.lora.gates import WHOLE_FILE, Settings, threshold_of_file
 from .adapters import Unsupported, channels_of, check_supported, size_of, tensors_of
 from .base_weights import BaseWeights, linalg_device
 from .lora import FLAT_BASE, ODD_FUNCTION, UNDEFINED, Filtered, Layer, base_of, cache_name, on_cpu
+from .lora_keys import is_finite
 from .progress import Progress
 from .subspaces import Subspaces
 
@@ -79,7 +79,7 @@ def _judged(
 
     try:
         check_supported(adapter)
-        if not all(bool(torch.isfinite(t.float()).all()) for t in tensors_of(adapter)):
+        if not all(is_finite(t) for t in tensors_of(adapter)):
             raise Unsupported("it holds values that are not numbers")
         channels = channels_of(adapter, device)
         if not len(channels):
