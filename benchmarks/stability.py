@@ -179,7 +179,7 @@ def main() -> None:
     metrics |= lora(bench, seeds)
     metrics |= extra_calls(bench, stored) | overhead(bench, stored)
     sheet(bench, stored, options.name or "stability")
-    phases = [f"{'parent' if p.parent else 'model'} until {p.until:g}" for p in how_for(bench.early).phases]
+    phases = [f"{'parent' if p.parent else 'model'} until {p.until:g}, {p.cfg:g} x guidance" for p in how_for(bench.early).phases]
     settings = {
         "lab_seed": bench.lab.facts["seed"],
         "seeds": options.seeds,

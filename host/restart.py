@@ -34,7 +34,7 @@ class Phase:
     prompt: PromptChange | None = None
     """None: the prompt as it is."""
     cfg: float = 1.0
-    """Factor on the guidance."""
+    """Factor on the guidance; a run without guidance (1) stays without."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,13 @@ class How:
 
 
 def how_for(parent: Any) -> How:
-    """The default restart, with a parent model or without one."""
+    """The default restart, with a parent model or without one; chosen by `nox -s sweep -- stability`.
+
+    A parent has learnt less and needs more guidance for whole pictures; so does a prompt of which half is missing.
+    """
     if parent is not None:
-        return How((Phase(1.0, parent=True),), parent)
-    return How((Phase(1.0, prompt=parts_left_out(0.5), cfg=1.6),))
+        return How((Phase(1.0, parent=True, cfg=1.5),), parent)
+    return How((Phase(1.0, prompt=parts_left_out(0.5), cfg=2.5),))
 
 
 def check_parent(parent: Any, model: Any) -> None:
@@ -104,7 +107,7 @@ def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: in
     other = copy.copy(guider)
     if phase.parent:
         other.model_patcher, other.model_options = parent, parent.model_options
-    if hasattr(other, "cfg"):
+    if hasattr(other, "cfg") and guider.cfg != 1:
         other.cfg = guider.cfg * phase.cfg
     conds = other.original_conds
     if phase.prompt is not None and "positive" in conds and "negative" in conds:
