@@ -17,8 +17,8 @@ from ..host.progress import Progress
 from ..host.recording import record, recorded_map
 from ..nodes.curvature import RECORD_END, RECORD_START
 from ..unmemorize.curvature import raw_curvature
-from ..unmemorize.threshold import clean_threshold
-from .parts.common import arguments, iou, log, shared_out, tuning_and_test, write
+from ..unmemorize.threshold import QUANTILE, clean_threshold
+from .parts.common import arguments, iou, log, rate, shared_out, tuning_and_test, write
 from .parts.probing import cost
 from .parts.scoring import auc_of_captions, best_global_iou, iou_at, mean_auroc
 from .parts.sheets import heat_cell, write_sheet
@@ -27,6 +27,8 @@ METHODS = {"dh0": "dh_0", "dhb": "dh_~", "dsb": "ds_~"}
 """Names in the results and the node's methods, measured as the node recommends; `best` is the node's default method."""
 NAMES = (*METHODS, "ds0", "ds0_last", "be", "raw")
 BEST = next(name for name, method in METHODS.items() if method == RECOMMENDED.method) if RECOMMENDED.method in METHODS.values() else "best"
+BADGE_CLEAN, BADGE_MEMORIZED = 2, 10
+"""Where the badge of Map Threshold says clean and memorized, in units of the share a clean picture has (js/lib/verdict.mjs)."""
 CLEAN_STRIDE = 4
 """Of the clean captions every fourth is tested, and the ones after them calibrate the threshold."""
 
@@ -121,15 +123,25 @@ def detection(found: dict[str, dict[str, Tensor]], groups: dict[str, list[str]],
     return metrics
 
 
-def calibrated(models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], masks: dict[str, Tensor], clean: list[str]) -> dict[str, Any]:
-    """What users get: the default map at the threshold that clean captions give, on templates and on other clean captions."""
+def calibrated(
+    models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], masks: dict[str, Tensor], groups: dict[str, list[str]]
+) -> dict[str, Any]:
+    """What users get: the default map at the threshold that clean captions give, on templates and on other clean captions; the badge."""
     reference = lab.facts["held_out_captions"][1::CLEAN_STRIDE][:12] + lab.facts["texture_captions"][1::CLEAN_STRIDE][:12]
     maps = collect(models, reference, [600], (BEST,), "calibration")
     pooled = torch.cat([maps[c][BEST] for c in reference])
     threshold = clean_threshold(pooled, torch.ones_like(pooled))
-    return {
+    areas = {g: [found[c][BEST].gt(threshold).float().mean((1, 2)) for c in captions] for g, captions in groups.items()}
+    areas["clean"] = areas.pop("scene") + areas.pop("N")
+    usual = 1 - QUANTILE
+    metrics: dict[str, Any] = {
         "iou_calibrated_tv": iou_at([found[c][BEST] for c in masks], list(masks.values()), threshold),
-        "clean_area_calibrated": float(torch.cat([found[c][BEST] for c in clean]).gt(threshold).float().mean()),
+        "clean_area_calibrated": float(torch.cat(areas["clean"]).mean()),
+        "badge_clean_on_clean": rate([(a <= BADGE_CLEAN * usual).float().tolist() for a in areas["clean"]]),
+    }
+    return metrics | {
+        f"badge_memorized_on_{g.lower()}": rate([(a >= BADGE_MEMORIZED * usual).float().tolist() for a in several])
+        for g, several in areas.items()
     }
 
 
@@ -157,6 +169,9 @@ ABOUT = {
     "auroc_best_tv": "per pixel, mean over pictures (aim >= .95)",
     "iou_calibrated_tv": "the default map at the threshold of 24 clean captions: no oracle",
     "clean_area_calibrated": "share of the pixels of other clean captions above that threshold (.005 by design)",
+    "badge_clean_on_clean": "clean pictures that Map Threshold's badge calls clean (at most 2 times the share of hot pixels expected)",
+    "badge_memorized_on_clean": "clean pictures that it calls memorized (from 10 times on)",
+    "badge_memorized_on_mv": "memorized photographs that it calls memorized; _mc: memorized scenes; _tv: templates",
     "evals_r99_paper": "model evaluations a picture until r = .99 with the exact diagonal: random probes, reverse mode (backward = 2)",
     "evals_r99_best": "the same for the node's default estimator and probes, really run at every count",
     "cost_ratio_r99": "best / paper (aim <= .25)",
@@ -186,7 +201,7 @@ def main() -> None:
     for maps in found.values():
         maps["best"] = maps[BEST]
     metrics = localisation(found, masks, (*NAMES, "best", "paper")) | detection(found, groups, (*NAMES, "best"))
-    metrics |= calibrated(models, lab, found, masks, groups["scene"] + groups["N"])
+    metrics |= calibrated(models, lab, found, masks, groups)
     shown = [*groups["TV"][:5], *groups["MV"][:2], *groups["MC"][:2], *groups["scene"][:2], *groups["N"][:1]]
     sheet(models, lab, found, shown, seeds[0], options.name or "curvature")
     metrics |= cost(models.final, lab)
