@@ -16,10 +16,10 @@ MODELS = {
     "SD3": {16, 8},
     "Flux": {16, 8, 24},
     "Qwen-Image": {16, 8},
-    "Z-Image": {16, 8, 24},
-    "Lumina 2": {16, 8, 24},
+    "Z-Image": {16, 24},
+    "Lumina 2": {16, 24},
     "Wan": {16},
-    "AuraFlow": {16, 24, 32},
+    "AuraFlow": {16, 32},
     "PixArt": {400},
 }
 """By the names the README uses; how many tokens a feed-forward layer hears: of the picture, of the prompt, of both."""
