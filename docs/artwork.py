@@ -44,13 +44,13 @@ def dissolving(photo: Image.Image, cells: int, cell: int) -> list[tuple[int, int
     The photograph's own brightness becomes the heat: the memory is still to be read in it.
     """
     chance = random.Random(7)
-    bright = photo.convert("L").resize((cells, cells), Image.Resampling.BOX)
-    levels = sorted(bright.tobytes())
+    bright = photo.convert("L").resize((cells, cells), Image.Resampling.BOX).tobytes()
+    levels = sorted(bright)
     found = []
     for row in range(cells):
         for column in range(cells):
             gone = column / (cells - 1) + chance.uniform(-0.13, 0.13)
-            rank = levels.index(bright.getpixel((column, row))) / (len(levels) - 1)
+            rank = levels.index(bright[row * cells + column]) / (len(levels) - 1)
             found.append((column * cell, row * cell, gone, heat(0.12 + 0.88 * rank)))
     return found
 

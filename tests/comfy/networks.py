@@ -63,13 +63,16 @@ TINY = {
 """By the names the README uses."""
 
 
+def fitting(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration for the running ComfyUI: 0.33 asks for one parameter of Flux that 0.3.75 does not know."""
+    known = importlib.import_module("comfy.ldm.flux.model").FluxParams.__dataclass_fields__
+    return {k: v for k, v in config.items() if k != "txt_ids_dims" or k in known}
+
+
 def tiny_model(name: str) -> Any:
     """MODEL of an architecture: ComfyUI's own class around a small network of random weights."""
     management, patcher = (importlib.import_module(f"comfy.{m}") for m in ("model_management", "model_patcher"))
-    given = dict(TINY[name].config)
-    if name == "Flux" and "txt_ids_dims" not in importlib.import_module("comfy.ldm.flux.model").FluxParams.__dataclass_fields__:
-        del given["txt_ids_dims"]  # 0.33 asks for it, 0.3.75 does not know it
-    config = getattr(importlib.import_module("comfy.supported_models"), TINY[name].kind)(given)
+    config = getattr(importlib.import_module("comfy.supported_models"), TINY[name].kind)(fitting(TINY[name].config))
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     with torch.inference_mode():

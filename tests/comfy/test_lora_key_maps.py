@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unmemorize_pack.tests.comfy import networks
 
 FLUX = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096,
     "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56], "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
+    "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
 }  # fmt: skip
 QWEN = {"image_model": "qwen_image", "in_channels": 16, "num_layers": 2}
 Z_IMAGE = {
@@ -68,7 +68,7 @@ def test_key_maps_on_the_meta_device(comfy, host, name):
     import comfy.supported_models
 
     class_name, config, keys = MODELS[name]
-    kind = getattr(comfy.supported_models, class_name)(dict(config))
+    kind = getattr(comfy.supported_models, class_name)(networks.fitting(config))
     kind.set_inference_dtype(torch.float16, None)
     with torch.device("meta"):
         model = SimpleNamespace(model=kind.get_model({}, "", device="meta"))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unmemorize_pack.tests.comfy import networks
 
 USE = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
@@ -20,11 +21,8 @@ def host(comfy):
 def network(module, name, **config):
     """One of ComfyUI's networks without memory for its weights."""
     operations = importlib.import_module("comfy.ops").disable_weight_init
-    if name == "Flux":  # 0.33 asks for one parameter more than 0.3.75 knows
-        known = importlib.import_module("comfy.ldm.flux.model").FluxParams.__dataclass_fields__
-        config = {k: v for k, v in config.items() if k in known}
     return getattr(importlib.import_module(f"comfy.ldm.{module}"), name)(
-        **config, device="meta", dtype=torch.float32, operations=operations
+        **networks.fitting(config), device="meta", dtype=torch.float32, operations=operations
     )
 
 
