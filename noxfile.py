@@ -218,5 +218,23 @@ def sweep(s: nox.Session) -> None:
 
 @session()
 def results(s: nox.Session) -> None:
-    """Rewrite benchmarks/RESULTS.md; `-- NAME` first keeps benchmarks/out/NAME.json as a committed result."""
+    """Rewrite benchmarks/RESULTS.md and the README's tables; `-- NAME` first keeps benchmarks/out/NAME.json as a committed result."""
     run_pack(s, "benchmarks.results", *s.posargs)
+    write_readme(s)
+
+
+@session()
+def readme(s: nox.Session) -> None:
+    """Rewrite the README's generated tables from the tests and the committed results; needs nothing installed."""
+    write_readme(s)
+
+
+def write_readme(s: nox.Session) -> None:
+    """The generator reads sources and JSON only, so that any Python runs it."""
+    s.run(sys.executable, "-m", "docs.readme", external=True)
+
+
+@session()
+def artwork(s: nox.Session) -> None:
+    """Redraw docs/icon.png, docs/banner.png and the README's first picture from the pack's own pictures."""
+    s.run(tool("python"), "-m", "docs.artwork", env=prepare(s), external=True)

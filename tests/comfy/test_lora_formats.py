@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import json
 import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,7 +133,8 @@ def lycoris():
         with torch.inference_mode(False), contextlib.suppress(AttributeError):
             package.LycorisNetwork.apply_preset({"enable_conv": True, "target_module": ["Two"], "lora_prefix": "lora_unet"})
         with torch.inference_mode(False):
-            network = package.create_lycoris(Two(), 1.0, linear_dim=RANK, linear_alpha=2, conv_dim=RANK, conv_alpha=2, algo=algo, **options)
+            ranks = {"linear_dim": RANK, "linear_alpha": 2, "conv_dim": RANK, "conv_alpha": 2}
+            network = package.create_lycoris(Two(), 1.0, algo=algo, **(ranks | options))
             states = {f"{layer.lora_name}.{k}": v.detach().clone() for layer in network.loras for k, v in layer.state_dict().items()}
         generator = torch.Generator().manual_seed(0)
         for key, tensor in states.items():
@@ -146,14 +146,32 @@ def lycoris():
     return make
 
 
-@pytest.mark.parametrize(
-    ("algo", "options"),
-    [
-        ("lora", {}), ("lora", {"use_tucker": True}), ("loha", {}), ("loha", {"use_tucker": True}), ("lokr", {"factor": 8}),
-        ("full", {}), ("dylora", {}),
-    ],
-)  # fmt: skip
-def test_what_lycoris_writes(nodes, sd15, lycoris, algo, options):
+FILTERED = {
+    "LoRA, LoCon": ("lora", {}),
+    "LoRA, LoCon with Tucker core": ("lora", {"use_tucker": True}),
+    "DyLoRA": ("dylora", {}),
+    "LoHa": ("loha", {}),
+    "LoHa with Tucker core": ("loha", {"use_tucker": True}),
+    "LoKr": ("lokr", {"factor": 8}),
+    "full difference (`.diff`)": ("full", {}),
+}
+"""Adapter -> algorithm and options of LyCORIS that write it. The names are the README's."""
+BY_HAND = {"LoKr with Tucker core": ("lokr", {"factor": 4, "use_tucker": True})}
+PASSED = {
+    "DoRA": ("lora", {"dora_wd": True}),
+    "GLoRA": ("glora", {}),
+    "OFT": ("diag-oft", {}),
+    "BOFT": ("boft", {"linear_dim": 10, "conv_dim": 10}),
+}
+DIFFERENCES = {
+    "differences of norms (`.w_norm`)": ("norm", ("w_norm", "b_norm")),
+    "differences of biases (`.diff_b`)": ("proj_in", ("diff_b",)),
+}
+
+
+@pytest.mark.parametrize("adapter", FILTERED)
+def test_what_lycoris_writes(nodes, sd15, lycoris, adapter):
+    algo, options = FILTERED[adapter]
     lora = lycoris(algo, **options)
     kept, removed, report = assert_split(nodes, sd15, lora, 2)
     biases = {k for k in lora if k.endswith("diff_b")}
@@ -165,9 +183,11 @@ def test_what_lycoris_writes(nodes, sd15, lycoris, algo, options):
                 assert float(part[key.replace("lora_down.weight", "alpha")]) == len(tensor)
 
 
-def test_lokr_with_a_core(nodes, sd15, lycoris):
+@pytest.mark.parametrize("adapter", BY_HAND)
+def test_lokr_with_a_core(nodes, sd15, lycoris, adapter):
     """By hand: with this torch, ComfyUI's own loader fails on such a convolution and leaves the layer out."""
-    lora = lycoris("lokr", factor=4, use_tucker=True)
+    algo, options = BY_HAND[adapter]
+    lora = lycoris(algo, **options)
     kept, removed, *_ = split(nodes, sd15, lora)
     name = f"lora_unet_{CONV}".replace(".", "_")
     w1, a, b, core = (lora[f"{name}.lokr_{part}"] for part in ("w1", "w2_a", "w2_b", "t2"))
@@ -177,9 +197,10 @@ def test_lokr_with_a_core(nodes, sd15, lycoris):
     assert (parts[0] + parts[1] - dense).norm() < 1e-4 * dense.norm() and min(p.norm() for p in parts) > 0
 
 
-@pytest.mark.parametrize(("algo", "options"), [("lora", {"dora_wd": True}), ("glora", {}), ("diag-oft", {})])
-def test_what_cannot_be_filtered_passes_and_is_named(nodes, sd15, lycoris, algo, options):
+@pytest.mark.parametrize("adapter", PASSED)
+def test_what_cannot_be_filtered_passes_and_is_named(nodes, sd15, lycoris, adapter):
     """Beside a layer that can be, so that there is something to do."""
+    algo, options = PASSED[adapter]
     lora = lycoris(algo, **options)
     other = lora_pair("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_q", 320, 320)
     kept, removed, _, _, spectrum, text = split(nodes, sd15, lora | other)
@@ -188,6 +209,15 @@ def test_what_cannot_be_filtered_passes_and_is_named(nodes, sd15, lycoris, algo,
     assert len(spectrum["layers"]) == 1
     with pytest.raises(ValueError, match="Nothing in this LoRA can be filtered"):
         split(nodes, sd15, lora)
+
+
+@pytest.mark.parametrize("adapter", DIFFERENCES)
+def test_differences_of_norms_and_biases_pass_and_are_named(nodes, sd15, adapter):
+    name, parts = DIFFERENCES[adapter]
+    odd = {f"lora_unet_input_blocks_1_1_{name}.{part}": torch.ones(320) for part in parts}
+    kept, removed, _, _, spectrum, text = split(nodes, sd15, odd | lora_pair(f"lora_unet_{LINEAR.replace('.', '_')}", 320, 320))
+    assert {k for keys in json.loads(text)["passed_through"].values() for k in keys} == set(odd)
+    assert all(kept[k] is odd[k] for k in odd) and not set(odd) & set(removed) and len(spectrum["layers"]) == 1
 
 
 def test_what_peft_writes(nodes, sd15):
@@ -206,33 +236,41 @@ def test_what_peft_writes(nodes, sd15):
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
-@pytest.mark.parametrize(
-    "lora",
-    [
-        lora_pair(f"lora_unet_{Q.replace('.', '_')}_to_q", 320, 320),
-        lora_pair(f"lora_unet_{LINEAR.replace('.', '_')}", 320, 320, alpha=None),
-        lora_pair(f"lycoris_{Q.replace('.', '_')}_to_q", 320, 320),
-        lora_pair(f"unet.{Q}.processor.to_q", 320, 320, "lora.up.weight", "lora.down.weight", None, separator="_"),
-        lora_pair(f"diffusion_model.{LINEAR}", 320, 320, "lora_B.weight", "lora_A.weight", None),
-        lora_pair(f"diffusion_model.{LINEAR}", 320, 320, "lora_B.default.weight", "lora_A.default.weight", None),
-    ],
-    ids=["kohya", "kohya, ComfyUI's names, no alpha", "simpletuner", "old diffusers", "PEFT", "PEFT default"],
-)
-def test_spellings_of_sd15(nodes, sd15, lora):
+SPELLINGS_OF_SD15 = {
+    "kohya": lora_pair(f"lora_unet_{Q.replace('.', '_')}_to_q", 320, 320),
+    "kohya with ComfyUI's names, no alpha": lora_pair(f"lora_unet_{LINEAR.replace('.', '_')}", 320, 320, alpha=None),
+    "SimpleTuner": lora_pair(f"lycoris_{Q.replace('.', '_')}_to_q", 320, 320),
+    "old diffusers": lora_pair(f"unet.{Q}.processor.to_q", 320, 320, "lora.up.weight", "lora.down.weight", None, separator="_"),
+    "PEFT": lora_pair(f"diffusion_model.{LINEAR}", 320, 320, "lora_B.weight", "lora_A.weight", None),
+    "PEFT with adapter name": lora_pair(f"diffusion_model.{LINEAR}", 320, 320, "lora_B.default.weight", "lora_A.default.weight", None),
+}
+SPELLINGS_OF_SD3 = {"diffusers": "transformer.{}", "PEFT": "base_model.model.{}", "OneTrainer": "lora_transformer_{}"}
+SPELLINGS_OF_WAN = {
+    "kohya": lora_pair("lora_unet_blocks_0_self_attn_q", 128, 128),
+    "PEFT": lora_pair("diffusion_model.blocks.0.self_attn.q", 128, 128, "lora_B.weight", "lora_A.weight", None),
+    # ComfyUI renames these keys while loading; the file's own names must stay
+    "Wan Fun": lora_pair("lora_unet__blocks_0_cross_attn_k", 128, 128),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS_OF_SD15)
+def test_spellings_of_sd15(nodes, sd15, spelling):
+    lora = SPELLINGS_OF_SD15[spelling]
     kept, removed, report = assert_split(nodes, sd15, lora, 1)
     assert set(kept) == set(removed) == set(lora) and not report["passed_through"]
 
 
-@pytest.mark.parametrize("style", ["transformer.{}", "base_model.model.{}", "onetrainer"])
-def test_sd3_with_fused_qkv_and_swapped_halves(nodes, sd3, style):
+@pytest.mark.parametrize("spelling", SPELLINGS_OF_SD3)
+def test_sd3_with_fused_qkv_and_swapped_halves(nodes, sd3, spelling):
     """to_q, to_k, to_v are thirds of one weight; the last layer's halves are swapped by the core."""
     lora = {}
     names = [(f"transformer_blocks.0.attn.{p}", 64, 64) for p in ("to_q", "to_k", "to_v")] + [("norm_out.linear", 128, 64)]
     for seed, (name, m, n) in enumerate(names):
-        if style == "onetrainer":
-            lora |= lora_pair(f"lora_transformer_{name.replace('.', '_')}", m, n, seed=seed)
+        prefix = SPELLINGS_OF_SD3[spelling]
+        if spelling == "OneTrainer":
+            lora |= lora_pair(prefix.format(name.replace(".", "_")), m, n, seed=seed)
         else:
-            lora |= lora_pair(style.format(name), m, n, "lora_B.weight", "lora_A.weight", None, seed)
+            lora |= lora_pair(prefix.format(name), m, n, "lora_B.weight", "lora_A.weight", None, seed)
     kept, removed, report = assert_split(nodes, sd3, lora, 4)
     assert set(kept) == set(lora) and not report["passed_through"]
 
@@ -249,15 +287,11 @@ def test_a_third_of_a_fused_weight_is_its_own_base(nodes, sd3):
     assert torch.allclose(spectrum["layers"][0]["scores"], expected, atol=5e-3)
 
 
-def test_spellings_of_wan(nodes, wan):
-    for lora in (
-        lora_pair("lora_unet_blocks_0_self_attn_q", 128, 128),
-        lora_pair("diffusion_model.blocks.0.self_attn.q", 128, 128, "lora_B.weight", "lora_A.weight", None),
-        # Wan Fun: ComfyUI renames these keys while loading; the file's own names must stay
-        lora_pair("lora_unet__blocks_0_cross_attn_k", 128, 128),
-    ):
-        kept, removed, report = assert_split(nodes, wan, lora, 1)
-        assert set(kept) == set(removed) == set(lora) and not report["passed_through"]
+@pytest.mark.parametrize("spelling", SPELLINGS_OF_WAN)
+def test_spellings_of_wan(nodes, wan, spelling):
+    lora = SPELLINGS_OF_WAN[spelling]
+    kept, removed, report = assert_split(nodes, wan, lora, 1)
+    assert set(kept) == set(removed) == set(lora) and not report["passed_through"]
 
 
 def test_several_adapters_on_one_layer_are_cleaned_one_by_one(nodes, sd15, lycoris):
@@ -289,82 +323,3 @@ def test_text_encoder_layers(nodes, demo, host):
         one = node.execute(lora=lora, model=demo[0], clip=clip, info=None, **how).args
         assert len(one[4]["layers"]) == 1 and all(one[0][k] is lora[k] for k in lora if k.startswith(name))
         assert "text encoder" in str(json.loads(one[5])["passed_through"])
-
-
-# --- large architectures, names only ------------------------------------------------------------------------
-
-FLUX = {
-    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096,
-    "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 2, "depth_single_blocks": 2, "axes_dim": [16, 56, 56], "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
-}  # fmt: skip
-QWEN = {"image_model": "qwen_image", "in_channels": 16, "num_layers": 2}
-Z_IMAGE = {
-    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 2, "qk_norm": True,
-    "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8.0 / 3.0,
-    "z_image_modulation": True, "time_scale": 1000.0,
-}  # fmt: skip
-SDXL = {
-    "use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
-    "num_classes": "sequential", "adm_in_channels": 2816, "in_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2],
-    "transformer_depth": [0, 0, 2, 2, 10, 10], "channel_mult": [1, 2, 4], "transformer_depth_middle": 10,
-    "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64,
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_temporal_attention": False, "use_temporal_resblock": False,
-}  # fmt: skip
-SPELLINGS = {
-    "SDXL": (SDXL, [
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_up.weight",
-        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
-        "lora_unet_output_blocks_0_1_transformer_blocks_9_ff_net_0_proj.lora_up.weight",
-        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",
-    ]),
-    "Flux": (FLUX, [
-        "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight",
-        "lora_unet_single_blocks_1_linear1.lora_up.weight",
-        "transformer.transformer_blocks.0.attn.to_q.lora_B.weight",
-        "transformer.single_transformer_blocks.0.attn.to_v.lora_B.weight",
-        "lora_transformer_transformer_blocks_0_attn_to_k.lora_up.weight",
-        "diffusion_model.double_blocks.1.txt_mlp.0.lora_B.weight",
-    ]),
-    "QwenImage": (QWEN, [
-        "transformer_blocks.0.attn.to_q.lora_B.default.weight",
-        "transformer.transformer_blocks.0.attn.to_k.lora_B.weight",
-        "diffusion_model.transformer_blocks.1.attn.to_v.lora_B.weight",
-        "lora_unet_transformer_blocks_1_attn_to_q.lora_up.weight",
-    ]),
-    "ZImage": (Z_IMAGE, [
-        "diffusion_model.layers.0.attention.qkv.lora_B.weight",
-        "diffusion_model.layers.0.attention.to_q.lora_B.weight",
-        "lora_unet_layers_1_feed_forward_w1.lora_up.weight",
-    ]),
-}  # fmt: skip
-
-
-FUSED = {
-    "transformer.transformer_blocks.0.attn.to_q.lora_B.weight", "transformer.single_transformer_blocks.0.attn.to_v.lora_B.weight",
-    "lora_transformer_transformer_blocks_0_attn_to_k.lora_up.weight", "diffusion_model.layers.0.attention.to_q.lora_B.weight",
-}  # fmt: skip
-"""Parts of a fused weight."""
-
-
-@pytest.mark.parametrize("name", list(SPELLINGS))
-def test_key_maps_of_large_models_on_the_meta_device(comfy, host, name):
-    """No weights: only which key leads where. Fused qkv is reached in thirds or whole."""
-    import comfy.supported_models
-
-    config, keys = SPELLINGS[name]
-    kind = getattr(comfy.supported_models, name)(dict(config))
-    kind.set_inference_dtype(torch.float16, None)
-    with torch.device("meta"):
-        model = SimpleNamespace(model=kind.get_model({}, "", device="meta"))
-    down = {"lora_up.weight": "lora_down.weight", "lora_B.weight": "lora_A.weight", "lora_B.default.weight": "lora_A.default.weight",
-            "_lora.up.weight": "_lora.down.weight"}  # fmt: skip
-    for key in keys:
-        end = next(e for e in down if key.endswith(e))
-        found = host("lora_keys").take_apart({key: torch.ones(8, 2), key.removesuffix(end) + down[end]: torch.ones(2, 8)}, model, None)
-        assert len(found.updates) == 1 and not found.passed, key
-        target = found.updates[0]
-        assert target.target in model.model.state_dict()
-        assert (target.offset is not None) == (key in FUSED), key

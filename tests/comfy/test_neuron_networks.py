@@ -1,4 +1,4 @@
-"""Neurons in other networks than the demo's: the table of layers against ComfyUI's own classes, tiny models through the stock loaders."""
+"""Neurons in other networks than the demo's: the table of layers against ComfyUI's own classes; a pruned SD1.5 saved by the stock node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unmemorize_pack.tests.comfy import networks
 
 USE = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
@@ -20,11 +21,8 @@ def host(comfy):
 def network(module, name, **config):
     """One of ComfyUI's networks without memory for its weights."""
     operations = importlib.import_module("comfy.ops").disable_weight_init
-    if name == "Flux":  # 0.33 asks for one parameter more than 0.3.75 knows
-        known = importlib.import_module("comfy.ldm.flux.model").FluxParams.__dataclass_fields__
-        config = {k: v for k, v in config.items() if k in known}
     return getattr(importlib.import_module(f"comfy.ldm.{module}"), name)(
-        **config, device="meta", dtype=torch.float32, operations=operations
+        **networks.fitting(config), device="meta", dtype=torch.float32, operations=operations
     )
 
 
@@ -51,7 +49,7 @@ NETWORKS = {
     "AuraFlow": ("aura.mmdit", "MMDiT", {"dim": 256, "n_heads": 1, "n_layers": 4, "n_double_layers": 2, "cond_seq_dim": 64}, 2 * 2 + 2),
     "PixArt": ("pixart.pixartms", "PixArtMS", {"depth": 2, "hidden_size": 144, "num_heads": 2}, 2),
 }  # fmt: skip
-"""Module, class, configuration, how many layers the table must find."""
+"""By the names the README uses: module, class, configuration, how many layers the table must find."""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -66,10 +64,15 @@ def test_the_table_finds_the_feed_forward_layers(host, name):
         assert d - layer.first > out or "txt" in layer.key, f"{layer.key}: a second linear narrows"
 
 
-def loaded(module, name, **config):
-    """A network of random weights through ComfyUI's own detection and loading."""
+@pytest.fixture(scope="module")
+def tiny_sd15(comfy):
+    """One block of random weights, through ComfyUI's own detection and loading."""
     operations = importlib.import_module("comfy.ops").disable_weight_init
-    net = getattr(importlib.import_module(f"comfy.ldm.{module}"), name)(**config, operations=operations)
+    net = importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel(
+        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1], channel_mult=[1], num_heads=8,
+        use_spatial_transformer=True, transformer_depth=[1], transformer_depth_output=[1, 1], transformer_depth_middle=-2,
+        context_dim=768, legacy=False, use_linear_in_transformer=False, operations=operations,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     # small, so that activations stay finite
     state = {k: torch.randn(v.shape, generator=generator) * 0.02 for k, v in net.state_dict().items()}
@@ -77,62 +80,20 @@ def loaded(module, name, **config):
         return importlib.import_module("comfy.sd").load_diffusion_model_state_dict(state)
 
 
-@pytest.fixture(scope="module")
-def tiny_sd15(comfy):
-    """One block."""
-    return loaded(
-        "modules.diffusionmodules.openaimodel", "UNetModel", image_size=32, in_channels=4, out_channels=4, model_channels=320,
-        num_res_blocks=[1], channel_mult=[1], num_heads=8, use_spatial_transformer=True, transformer_depth=[1],
-        transformer_depth_output=[1, 1], transformer_depth_middle=-2, context_dim=768, legacy=False, use_linear_in_transformer=False,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny_sd3(comfy):
-    context = {"target": "torch.nn.Linear", "params": {"in_features": 32, "out_features": 128}}
-    return loaded(
-        "modules.diffusionmodules.mmdit", "MMDiT", input_size=None, depth=2, adm_in_channels=2048, context_embedder_config=context,
-        pos_embed_max_size=16, num_patches=256, pos_embed_scaling_factor=None, in_channels=16,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny_wan(comfy):
-    return loaded("wan.model", "WanModel", model_type="t2v", dim=128, ffn_dim=256, num_heads=1, num_layers=2, text_dim=4096)
-
-
-def mask_of(host, model, width, latent, **pooled):
-    """A mask of two random prompts against an empty one, and both recordings."""
+def mask_of(host, model):
+    """A mask of two random prompts against an empty one."""
     generator = torch.Generator().manual_seed(1)
-    words = [[[torch.randn(1, 8, width, generator=generator), dict(pooled)]] for _ in range(2)]
-    empty = [[torch.zeros(1, 8, width), dict(pooled)]]
-    latent = {"samples": torch.zeros(*latent)}
+    words, empty = [[[torch.randn(1, 8, 768, generator=generator), {}]] for _ in range(2)], [[torch.zeros(1, 8, 768), {}]]
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
     found = [host.neurons.record(model, several, empty, latent, 1, USE, "feed-forward", 0.5) for several in (words, [empty])]
-    return host.neurons.find(model, *found, 0.05, 0.0, "cond only", "wanda"), found
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "latent", "layers", "tokens"),
-    [("tiny_sd3", 32, (1, 16, 8, 8), 3, {16, 8}), ("tiny_wan", 4096, (1, 16, 1, 8, 8), 2, {16}), ("tiny_sd15", 768, (1, 4, 8, 8), 3, {64})],
-)
-def test_tiny_models_are_recorded_and_pruned(host, request, untouched, name, width, latent, layers, tokens):
-    """Every layer hears both sides of the guidance, as many tokens each; pruned weights are zero; the model stays."""
-    model = request.getfixturevalue(name)
-    with untouched(model):
-        mask, (memorized, _) = mask_of(host, model, width, latent, pooled_output=torch.zeros(1, 2048))
-    assert len(mask.mask.bits) == layers
-    for rows in memorized.activity.rows.values():
-        assert torch.equal(rows[0], rows[1]) and set((rows // 2).flatten().tolist()) <= tokens
-    clone = host.neuron_masks.pruned(model, mask, 1.0)
-    for key, weight in host.effective_weights.effective_weights(clone, list(mask.mask.bits)):
-        assert mask.mask.dense(key).any() and not weight[mask.mask.dense(key)].any()
+    return host.neurons.find(model, *found, 0.05, 0.0, "cond only", "wanda")
 
 
 def test_a_pruned_sd15_saves_by_the_stock_node(tiny_sd15, host, tmp_path, monkeypatch):
     """ModelSave writes the zeros; the file loads without this pack."""
     save = importlib.import_module("comfy_extras.nodes_model_merging").ModelSave()
     monkeypatch.setattr(save, "output_dir", str(tmp_path))
-    stored, _ = mask_of(host, tiny_sd15, 768, (1, 4, 8, 8))
+    stored = mask_of(host, tiny_sd15)
     clone = host.neuron_masks.pruned(tiny_sd15, stored, 1.0)
     save.save(clone, "pruned")
     (path,) = tmp_path.rglob("*.safetensors")

@@ -1,0 +1,85 @@
+"""The README's table of results: the headline numbers of benchmarks/results/*.json in plain words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .tested import table
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
+    "lab": ("Demo model", {
+        "mv_memorized_rate": ("%", "strongly memorized photographs: pictures that copy them"),
+        "mc_memorized_rate": ("%", "memorized scenes: pictures that copy the one fixed drawing"),
+        "tv_memorized_rate": ("%", "memorized templates: pictures that copy the card"),
+        "clean_false_rate": ("%", "clean captions: pictures that copy anything"),
+        "scene_adherence": ("%", "combinations of words never trained: pictures with every attribute right"),
+    }),
+    "curvature": ("Maps", {
+        "iou_best_tv": (".2", "templates, stored part against free window: overlap (IoU, 1 is best) at the best threshold"),
+        "iou_be_tv": (".2", "the same by Bright Ending, the published baseline"),
+        "iou_allones_tv": (".2", "the same by calling every pixel stored: the floor"),
+        "auroc_best_tv": (".3", "the same, pixel by pixel (AUROC, 1 is best)"),
+        "evals_default": (".0", "model evaluations a map costs"),
+        "cost_ratio_r99": ("x", "cost of a map that agrees with the exact one, against the paper's way"),
+        "peak_memory_ratio_fd": ("x", "peak memory, against one guided model evaluation"),
+    }),
+    "stability": ("Guard", {
+        "auc_guard_min": (".3", "memories against clean runs: worst of four comparisons (AUC, 1 is best)"),
+        "memorized_rate_before": ("%", "memorized captions: copies without the guard"),
+        "memorized_rate_after": ("%", "the same with the guard correcting, older checkpoint as parent"),
+        "mc_adherence_before": ("%", "memorized scenes with every attribute right, without the guard"),
+        "mc_adherence_after": ("%", "the same with the guard correcting"),
+        "clean_bit_identical": ("%", "clean runs that keep the stock sampler's bits"),
+        "overhead_share_detect": ("%", "time that watching takes, of the whole run"),
+    }),
+    "lora": ("LoRA filter", {
+        "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),
+        "memorized_rate_after": ("%", "the same, filtered"),
+        "wanted_before": ("%", "captions never trained: the LoRA's style is there, unfiltered"),
+        "wanted_after": ("%", "the same, filtered"),
+        "pareto_margin": (".3", "style kept beyond the best simple control at no more copies (below 0: a control does better)"),
+        "speedup_cold": ("x", "speed, against decomposing every base layer in full"),
+    }),
+    "neurons": ("Neurons", {
+        "memorized_rate_before": ("%", "memorized captions: copies by the stock model"),
+        "memorized_rate_after_seen": ("%", "pruned: copies for captions the mask was found with"),
+        "memorized_rate_after_unseen": ("%", "pruned: copies for other memorized captions"),
+        "adherence_drop": ("%", "clean scenes: attributes lost by pruning"),
+    }),
+}  # fmt: skip
+"""Family -> its title and its headline metrics: how to write the number, and what it says."""
+
+
+def measured(folder: Path = RESULTS) -> str:
+    """One row a headline, one column a lab (`curvature.json` is the bundled one's, `curvature2.json` the second's)."""
+    results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+    labs = sorted({name.removeprefix(f) for name in results for f in HEADLINES if name.rstrip("0123456789") == f})
+    rows = []
+    for family, (title, metrics) in HEADLINES.items():
+        found = [results.get(family + lab) for lab in labs]
+        for metric, (style, words) in metrics.items():
+            numbers = [cell(result, metric, style) for result in found]
+            if any(numbers):
+                rows.append([title, words, *numbers])
+                title = ""
+    return table(["", "", *(f"lab{lab}" for lab in labs)], rows)
+
+
+def cell(result: dict[str, Any] | None, metric: str, style: str) -> str:
+    """A number and, where there is one, its 95 % interval; empty where nothing was measured."""
+    if result is None or metric not in result["metrics"]:
+        return ""
+    value, span = result["metrics"][metric], result["intervals"].get(metric)
+    if value is None:
+        return "never"
+    return written(value, style) + (f" ({written(span[0], style).removesuffix(' %')}-{written(span[1], style)})" if span else "")
+
+
+def written(value: float, style: str) -> str:
+    """A number as a share, a factor, or with a number of decimals."""
+    if style == "%":
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f} x" if style == "x" else f"{value:{style}f}"
