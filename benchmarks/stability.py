@@ -9,7 +9,7 @@ import torch
 from ..demo.scripts.judge import compare
 from ..host import guard as guarding
 from ..host.restart import how_for
-from .parts.common import arguments, log, rate, write
+from .parts.common import arguments, log, rate, shared_out, write
 from .parts.detecting import DETECTORS, aucs, conditionals, profile_of, sampling_of, scores, watch
 from .parts.guarding import Bench, hatched, obeys, pictures_of
 from .parts.overhead import extra_calls, overhead
@@ -108,20 +108,27 @@ def summary(made: Outcome, groups: dict[str, list[str]], suffix: str) -> dict[st
 
 def clean_runs(bench: Bench, stored: Any, seeds: list[int]) -> dict[str, Any]:
     """Clean captions with correction on: same bits as the stock sampler's, words obeyed."""
-    guard = guarding.Guard(stored, "correct", parent=bench.early)
-    clone, _ = guarding.guarded(bench.final.model, guard)
-    same, right, plain = [], [], bench.final.model
-    for caption in bench.test["scene"] + bench.test["N"]:
-        with torch.inference_mode():
-            stock = bench.final.latents(caption, seeds)
-            bench.final.model = clone
-            latents = bench.final.latents(caption, seeds)
-            bench.final.model = plain
-            same.append([float(torch.equal(a, b)) for a, b in zip(stock, latents, strict=True)])
-            if caption in bench.test["scene"]:
+    clone, _ = guarding.guarded(bench.final.model, guarding.Guard(stored, "correct", parent=bench.early))
+    plain = bench.final.model
+
+    def work(part: list[str]) -> dict[str, tuple[list[float], list[float]]]:
+        found = {}
+        for caption in part:
+            with torch.inference_mode():
+                stock = bench.final.latents(caption, seeds)
+                bench.final.model = clone
+                latents = bench.final.latents(caption, seeds)
+                bench.final.model = plain
                 pictures = bench.final.vae.decode(latents).movedim(-1, 1)
-                right.append([float(obeys(p, caption)) for p in pictures])
-    return {"clean_bit_identical": rate(same), "clean_adherence_after": rate(right)}
+            same = [float(torch.equal(a, b)) for a, b in zip(stock, latents, strict=True)]
+            found[caption] = (same, [float(obeys(p, caption)) for p in pictures] if caption in bench.test["scene"] else [])
+        return found
+
+    made = shared_out(work, bench.test["scene"] + bench.test["N"])
+    return {
+        "clean_bit_identical": rate([same for same, _ in made.values()]),
+        "clean_adherence_after": rate([right for _, right in made.values() if right]),
+    }
 
 
 def lora(bench: Bench, seeds: list[int]) -> dict[str, Any]:
