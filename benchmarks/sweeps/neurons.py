@@ -23,7 +23,7 @@ CONTROL_SHARE = 0.1
 
 
 def settings() -> Iterator[Setting]:
-    """The paper's window and share in full; rows, null and score at the whole run; then the other places."""
+    """The paper's window and share in full; rows, null and score at the whole run, then at the paper's window; then the other places."""
     for low in WINDOWS:
         for share in SHARES:
             yield Setting("feed-forward", low, share)
@@ -33,6 +33,10 @@ def settings() -> Iterator[Setting]:
                 for score in SCORES:
                     yield Setting("feed-forward", 0.0, share, 0.0, rows, score, null)
         yield Setting("feed-forward", 0.0, share, 0.4)
+    for share in (0.1, 0.15):
+        for null in NULLS:
+            for rows in SIDES:
+                yield Setting("feed-forward", 5.6, share, 0.0, rows, "wanda", null)
     for place in PLACES:
         if place != "feed-forward":
             for share in (0.05, 0.2):
