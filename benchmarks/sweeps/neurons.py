@@ -37,6 +37,8 @@ def settings() -> Iterator[Setting]:
         for null in NULLS:
             for rows in SIDES:
                 yield Setting("feed-forward", 5.6, share, 0.0, rows, "wanda", null)
+    for low, share in ((10.0, 0.1), (5.6, 0.2), (5.6, 0.3), (3.0, 0.1), (3.0, 0.2), (1.0, 0.1), (1.0, 0.2)):
+        yield Setting("feed-forward", low, share, 0.0, "cond only")
     for place in PLACES:
         if place != "feed-forward":
             for share in (0.05, 0.2):
