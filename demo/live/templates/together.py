@@ -31,8 +31,8 @@ photograph? Below, a scene: is the style, the hatching, still there?
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
 - Pruning suppresses known triggers, it does not delete. On this tiny model it is a blunt tool: the photograph shows through its spoiled
 colours, and scenes suffer as much. Try `strength` 1: more of both breaks.
-- The filter is an experimental reconstruction. As strict as it is set here, the photograph goes, and most of the style with it. Compare
-other `deviations`, and the controls among `score` (*random*, *inverted*), before you trust it.
+- The filter is an experimental reconstruction. From this LoRA it takes the style first: at `deviations` 0 the hatching is gone and the
+rocket still there, as strict as here both are gone. Compare the controls among `score` (*random*, *inverted*) before you trust it.
 - Always try several seeds: one picture decides nothing.
 """ + own_model(
     "Profile and mask belong to one model, and another is refused: make yours in workflows 07 and 09. As `parent`, take an older "
