@@ -31,6 +31,7 @@ class Node:
 
 LEAST_HEIGHT = {
     "PreviewImage": 310,
+    "UnmemorizeCurvatureDifferenceMap": 355,
     "UnmemorizeHeatmapOverlay": 560,
     "UnmemorizeKSamplerStabilityGuard": 590,
     "UnmemorizeStabilityGuard": 360,
@@ -45,7 +46,7 @@ REPORT_LINE, BETWEEN = 45, 40
 """Height of the line with verdict and report; the title bar of the next node and a gap."""
 EDGE, HEADING = 20, 80
 """Of a group around its nodes; above them are its title and the title bar of the first node."""
-LETTER, LINE, PARAGRAPH = 7.2, 20, 10
+LETTER, LINE, PARAGRAPH = 7.2, 18, 8
 """Of a note's text, in pixels: mean width of a letter with the margins, height of a line, room between paragraphs."""
 MUTED = 2
 """LiteGraph's mode "never"."""
