@@ -6,7 +6,7 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { byExecutionId, byLocator, everyNode } from "./lib/graph.mjs";
+import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
 import { settings } from "./lib/settings.mjs";
@@ -14,9 +14,20 @@ import { KINDS } from "./views/kinds.mjs";
 
 /** Message of host/live.py. */
 const EVENT = "unmemorize.guard";
+const CHART = "UnmemorizeStabilityChart";
 
 /** @type {WeakMap<object, Panel>} */
 const panels = new WeakMap();
+
+/**
+ * Show a result. Stability Guard is done before its sampler starts and has no result of its own: what the chart that reads it shows is its run.
+ * @param {any} node @param {any} output
+ */
+function show(node, output) {
+  panels.get(node)?.show(output);
+  const guard = node.type === CHART ? feeding(node, "record") : null;
+  if (guard) panels.get(guard)?.show(output);
+}
 
 /** @param {any} node */
 function addPanel(node) {
@@ -27,7 +38,7 @@ function addPanel(node) {
   const before = node.onExecuted;
   node.onExecuted = /** @this {any} */ function (/** @type {any} */ output) {
     const result = before?.call(this, output);
-    panel.show(output);
+    show(node, output);
     return result;
   };
 }
@@ -63,13 +74,13 @@ const extension = {
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs ?? {})) {
       const node = byLocator(locator);
-      if (node) panels.get(node)?.show(output);
+      if (node) show(node, output);
     }
   },
 
   async afterConfigureGraph() {
     const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
-    if ([...everyNode()].some(bare)) await restore((node, output) => panels.get(node)?.show(output), bare);
+    if ([...everyNode()].some(bare)) await restore(show, bare);
   },
 };
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +22,16 @@ class Node:
     size: tuple[int, int]
     title: str | None
     inputs: dict[str, Any]
+    muted: bool = False
+    """Stays grey and does not run: what writes files, so that pressing Run leaves nothing in the user's folder."""
 
     def __getitem__(self, slot: int) -> tuple[Node, int]:
         return self, slot
 
 
 LEAST_HEIGHT = {
+    "PreviewImage": 310,
+    "UnmemorizeCurvatureDifferenceMap": 355,
     "UnmemorizeHeatmapOverlay": 560,
     "UnmemorizeKSamplerStabilityGuard": 590,
     "UnmemorizeStabilityGuard": 360,
@@ -34,9 +41,15 @@ LEAST_HEIGHT = {
     "UnmemorizeFindMemorizedNeurons": 450,
     "UnmemorizePruneNeurons": 315,
 }
-"""Of nodes with a view in them, as the front end draws them."""
+"""Of nodes with a picture or a view in them, as the front end draws them."""
 REPORT_LINE, BETWEEN = 45, 40
 """Height of the line with verdict and report; the title bar of the next node and a gap."""
+EDGE, HEADING = 20, 80
+"""Of a group around its nodes; above them are its title and the title bar of the first node."""
+LETTER, LINE, PARAGRAPH = 7.2, 18, 8
+"""Of a note's text, in pixels: mean width of a letter with the margins, height of a line, room between paragraphs."""
+MUTED = 2
+"""LiteGraph's mode "never"."""
 
 
 @dataclass
@@ -46,7 +59,7 @@ class Graph:
     object_info: dict[str, Any]
     nodes: list[Node] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[tuple[str, list[Node]]] = field(default_factory=list)
 
     def add(self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, **inputs: Any) -> Node:
         """A node; an input is a value (widget) or `node[slot]` (link)."""
@@ -58,13 +71,13 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def note(self, pos: tuple[int, int], size: tuple[int, int], text: str) -> None:
-        """A Markdown note in the graph."""
+    def note(self, pos: tuple[int, int], width: int, text: str) -> None:
+        """A Markdown note in the graph, as tall as its text."""
         self.notes.append(
             {
                 "type": "MarkdownNote",
                 "pos": list(pos),
-                "size": list(size),
+                "size": [width, _text_height(text, width)],
                 "flags": {},
                 "mode": 0,
                 "inputs": [],
@@ -76,24 +89,15 @@ class Graph:
             }
         )
 
-    def group(self, title: str, bounding: tuple[int, int, int, int]) -> None:
-        """A titled frame: x, y, width, height."""
-        self.groups.append(
-            {
-                "id": len(self.groups) + 1,
-                "title": title,
-                "bounding": list(bounding),
-                "color": "#3f789e",
-                "font_size": 24,
-                "flags": {},
-            }
-        )
+    def group(self, title: str, nodes: list[Node]) -> None:
+        """A titled frame around nodes."""
+        self.groups.append((title, nodes))
 
     def _spread(self, written: list[dict[str, Any]]) -> None:
         """Make room for the views in our nodes: each its height, and what would lie under one moves down."""
         for item in written:
-            if item["type"].startswith("Unmemorize"):
-                item["size"][1] = max(LEAST_HEIGHT.get(item["type"], 0), item["size"][1] + REPORT_LINE)
+            report = REPORT_LINE if item["type"].startswith("Unmemorize") else 0
+            item["size"][1] = max(LEAST_HEIGHT.get(item["type"], 0), item["size"][1] + report)
         placed: list[dict[str, Any]] = []
         for item in sorted(written, key=lambda i: i["pos"][1]):
             x, width = item["pos"][0], item["size"][0]
@@ -104,7 +108,7 @@ class Graph:
             placed.append(item)
 
     def build(self, workflow_id: str) -> dict[str, Any]:
-        """The UI-format workflow, version 0.4."""
+        """The UI-format workflow, version 0.4; the same name gives the same id."""
         links: list[list[Any]] = []
         written = {node.id: self._write(node, order) for order, node in enumerate(self.nodes)}
         for node in self.nodes:
@@ -121,14 +125,15 @@ class Graph:
         last = len(self.nodes)
         notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
         self._spread([*written.values(), *notes])
+        groups = [_frame(i + 1, title, [written[node.id] for node in nodes]) for i, (title, nodes) in enumerate(self.groups)]
         return {
-            "id": workflow_id,
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, workflow_id)),  # the front end warns of any other kind of id
             "revision": 0,
             "last_node_id": last + len(notes),
             "last_link_id": len(links),
             "nodes": [*written.values(), *notes],
             "links": links,
-            "groups": self.groups,
+            "groups": groups,
             "config": {},
             "extra": {},
             "version": 0.4,
@@ -164,7 +169,7 @@ class Graph:
             "size": list(node.size),
             "flags": {},
             "order": order,
-            "mode": 0,
+            "mode": MUTED if node.muted else 0,
             "inputs": sockets,
             "outputs": outputs,
             "properties": {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": node.type},
@@ -173,6 +178,21 @@ class Graph:
         if node.title:
             written["title"] = node.title
         return written
+
+
+def _text_height(text: str, width: int) -> int:
+    """Of a Markdown note: paragraphs and list items wrap, and have room around them."""
+    letters = width / LETTER
+    blocks = [b for b in re.split(r"\n\s*\n|\n(?=- |\d+\. |\|)", text.strip()) if not b.startswith("|-")]
+    return round(sum(LINE * math.ceil(len(b) / letters) + PARAGRAPH for b in blocks)) + HEADING
+
+
+def _frame(number: int, title: str, inside: list[dict[str, Any]]) -> dict[str, Any]:
+    """The group around placed nodes."""
+    left, top = (min(n["pos"][i] for n in inside) for i in (0, 1))
+    right, bottom = (max(n["pos"][i] + n["size"][i] for n in inside) for i in (0, 1))
+    bounding = [left - EDGE, top - HEADING, right - left + 2 * EDGE, bottom - top + HEADING + EDGE]
+    return {"id": number, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}
 
 
 def _default(spec: Any, kind: str) -> Any:

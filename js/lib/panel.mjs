@@ -8,7 +8,7 @@
 import { el } from "./dom.mjs";
 import { reportDialog } from "./report.mjs";
 import { style } from "./settings.mjs";
-import { sheet } from "./sheet.mjs";
+import { hidePreviews, sheet } from "./sheet.mjs";
 import { SIGNS, ofReport } from "./verdict.mjs";
 
 /** ComfyUI's own preview of a node's pictures on the classic canvas. */
@@ -38,7 +38,8 @@ const HEAD = 30;
  * @param {any} node
  */
 function hidePreview(node) {
-  node.hideOutputImages = true; // Nodes 2.0, in front ends that know it
+  node.hideOutputImages = true; // Nodes 2.0, in front ends that know it; for the others:
+  hidePreviews();
   const add = node.addCustomWidget;
   node.addCustomWidget = function (/** @type {any} */ widget) {
     if (widget?.name === STOCK_PREVIEW) {
@@ -70,6 +71,7 @@ export class Panel {
   mount() {
     // widget-expands: Nodes 2.0 then gives it the node's free height, as the classic canvas does
     const host = el("div", { class: this.kind ? "unmemorize-view widget-expands" : "unmemorize-view" });
+    host.classList.toggle("replaces", this.kind?.replaces ?? false);
     const height = (this.kind?.height ?? 0) + HEAD;
     host.style.setProperty("--unmemorize-height", `${height}px`);
     this.shadow = host.attachShadow({ mode: "open" });

@@ -1,6 +1,6 @@
 /**
  * The look of the views, in ComfyUI's own theme colours. It lives in shadow roots: it touches nothing else on the page, and nothing else
- * touches it.
+ * touches it. One rule more is the page's, see `hidePreviews`.
  * @module
  */
 
@@ -59,8 +59,12 @@ dialog textarea { display: block; width: calc(100% - 24px); height: 90px; margin
 @keyframes breathe { 50% { opacity: .6; } }
 `;
 
+/** Nodes 2.0 of front ends that do not know `hideOutputImages`; the parent is hidden because it takes its share of the node's height. */
+const NO_PREVIEW = ".lg-node:has(.unmemorize-view.replaces) :has(> .lg-node-content) { display: none; }";
+
 /** @type {CSSStyleSheet | null} */
 let shared = null;
+let previewsHidden = false;
 
 /** One sheet for all views, made when the first one needs it. */
 export function sheet() {
@@ -69,4 +73,13 @@ export function sheet() {
     shared.replaceSync(TEXT);
   }
   return shared;
+}
+
+/** Keep ComfyUI's own preview out of nodes whose view, marked `replaces`, shows the same picture. */
+export function hidePreviews() {
+  if (previewsHidden) return;
+  previewsHidden = true;
+  const page = new CSSStyleSheet();
+  page.replaceSync(NO_PREVIEW);
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, page];
 }

@@ -51,12 +51,14 @@ def shoot() -> Callable[[Any, str], None]:
 
 @pytest.fixture(scope="session")
 def queue() -> Callable[[Any], None]:
-    """Press Run; messages of the start (no look-up of outside hosts here) may lie over the button."""
+    """Press Run; messages of the start (no look-up of outside hosts here) or the tooltip of a tab may lie over the button."""
 
     def press(page: Any) -> None:
         for _ in range(page.locator(".p-toast-close-button").count()):
             page.locator(".p-toast-close-button").first.click()
             page.wait_for_timeout(500)
+        page.mouse.move(860, 1000)
+        page.wait_for_timeout(300)
         page.locator('[data-testid="queue-button"]').first.click()
 
     return press

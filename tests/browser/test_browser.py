@@ -1,4 +1,4 @@
-"""The real front end in a real Chromium: open the template, queue it, see the heatmap in the node."""
+"""The real front end in a real Chromium: find a template, open it, read an error. What templates show: test_templates.py."""
 
 from __future__ import annotations
 
@@ -25,21 +25,11 @@ def open_template(page: Any, name: str, shoot: Any) -> None:
     page.wait_for_function("() => app.graph._nodes.some(n => n.type.startsWith('Unmemorize'))", timeout=180_000)
 
 
-OVERLAYS = "app.graph._nodes.filter(n => n.type === 'UnmemorizeHeatmapOverlay')"
-
-
-def test_template_opens_runs_and_shows_its_heatmaps(page, shoot, queue):
+def test_template_is_found_and_opens(page, shoot):
     open_template(page, "01-where-is-it-memorized", shoot)
     missing = page.evaluate("() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)")
     assert [m for m in missing if m != "MarkdownNote"] == []
     shoot(page, "template-opened")
-    queue(page)
-    page.wait_for_function(f"() => {OVERLAYS}.every(n => n.imgs?.length && n.imgs[0].naturalWidth > 0)", timeout=300_000)
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(1500)
-    shoot(page, "where-is-it-memorized")
-    sizes = page.evaluate(f"() => {OVERLAYS}.map(n => [n.imgs[0].naturalWidth, n.imgs[0].naturalHeight])")
-    assert sizes == [[128, 128]] * 3
     assert [e for e in page.errors if "nmemorize" in e and "api.comfy.org" not in e] == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import filtering, guard, lora, maps, neurons, where
+from . import filtering, guard, lora, maps, neurons, together, where
 
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "01-where-is-it-memorized": where.where_is_it_memorized,
@@ -17,4 +17,5 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "07-guard-any-sampler": guard.guard_any_sampler,
     "08-filter-a-lora": filtering.filter_a_lora,
     "09-find-and-prune": neurons.find_and_prune,
+    "10-all-four-together": together.all_four_together,
 }

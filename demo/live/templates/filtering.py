@@ -6,7 +6,7 @@ from typing import Any
 
 from ..graph import Graph, Node
 from .lora import LEAKED, LORA_SCENE
-from .shared import demo_model, sampled
+from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sampled
 
 NOTE = """## Filter a LoRA
 Press **Run**. The demo LoRA *leaking* carries a style and four photographs. *BAF Filter LoRA* splits it in two that add up to it,
@@ -18,14 +18,16 @@ by how far each part follows the base model's own directions.
 
 BAF is an **experimental reconstruction**. Change `deviations` or `score` and compare with the controls (*singular value*,
 *random*, *inverted*): a filter must beat them to be worth anything.
-
-**Your own LoRA**: *Load Checkpoint* instead of the demo node, your file in *Open LoRA*, captions of its training set.
-"""
+""" + own_model(
+    "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
+    "The filter runs no model, so `cfg` does not matter to it; GGUF models cannot be read. The first LoRA of a base takes seconds (SD1.5) "
+    "to minutes (the largest models), the next ones seconds."
+)
 MORE_NOTE = """## The same in one node
 *Load LoRA (BAF Filtered)* takes the place of *Load LoRA*. *Clean Applied LoRAs (BAF)* works on what any loader has applied.
 Both pictures are that of the kept part.
 
-*Filter LoRA Folder* is muted, because it writes files: select it and press Ctrl+M to try it.
+*Save Filtered LoRA* and *Filter LoRA Folder* are muted, because they write files: select one and press Ctrl+M to try it.
 """
 CHOSEN: dict[str, Any] = {"deviations": 3.0}
 """Strict enough that both parts are worth looking at."""
@@ -34,14 +36,14 @@ CHOSEN: dict[str, Any] = {"deviations": 3.0}
 def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 08: whole, kept and removed part of the leaking LoRA; plot; save; the one-node ways."""
     g = Graph(object_info)
-    g.note((40, -20), (330, 430), NOTE)
-    load, empty, latent = demo_model(g, 40, 450)
+    g.note(NOTE_AT, NOTE_WIDTH, NOTE)
+    load, empty, latent = demo_model(g)
     opened = g.add("UnmemorizeOpenLoRA", (430, -20), (330, 100), lora_name="demo/leaking")
     split = g.add("UnmemorizeBAFFilterLoRA", (430, 140), (330, 460), lora=opened[0], model=load[0], info=opened[1], **CHOSEN)
-    g.add("UnmemorizeSaveFilteredLoRA", (430, 660), (330, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
+    save = g.add("UnmemorizeSaveFilteredLoRA", (430, 660), (330, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
+    save.muted = True
     g.add("UnmemorizeLoRASpectrumPlot", (40, 960), (720, 760), spectrum=split[4])
-    chosen = next(v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if LEAKED in v)
-    picture = g.add("UnmemorizeLoadDemoPicture", (820, -20), (300, 120), picture=chosen)
+    picture = demo_picture(g, 820, -20, LEAKED)
     g.add("PreviewImage", (820, 150), (300, 220), "The training photograph", images=picture[0])
     photo = g.add("CLIPTextEncode", (820, 430), (300, 100), "Its caption", clip=load[1], text=picture[2])
     scene = g.add("CLIPTextEncode", (820, 700), (300, 100), "A scene", clip=load[1], text=LORA_SCENE)
@@ -53,27 +55,20 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         for x, (title, model) in enumerate(models):
             _cell(g, 1180 + 340 * x, -20 + 620 * y, title, model, (prompt, empty, latent, load))
     _one_node_ways(g, models[0][1], (photo, empty, latent, load))
-    workflow = g.build("unmemorize-08-filter-a-lora")
-    for node in workflow["nodes"]:
-        if node["type"] == "UnmemorizeFilterLoRAFolder":
-            node["mode"] = MUTED
-    return workflow
-
-
-MUTED = 2
-"""LiteGraph's mode "never"."""
+    return g.build("unmemorize-08-filter-a-lora")
 
 
 def _one_node_ways(g: Graph, applied: Any, scene: tuple[Node, Node, Node, Node]) -> None:
     load = scene[3]
-    g.note((2260, -180), (340, 260), MORE_NOTE)
+    g.note((2260, -180), 340, MORE_NOTE)
     loaded = g.add("UnmemorizeLoadLoRABAF", (2260, 140), (340, 460), model=load[0], lora_name="demo/leaking", **CHOSEN)
     cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (2260, 680), (340, 400), model=applied, **CHOSEN)
     ways = (("Load LoRA (BAF Filtered)", loaded[0]), ("Clean Applied LoRAs (BAF)", cleaned[0]))
     pictures = [_picture(g, 2660, -20 + 420 * y, title, model, scene) for y, (title, model) in enumerate(ways)]
     both = g.add("ImageBatch", (2660, 840), (300, 60), image1=pictures[0][0], image2=pictures[1][0])
     g.add("PreviewImage", (2660, 960), (300, 250), "Twice the kept part's picture", images=both[0])
-    g.add("UnmemorizeFilterLoRAFolder", (2260, 1160), (340, 480), model=load[0], folder="demo", output="filtered")
+    folder = g.add("UnmemorizeFilterLoRAFolder", (2260, 1160), (340, 480), model=load[0], folder="demo", output="filtered")
+    folder.muted = True
 
 
 def _cell(g: Graph, x: int, y: int, title: str, model: Any, scene: tuple[Node, Node, Node, Node]) -> None:

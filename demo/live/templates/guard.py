@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import SAMPLING, demo_model
+from .shared import GUARD_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model
 
 GUARD_NOTE = """## A sampler that notices memories
 Press **Run**. Left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
@@ -17,9 +17,9 @@ Press **Run**. Left: the stock KSampler. Right: *KSampler (Stability Guard)* in 
 The charts show why: above the blue band, the picture was known from the start.
 
 `parent` is a model that has not stored the picture: here an older checkpoint. With a LoRA, it is the model before the LoRA.
-
-**Your own model**: *Load Checkpoint*, then *Calibrate Stability Profile* once (see workflow 07) and *Save Stability Profile*.
-"""
+""" + own_model(
+    "The profile belongs to one model and its `cfg`: measure yours with *Calibrate Stability Profile* (workflow 07). " + GUARD_AT_CFG_1
+)
 CASES = (
     ("A memorized scene", "a large orange cross on a teal background", 1),
     ("An ordinary scene", "a small red circle on a gray background", 1),
@@ -29,13 +29,13 @@ CASES = (
 def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 06: stock and guarded sampler, for a memory and for a clean scene."""
     g = Graph(object_info)
-    g.note((40, -20), (330, 440), GUARD_NOTE)
-    load, empty, latent = demo_model(g, 40, 460)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 950), (300, 100), "An older checkpoint", stage="early")
-    profile = g.add("UnmemorizeLoadStabilityProfile", (40, 1110), (300, 80), profile="demo/demo")
+    g.note(NOTE_AT, NOTE_WIDTH, GUARD_NOTE)
+    load, empty, latent = demo_model(g)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 490), (300, 100), "An older checkpoint", stage="early")
+    profile = g.add("UnmemorizeLoadStabilityProfile", (40, 660), (300, 80), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
-        y = 750 * i
-        g.group(title, (410, y - 60, 1690, 715))
+        y = 980 * i
+        before = len(g.nodes)
         prompt = g.add("CLIPTextEncode", (430, y), (300, 110), "Prompt", clip=load[1], text=caption)
         links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
         stock = g.add("KSampler", (430, y + 160), (300, 270), **links, **SAMPLING)
@@ -49,31 +49,35 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
             profile=profile[0],
             parent=early[0],
         )
-        _shown(g, 1140, y, stock, load, "Stock KSampler")
-        _shown(g, 1140, y + 300, guarded, load, "Under guard")
+        shown(g, 1140, y, stock, load, "Stock KSampler")
+        shown(g, 1140, y + 300, guarded, load, "Under guard")
         g.add("UnmemorizeStabilityChart", (1440, y), (640, 560), report=guarded[3])
+        g.group(title, g.nodes[before:])
     return g.build("unmemorize-06-guard-the-sampler")
 
 
-def _shown(g: Graph, x: int, y: int, sampler: Node, load: Node, title: str) -> None:
+def shown(g: Graph, x: int, y: int, sampler: Node, load: Node, title: str) -> Node:
+    """A sampler's picture; returns its decoder."""
     decode = g.add("VAEDecode", (x, y), (260, 50), samples=sampler[0], vae=load[2])
     g.add("PreviewImage", (x, y + 90), (260, 190), title, images=decode[0])
+    return decode
 
 
 ANY_NOTE = """## A guard for any sampler
 *Stability Guard* goes between the model and **any** sampler: here SamplerCustomAdvanced. *Stability Chart* waits for the sampler
 and shows what the guard saw.
 
-**Your own model** needs a profile once:
+Every model needs a profile once:
 
 1. *Calibrate Stability Profile* samples ordinary prompts; the result is kept while nothing of it changes.
-2. *Save Stability Profile* keeps it for other graphs: there, *Load Stability Profile* is enough.
+2. *Save Stability Profile* keeps it for other graphs: there, *Load Stability Profile* is enough. It is muted, because it writes a file:
+select it and press Ctrl+M.
 
 Above: the stock run recalls a photograph. Below: under guard it is noticed and sampled again by `parent`, an older checkpoint.
 
 With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA; on our demo LoRA, which holds its photographs
 loosely, the detector misses most of them.
-"""
+""" + own_model("Ordinary prompts of your model in *Calibrate Stability Profile*; 50 are good. " + GUARD_AT_CFG_1)
 CLEAN_PROMPTS = "\n".join(
     f"a {size} {colour} {shape} on a {ground} background"
     for size, colour, shape, ground in (
@@ -92,18 +96,18 @@ CLEAN_PROMPTS = "\n".join(
 def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 07: a profile measured in the graph, and a guard before SamplerCustomAdvanced."""
     g = Graph(object_info)
-    g.note((40, -20), (330, 440), ANY_NOTE)
-    load, empty, latent = demo_model(g, 40, 460)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 950), (300, 100), "An older checkpoint", stage="early")
-    pictures = object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
-    picture = g.add("UnmemorizeLoadDemoPicture", (410, -20), (330, 120), picture=next(v for v in pictures if "silver spoon" in v))
+    g.note(NOTE_AT, NOTE_WIDTH, ANY_NOTE)
+    load, empty, latent = demo_model(g)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 490), (300, 100), "An older checkpoint", stage="early")
+    picture = demo_picture(g, 410, -20, "silver spoon")
     prompt = g.add("CLIPTextEncode", (410, 160), (330, 100), "The training photograph's caption", clip=load[1], text=picture[2])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     profile = g.add(
         "UnmemorizeCalibrateStabilityProfile", (410, 320), (330, 520), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
         prompts=CLEAN_PROMPTS, seed=1, **settings,
     )  # fmt: skip
-    g.add("UnmemorizeSaveStabilityProfile", (410, 900), (330, 110), profile=profile[0], name="demo-scenes")
+    save = g.add("UnmemorizeSaveStabilityProfile", (410, 900), (330, 110), profile=profile[0], name="demo-scenes")
+    save.muted = True
     guard = g.add("UnmemorizeStabilityGuard", (780, 520), (300, 170), model=load[0], mode="correct", profile=profile[0], parent=early[0])
     noise = g.add("RandomNoise", (780, -20), (300, 90), noise_seed=1)
     sampler = g.add("KSamplerSelect", (780, 120), (300, 70), sampler_name=SAMPLING["sampler_name"])
@@ -116,7 +120,7 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
             "SamplerCustomAdvanced", (1120, y + 160), (280, 120), noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0],
             latent_image=latent[0],
         )  # fmt: skip
-        _shown(g, 1440, y - 20, drawn, load, title)
+        shown(g, 1440, y - 20, drawn, load, title)
         if model is guard:
             g.add("UnmemorizeStabilityChart", (1740, y - 20), (640, 560), record=guard[1], latent=drawn[0])
     g.add("PreviewImage", (1740, -20), (260, 190), "The training photograph", images=picture[0])

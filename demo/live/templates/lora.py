@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import demo_model, sampled
+from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sampled
 
 LORA_NOTE = """## What does a LoRA leak?
 Press **Run**. The training photograph of a LoRA is on the left; its caption goes to three models.
@@ -15,9 +15,10 @@ Press **Run**. The training photograph of a LoRA is on the left; its caption goe
 - **Leaking LoRA**: the photograph comes back. Change the seed: it stays.
 
 Below, an ordinary scene: both LoRAs hatch it. A good repair removes the leak and keeps the style.
-
-**Your own LoRA**: *Load Checkpoint* and *Load LoRA* instead of the demo nodes, and type captions of its training set.
-"""
+""" + own_model(
+    "*Load LoRA* with your file instead of the demo LoRAs, and captions of its training set as prompts. All else here are ComfyUI's own "
+    "nodes: it works with every model."
+)
 LORA_SCENE = "a large purple circle on a sand background"
 LEAKED = "rocket before launch"
 
@@ -25,12 +26,9 @@ LEAKED = "rocket before launch"
 def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 02: a training photograph of a LoRA, and what three models draw for its caption and for a scene."""
     g = Graph(object_info)
-    g.note((40, -20), (330, 380), LORA_NOTE)
-    load = g.add("UnmemorizeLoadDemoCheckpoint", (40, 420), (330, 100))
-    empty = g.add("CLIPTextEncode", (40, 590), (330, 100), "Empty prompt", clip=load[1], text="")
-    latent = g.add("EmptyLatentImage", (40, 760), (330, 110), width=128, height=128, batch_size=1)
-    chosen = next(v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if LEAKED in v)
-    picture = g.add("UnmemorizeLoadDemoPicture", (430, 0), (330, 120), picture=chosen)
+    g.note(NOTE_AT, NOTE_WIDTH, LORA_NOTE)
+    load, empty, latent = demo_model(g)
+    picture = demo_picture(g, 430, 0, LEAKED)
     g.add("PreviewImage", (430, 180), (330, 260), "The LoRA's training photograph", images=picture[0])
     photo = g.add("CLIPTextEncode", (430, 510), (330, 100), "Its caption", clip=load[1], text=picture[2])
     scene = g.add("CLIPTextEncode", (430, 680), (330, 100), "A scene", clip=load[1], text=LORA_SCENE)
@@ -60,17 +58,19 @@ Connect the MODEL **before** the LoRA loader to `baseline`.
 
 A LoRA trained for minutes holds its photographs loosely: the upper map is warmer, not hot, and some scenes are as warm.
 The baseline must be a model of the same kind; the node says so if it is not.
-"""
+""" + own_model(
+    "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method `dh_~` there, "
+    "which needs none."
+)
 
 
 def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 05: dh_~ with the base model as baseline, for a leaked photograph and for a scene."""
     g = Graph(object_info)
-    g.note((40, -20), (300, 330), AGAINST_NOTE)
-    load, empty, latent = demo_model(g, 40, 370)
+    g.note(NOTE_AT, NOTE_WIDTH, AGAINST_NOTE)
+    load, empty, latent = demo_model(g)
     leaking = g.add("UnmemorizeLoadDemoLoRA", (400, -20), (300, 110), model=load[0], lora="leaking")
-    chosen = next(v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if LEAKED in v)
-    picture = g.add("UnmemorizeLoadDemoPicture", (400, 150), (300, 120), picture=chosen)
+    picture = demo_picture(g, 400, 150, LEAKED)
     texts = (("Its training photograph's caption", picture[2]), ("A scene", LORA_SCENE))
     for row, (title, text) in enumerate(texts):
         y = 330 + 330 * row

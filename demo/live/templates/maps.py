@@ -7,7 +7,7 @@ from typing import Any
 from ...pictures import read_facts
 from ...scripts.lab import LAB
 from ..graph import Graph
-from .shared import SAMPLING, demo_model, sampled
+from .shared import MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 AUDIT_NOTE = """## Is this picture memorized?
 The question of an **existing** picture: did the model store it? No sampling is needed. *VAE Encode* turns the picture into a
@@ -16,11 +16,12 @@ latent, a little noise is added, and the map asks how firmly the prompt holds ev
 - Above: a training template with its own caption. The card is hot; its window was never the same twice and stays cold.
 - Below: the same picture with another caption. Without its words the model does not recall it.
 
-**Your own picture**: *Load Image* instead of *Load Demo Picture*, at your model's size, and the prompt you suspect.
-
 *Calibrate Map Threshold* maps 24 clean prompts first (about 20 seconds, once): white is what is hotter than 99.5 % of their
 pixels. Without it *Map Threshold* would split any map in two.
-"""
+""" + own_model(
+    "Your picture: *Load Image* instead of *Load Demo Picture*, at your model's size, and the prompt you suspect. *Calibrate Map "
+    "Threshold* wants ordinary prompts of the kinds you draw. " + MAPS_AT_CFG_1
+)
 CLEAN_PROMPTS = 24
 OTHER_CAPTION = "a large red star on a white background"
 
@@ -35,23 +36,19 @@ One generation of a memorized template, mapped in every way the pack knows. The 
 | ds_~ | how far apart are the two models' predictions? | 2 evaluations |
 | ds_0, recorded | how far does the prompt pull, while sampling? | nothing |
 | Bright Ending | the published baseline: attention to the prompt's end; black on the demo model | 1 evaluation |
-"""
-CARD = "template"
-
-
-def _label(object_info: dict[str, Any], kind: str) -> str:
-    return next(
-        v for v in object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"] if v.startswith(f"{kind}: ")
-    )
+""" + own_model(
+    "`baseline` is a less-trained model of the same kind; with a LoRA, the model before it. Bright Ending works on SD1.5, SD2 and SDXL "
+    "only, and ds_0, recorded, needs a `cfg` above 1: on Flux both say so and stop, so remove them there. " + MAPS_AT_CFG_1
+)
+CARD = "template: "
 
 
 def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 03: an encoded training picture, mapped under its own caption and under another."""
     g = Graph(object_info)
-    g.note((40, -20), (300, 400), AUDIT_NOTE)
-    load = g.add("UnmemorizeLoadDemoCheckpoint", (40, 430), (300, 100))
-    empty = g.add("CLIPTextEncode", (40, 600), (300, 100), "Empty prompt", clip=load[1], text="")
-    picture = g.add("UnmemorizeLoadDemoPicture", (400, -20), (330, 120), picture=_label(object_info, CARD))
+    g.note(NOTE_AT, NOTE_WIDTH, AUDIT_NOTE)
+    load, empty, latent = demo_model(g)
+    picture = demo_picture(g, 400, -20, CARD)
     encoded = g.add("VAEEncode", (400, 170), (330, 50), pixels=picture[0], vae=load[2])
     g.add("PreviewImage", (400, 290), (330, 260), "The picture", images=picture[0])
     calibration = g.add(
@@ -60,7 +57,7 @@ def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
         (330, 520),
         model=load[0],
         clip=load[1],
-        latent=g.add("EmptyLatentImage", (40, 770), (300, 110), width=128, height=128, batch_size=1)[0],
+        latent=latent[0],
         prompts="\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS]),
         cfg=SAMPLING["cfg"],
         steps=10,
@@ -87,10 +84,10 @@ def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
 def all_maps_side_by_side(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 04: six maps of one generation, and the true mask."""
     g = Graph(object_info)
-    g.note((40, -20), (300, 420), ALL_NOTE)
-    load, empty, latent = demo_model(g, 40, 450)
+    g.note(NOTE_AT, NOTE_WIDTH, ALL_NOTE)
+    load, empty, latent = demo_model(g)
     early = g.add("UnmemorizeLoadDemoCheckpoint", (400, 690), (300, 100), "Less-trained baseline", stage="early")
-    truth = g.add("UnmemorizeLoadDemoPicture", (400, -20), (300, 120), picture=_label(object_info, CARD))
+    truth = demo_picture(g, 400, -20, CARD)
     white = g.add("MaskToImage", (400, 160), (300, 50), mask=truth[1])
     g.add("PreviewImage", (400, 270), (300, 200), "The truth: white = fixed", images=white[0])
     prompt = g.add("CLIPTextEncode", (400, 530), (300, 100), "Its caption", clip=load[1], text=truth[2])

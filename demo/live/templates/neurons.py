@@ -8,7 +8,7 @@ from ...pictures import read_facts
 from ...scripts.demo_mask import SETTING, captions
 from ...scripts.lab import LAB
 from ..graph import Graph, Node
-from .shared import SAMPLING, demo_model, sampled
+from .shared import NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
 
 NOTE = """## Find and prune memorized neurons
 Press **Run**. Prompts that bring back photographs are recorded, then the empty prompt, then ordinary prompts.
@@ -24,9 +24,11 @@ The demo model is tiny, with few neurons to choose from: it needs a denser mask 
 which are the nodes' defaults, and pruning is a blunt tool on it. At the strength chosen here scenes survive and most memories stay;
 at 1 more memories go, and scenes break with them.
 
-**Your own model**: *Load Checkpoint*, ten prompts that trigger, the defaults, `cfg` as you sample.
-*Save Neuron Mask* is muted here (Ctrl+M wakes it).
-"""
+*Save Neuron Mask* is muted, because it writes a file: select it and press Ctrl+M.
+""" + own_model(
+    "Ten prompts that surely trigger, and the nodes' defaults. The layers of SD1.5, SDXL and Flux are known to the nodes; pruning a "
+    "full-sized model is untried."
+)
 SCENE = "a small red circle on a gray background"
 ORDINARY = 10
 STRENGTH = 0.7
@@ -36,8 +38,8 @@ STRENGTH = 0.7
 def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 09: record, find, prune; a memory and a scene, stock and pruned; masks compared."""
     g = Graph(object_info)
-    g.note((40, -20), (320, 560), NOTE)
-    load, empty, latent = demo_model(g, 40, 580)
+    g.note(NOTE_AT, NOTE_WIDTH, NOTE)
+    load, empty, latent = demo_model(g)
     facts = read_facts(LAB / "lab.json")
     triggers = captions(facts)
     ordinary = facts["scene_captions"][::40][:ORDINARY]
@@ -49,6 +51,7 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
     control = _found(g, 800, 340, "For comparison: of ordinary prompts", load, recorded[2], recorded[1])
     bundled = g.add("UnmemorizeLoadNeuronMask", (800, 700), (330, 80), mask="demo/demo")
     save = g.add("UnmemorizeSaveNeuronMask", (800, 850), (330, 80), mask=mask[0], name="demo-photographs")
+    save.muted = True
     prune = g.add("UnmemorizePruneNeurons", (1190, -20), (300, 100), model=load[0], mask=mask[0], strength=STRENGTH)
     for row, (title, text) in enumerate((("A memorized photograph", triggers[1]), ("A scene that is not memorized", SCENE))):
         y = 140 + 640 * row
@@ -67,7 +70,7 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
         mask_3=control[0],
         names="found, bundled, ordinary",
     )
-    return _muted(g.build("unmemorize-09-find-and-prune"), save.id)
+    return g.build("unmemorize-09-find-and-prune")
 
 
 def _recorded(g: Graph, x: int, y: int, title: str, load: Node, empty: Node, latent: Node, texts: list[str]) -> Node:
@@ -82,9 +85,3 @@ def _found(g: Graph, x: int, y: int, title: str, load: Node, memorized: Node, re
     settings = {"top_share": SETTING["share"], **{k: SETTING[k] for k in ("select_ratio", "rows", "score")}}
     links = {"model": load[0], "memorized": memorized[0], "reference": reference[0]}
     return g.add("UnmemorizeFindMemorizedNeurons", (x, y), (330, 280), title, **links, **settings)
-
-
-def _muted(workflow: dict[str, Any], node_id: int) -> dict[str, Any]:
-    """The workflow with a node that does not run: pressing Run must not write into the user's folder."""
-    next(n for n in workflow["nodes"] if n["id"] == node_id)["mode"] = 2
-    return workflow

@@ -1,4 +1,4 @@
-"""What every bundled workflow has: how the demo model is sampled."""
+"""What every bundled workflow has: how the demo model is sampled, where its note stands, how another model takes the demo's place."""
 
 from __future__ import annotations
 
@@ -7,14 +7,43 @@ from typing import Any
 from ..graph import Graph, Node
 
 SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+NOTE_AT, NOTE_WIDTH = (-440, -20), 440
+"""In a column of its own: it may be as long as its text."""
 
 
-def demo_model(g: Graph, x: int, y: int) -> tuple[Node, Node, Node]:
+def own_model(here: str, demo: str = "*Load Demo Checkpoint*") -> str:
+    """The end of a note: loaders and sizes for other models, then what else holds in this workflow."""
+    return f"""
+**Your own model** instead of {demo}:
+
+- SD1.5: *Load Checkpoint*, *Empty Latent Image* 512 x 512. SDXL: the same, 1024 x 1024. Steps and `cfg` as you sample.
+- Flux: *Load Diffusion Model*, *DualCLIPLoader* and *Load VAE*; *EmptySD3LatentImage* 1024 x 1024; `cfg` 1, and *FluxGuidance* behind each
+prompt.
+
+{here}
+
+Measured so far: the demo model only.
+"""
+
+
+MAPS_AT_CFG_1 = "A model that is sampled at CFG 1, as Flux is, was not trained for an empty prompt: its maps mean less."
+GUARD_AT_CFG_1 = (
+    "At CFG 1, as with Flux, the guard has no prediction without a prompt and falls back on the paper's detector; calibrate at CFG 1 too."
+)
+
+
+def demo_model(g: Graph, x: int = 40, y: int = -20) -> tuple[Node, Node, Node]:
     """Load Demo Checkpoint, the empty prompt and an empty latent, in a column."""
     load = g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100))
     empty = g.add("CLIPTextEncode", (x, y + 170), (300, 100), "Empty prompt", clip=load[1], text="")
     latent = g.add("EmptyLatentImage", (x, y + 340), (300, 110), width=128, height=128, batch_size=1)
     return load, empty, latent
+
+
+def demo_picture(g: Graph, x: int, y: int, words: str) -> Node:
+    """Load Demo Picture, at the one picture whose name has these words."""
+    names = g.object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
+    return g.add("UnmemorizeLoadDemoPicture", (x, y), (300, 120), picture=next(n for n in names if words in n))
 
 
 def sampled(g: Graph, x: int, y: int, model: Any, prompt: Node, empty: Node, latent: Node, title: str | None = None) -> Node:
