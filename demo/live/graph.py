@@ -44,6 +44,8 @@ LEAST_HEIGHT = {
 """Of nodes with a picture or a view in them, as the front end draws them."""
 REPORT_LINE, BETWEEN = 45, 40
 """Height of the line with verdict and report; the title bar of the next node and a gap."""
+ROOM = 1.2
+"""Nodes 2.0 draws every node so much larger, where it stands: all stand further apart."""
 EDGE, HEADING = 20, 80
 """Of a group around its nodes; above them are its title and the title bar of the first node."""
 LETTER, LINE, PARAGRAPH = 7.2, 18, 8
@@ -106,6 +108,8 @@ class Graph:
                 if not beside:
                     item["pos"][1] = max(item["pos"][1], other["pos"][1] + other["size"][1] + BETWEEN)
             placed.append(item)
+        for item in written:
+            item["pos"] = [round(ROOM * v) for v in item["pos"]]
 
     def build(self, workflow_id: str) -> dict[str, Any]:
         """The UI-format workflow, version 0.4; the same name gives the same id."""
