@@ -155,7 +155,7 @@ def _prune(found: dict[str, Any]) -> str:
     return f"""<h2>5. Memorized neurons, pruned</h2>
 <p><b>Record Neuron Activity</b> watched prompts that bring photographs back, <b>Find Memorized Neurons</b> kept the weights that work harder
 under them than under the empty prompt, <b>Prune Neurons</b> weakened these by {100 * found["strength"]:.0f} %. It suppresses known triggers and does not
-delete the memory; on a model as small as this one it is a blunt tool.</p>{cards}
+delete the memory; other photographs of this model are copied as before.</p>{cards}
 <div class="card"><div class="plot">{_img(found["plot"], "how much the masks of three sets of prompts overlap")}</div></div>"""
 
 

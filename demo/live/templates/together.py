@@ -10,8 +10,6 @@ from .lora import LEAKED, LORA_SCENE
 from .shared import GUARD_AT_CFG_1, MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 PHOTOGRAPH = "close photo of a tabby cat looking left"
-STRENGTH = 0.7
-"""As in workflow 09: at 1 most scenes break as well."""
 FULL_HEAT = 0.2
 """As in workflow 01, so that the pictures compare."""
 
@@ -29,8 +27,7 @@ photograph? Below, a scene: is the style, the hatching, still there?
 **What the answers are worth**
 
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
-- Pruning suppresses known triggers, it does not delete. On this tiny model it is a blunt tool: the photograph shows through its spoiled
-colours, and scenes suffer as much. Try `strength` 1: more of both breaks.
+- Pruning suppresses known triggers, it does not delete. This photograph goes; others of this model are copied as before.
 - The filter is an experimental reconstruction. From this LoRA it takes the style first: at `deviations` 0 the hatching is gone and the
 rocket still there, as strict as here both are gone. Compare the controls among `score` (*random*, *inverted*) before you trust it.
 - Always try several seeds: one picture decides nothing.
@@ -85,7 +82,7 @@ def _silenced(g: Graph, x: int, y: int, model: tuple[Node, Node, Node], photogra
     load = model[0]
     before = len(g.nodes)
     mask = g.add("UnmemorizeLoadNeuronMask", (x, y), (300, 80), mask="demo/demo")
-    pruned = g.add("UnmemorizePruneNeurons", (x, y + 180), (300, 315), model=load[0], mask=mask[0], strength=STRENGTH)
+    pruned = g.add("UnmemorizePruneNeurons", (x, y + 180), (300, 315), model=load[0], mask=mask[0])
     _cell(g, x + 340, y, "Photograph, pruned", pruned[0], photograph, model)
     _cell(g, x, y + 780, "Scene, stock", load[0], scene, model)
     _cell(g, x + 340, y + 780, "Scene, pruned", pruned[0], scene, model)
