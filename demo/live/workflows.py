@@ -16,23 +16,27 @@ from .templates import WORKFLOWS
 FOLDER = ROOT / "workflows"
 
 
-TILE, GAP = 256, 8
+TILE, GAP, MANY = 256, 8, 8
 
 
 def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], path: Path) -> None:
-    """A .jpg of what the workflow showed: its pictures in rows of at most four, then their heat; rows end at the right. Then charts."""
+    """A .jpg of what the workflow showed: its pictures in rows of at most four, then their heat; rows end at the right. Then charts.
+
+    Of a workflow with many pictures: all of them in one block, without charts.
+    """
 
     def shown(kind: str) -> list[Image.Image]:
         found = [outputs[i]["images"][0] for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
         return [Image.open(io.BytesIO(server.picture(i))).convert("RGB") for i in found]
 
     rows: list[list[Image.Image]] = []
-    for kind in ("PreviewImage", "UnmemorizeHeatmapOverlay"):
-        tiles = [t.resize((TILE, TILE), Image.Resampling.LANCZOS) for t in shown(kind)]
+    blocks = [[t.resize((TILE, TILE), Image.Resampling.LANCZOS) for t in shown(k)] for k in ("PreviewImage", "UnmemorizeHeatmapOverlay")]
+    many = len(blocks[0]) > MANY
+    for tiles in [sum(blocks, [])] if many else blocks:
         rows += [tiles[k : k + 4] for k in range(0, len(tiles), 4)]
     charts = [
         c.resize((2 * TILE + GAP, (2 * TILE + GAP) * c.height // c.width), Image.Resampling.LANCZOS)
-        for c in shown("UnmemorizeStabilityChart")
+        for c in (() if many else shown("UnmemorizeStabilityChart"))
     ]
     rows += [charts[k : k + 2] for k in range(0, len(charts), 2)]
     width = max(sum(t.width + GAP for t in row) for row in rows) + GAP

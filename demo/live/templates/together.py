@@ -27,7 +27,8 @@ photograph? Below, a scene: is the style, the hatching, still there?
 **What the answers are worth**
 
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
-- Pruning suppresses known triggers, it does not delete. This photograph goes; others of this model are copied as before.
+- Pruning suppresses known triggers, it does not delete. This photograph is no copy any more, but its ghost shows through; others of this
+model are copied as before.
 - The filter is an experimental reconstruction. From this LoRA it takes the style first: at `deviations` 0 the hatching is gone and the
 rocket still there, as strict as here both are gone. Compare the controls among `score` (*random*, *inverted*) before you trust it.
 - Always try several seeds: one picture decides nothing.
