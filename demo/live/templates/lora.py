@@ -56,7 +56,8 @@ Connect the MODEL **before** the LoRA loader to `baseline`.
 - Above: the caption of the LoRA's training photograph.
 - Below: an ordinary scene under the same LoRA.
 
-A LoRA trained for minutes holds its photographs loosely: the upper map is warmer, not hot, and some scenes are as warm.
+The demo LoRA was trained for minutes and holds its photographs loosely: the upper map stays nearly cold. The hatched ground below is hot:
+the style is what this LoRA holds firmly. A hot map of a LoRA can mean either.
 The baseline must be a model of the same kind; the node says so if it is not.
 """ + own_model(
     "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method `dh_~` there, "

@@ -14,7 +14,8 @@ The question of an **existing** picture: did the model store it? No sampling is 
 latent, a little noise is added, and the map asks how firmly the prompt holds every spot.
 
 - Above: a training template with its own caption. The card is hot; its window was never the same twice and stays cold.
-- Below: the same picture with another caption. Without its words the model does not recall it.
+- Below: the same picture with another caption. Without its words the model does not recall it. A few spots at the border pass the
+threshold all the same: look at the shape, not at single spots.
 
 *Calibrate Map Threshold* maps 24 clean prompts first (about 20 seconds, once): white is what is hotter than 99.5 % of their
 pixels. Without it *Map Threshold* would split any map in two.
