@@ -31,8 +31,8 @@ class Node:
 
 LEAST_HEIGHT = {
     "PreviewImage": 310,
-    "UnmemorizeCurvatureDifferenceMap": 355,
-    "UnmemorizeHeatmapOverlay": 560,
+    "UnmemorizeCurvatureDifferenceMap": 390,
+    "UnmemorizeHeatmapOverlay": 600,
     "UnmemorizeKSamplerStabilityGuard": 590,
     "UnmemorizeStabilityGuard": 360,
     "UnmemorizeBAFFilterLoRA": 710,

@@ -37,7 +37,7 @@ def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, WHERE_NOTE)
     load, empty, latent = demo_model(g)
     for i, (title, caption, seed) in enumerate(WHERE_ROWS):
-        _where_row(g, 400, i * 680, title, caption, seed, load, empty, latent)
+        _where_row(g, 400, i * 720, title, caption, seed, load, empty, latent)
     return g.build("unmemorize-01-where-is-it-memorized")
 
 
