@@ -1,4 +1,4 @@
-"""The real front end in a real Chromium: find a template, open it, read an error. What templates show: test_templates.py."""
+"""The real front end in a real Chromium: find a template, open it, read an error. What templates show: test_workflows.py."""
 
 from __future__ import annotations
 
