@@ -76,7 +76,7 @@ select it and press Ctrl+M.
 Above: the stock run recalls a photograph. Below: under guard it is noticed and sampled again by `parent`, an older checkpoint.
 
 With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA; on our demo LoRA, which holds its photographs
-loosely, the detector misses most of them.
+loosely, the detector misses its copies.
 """ + own_model("Ordinary prompts of your model in *Calibrate Stability Profile*; 50 are good. " + GUARD_AT_CFG_1)
 CLEAN_PROMPTS = "\n".join(
     f"a {size} {colour} {shape} on a {ground} background"
