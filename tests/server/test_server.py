@@ -33,7 +33,8 @@ def test_pack_loads_under_any_folder_name_without_a_warning(server, info):
     assert sorted(ours) == sorted(snapshot)
     # old versions print no level: every line that names the pack must be the one of its import time, or a template listing
     start = server.log_file.read_text().split("To see the GUI go to")[0]
-    lines = [line for line in start.splitlines() if FOLDER in line or "nmemorize" in line]
+    # the clone may be called as the pack is: its own path is no mention of the pack
+    lines = [line for line in start.replace(str(ROOT), "").splitlines() if FOLDER in line or "nmemorize" in line]
     folders = "Base directory|user directory|output directory|temp directory|input directory|database"
     harmless = re.compile(rf"\d+\.\d+ seconds: \S*{FOLDER}$|- {FOLDER}$|whitelist|{folders}", re.I)
     assert [line for line in lines if not harmless.search(line)] == []
