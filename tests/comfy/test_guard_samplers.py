@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -230,3 +231,11 @@ def test_samplers_without_a_memory_go_on_exactly_too(guard, guarding, demo, draw
         assert not torch.allclose(result, stock, atol=1e-3), "a sampler with a memory shows the seam"
     else:
         assert torch.allclose(result, stock, atol=2e-4)
+
+
+@pytest.mark.parametrize(("cfg", "restarted"), [(1.0, 1.0), (2.0, 3.0)])
+def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg, restarted):
+    """A distilled model knows no negative prompt: CFG 1 stays CFG 1."""
+    restart = guarding.restart
+    phase = restart.Phase(1.0, cfg=1.5)
+    assert restart._guider_for(SimpleNamespace(cfg=cfg, original_conds={}), phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted

@@ -11,7 +11,7 @@ GUARD_NOTE = """## A sampler that notices memories
 Press **Run**. Left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
 
 - **Memorized scene**: the stock sampler draws the same picture for every seed. The guard notices while sampling and draws another one
-  that still obeys the words.
+  that mostly obeys the words.
 - **Ordinary scene**: nothing is noticed, and both pictures are the same bit for bit.
 
 The charts show why: above the blue band, the picture was known from the start.
