@@ -2,6 +2,7 @@
 
 subspaces            alignment with the base's principal subspace, left, right or both, at several energies E
 input statistics     a channel's answer to what the layer sees on ordinary prompts: M = E[x x^T] of its inputs x
+shared response      the part of it that is the same for every prompt, S = E[x y^T], x and y of two prompts at one place and step
 curvature            how much the channel adds to what the base does in its directions
 layers               whole kinds of layers go first
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,8 +33,18 @@ Metrics = dict[str, Tensor]
 """Weight key -> M [n, n]."""
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Of the inputs of linear layers on ordinary captions."""
+
+    own: Metrics
+    """M = E[x x^T]."""
+    shared: Metrics
+    """S = E[x y^T], x and y of two captions at the same place and step: what does not depend on the caption."""
+
+
 class Inputs:
-    """Second moments of the inputs of linear layers while the base draws some captions; sums only, nothing a token."""
+    """Second moments of the inputs of linear layers while the base draws some captions."""
 
     def __init__(self, generator: Generator, keys: list[str]) -> None:
         self._generator = generator
@@ -40,31 +52,44 @@ class Inputs:
         self._modules = {k: modules[k.removesuffix(".weight")] for k in keys}
 
     @torch.inference_mode()
-    def of(self, captions: list[str], seed: int, **changes: Any) -> Metrics:
-        """M of every layer, over all tokens, steps and captions."""
-        sums: Metrics = {}
-        counts: dict[str, int] = {}
+    def of(self, captions: list[str], seed: int) -> Moments:
+        """Over all tokens, steps and captions; every caption with a seed of its own."""
+        own: Metrics = {}
+        sums: dict[str, list[Tensor]] = {k: [] for k in self._modules}
+        calls: dict[str, int] = {}
 
         def listener(key: str) -> Callable[..., None]:
             def listen(_module: Any, given: tuple[Tensor, ...]) -> None:
                 x = given[0].detach().flatten(0, -2).float()
-                sums[key] = sums[key] + x.T @ x if key in sums else x.T @ x
-                counts[key] = counts.get(key, 0) + len(x)
+                own[key] = own.get(key, 0) + x.T @ x / len(x)
+                call = calls[key]
+                calls[key] += 1
+                if call == len(sums[key]):
+                    sums[key].append(x.clone())
+                else:
+                    sums[key][call] += x
 
             return listen
 
         hooks = [m.register_forward_pre_hook(listener(k)) for k, m in self._modules.items()]
         try:
-            for caption in captions:
-                self._generator.latents(caption, [seed], **changes)
+            for number, caption in enumerate(captions):
+                calls.update(dict.fromkeys(self._modules, 0))
+                self._generator.latents(caption, [seed + number])
         finally:
             for hook in hooks:
                 hook.remove()
-        return {k: (sums[k] / counts[k]).clone() for k in sums}
+        count = len(captions)
+        means = {k: sum(t.T @ t / len(t) for t in several) / len(several) for k, several in sums.items()}
+        own = {k: m / (count * len(sums[k])) for k, m in own.items()}
+        # |sum of x|^2 holds every caption with itself, which is own
+        shared = {k: (means[k] / count - own[k]) / (count - 1) for k in means}
+        return Moments(own, shared)
 
 
-def scores(ordinary: Metrics) -> dict[str, Score]:
-    """Everything tried, by name; `ordinary` are the base's inputs on ordinary captions."""
+def scores(inputs: Moments, without_words: Moments) -> dict[str, Score]:
+    """Everything tried, by name; `inputs` are the base's on ordinary captions, `without_words` those on the empty one."""
+    ordinary, shared, empty = inputs.own, inputs.shared, without_words.own
     found: dict[str, Score] = {"singular value": lambda la: la.channels.sigma, "random": _random}
     for energy in ENERGIES:
         for side in SIDES if energy in FEW_ENERGIES else SIDES[:1]:
@@ -75,6 +100,12 @@ def scores(ordinary: Metrics) -> dict[str, Score]:
     found |= {
         "response": lambda la: response(la.channels, ordinary[la.target]),
         "response without size": lambda la: response(la.channels, ordinary[la.target]) / la.channels.sigma.square(),
+        "response of its layer": lambda la: response(la.channels, ordinary[la.target]) / answer(la, ordinary),
+        "shared response": lambda la: response(la.channels, shared[la.target]),
+        "shared response of its layer": lambda la: response(la.channels, shared[la.target]) / answer(la, ordinary),
+        "response without words": lambda la: response(la.channels, empty[la.target]),
+        "response of its layer without words": lambda la: response(la.channels, empty[la.target]) / answer(la, empty),
+        "shared part": lambda la: response(la.channels, shared[la.target]) / response(la.channels, ordinary[la.target]),
         "gain left": lambda la: gains(la)[0], "gain right": lambda la: gains(la)[1], "gain": lambda la: torch.minimum(*gains(la)),
         "against gain": lambda la: -torch.minimum(*gains(la)), "joined modes": joined, "against joined modes": lambda la: -joined(la),
         "size against the base": lambda la: la.channels.sigma / torch.linalg.matrix_norm(la.weight, 2),
@@ -124,6 +155,11 @@ def _input_subspace(metrics: Metrics, energy: float) -> Score:
 def response(channels: Channels, metric: Tensor) -> Tensor:
     """Mean squared output of each channel, sigma^2 v^T M v, [c]."""
     return channels.sigma.square() * (channels.v * (metric @ channels.v)).sum(0)
+
+
+def answer(layer: Layer, metrics: Metrics) -> float:
+    """Mean squared output of the base's layer, tr(W M W^T)."""
+    return float((layer.weight @ metrics[layer.target] * layer.weight).sum())
 
 
 def gains(layer: Layer) -> tuple[Tensor, Tensor]:

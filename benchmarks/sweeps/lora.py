@@ -25,15 +25,17 @@ from ..parts.lora_layers import (
 from ..parts.pareto import Outcome, best_wanted
 from ..parts.rows import Rows
 
-SHARES = (0.75, 0.5, 0.25)
-"""Kept: of each layer's channels, or of the file's energy."""
+SHARES = (0.5, 0.25, 0.75)
+"""Kept: of each layer's channels, or of the file's energy. In this order, so that a sweep that is stopped has seen every score."""
 SOFTNESS = (0.1, 0.5)
 """Temperatures of the soft gates, in deviations of a layer's scores."""
 COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
 STYLE_CAPTIONS = 8
 RECORDED = 6
 """Ordinary captions whose inputs are recorded."""
-SOFT_FOR = ("mean E 0.3", "mean E 0.5", "singular value", "response")
+WHOLE_LAYERS = ("without ", "only ")
+"""Scores of whole kinds of layers."""
+SOFT_FOR = ("mean E 0.3", "mean E 0.5", "singular value", "response", "shared response")
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,50 @@ class Trial:
 
 
 def trials(names: list[str]) -> Iterator[Trial]:
-    """Every score by layer, by file as it is, and by file with each layer's scores standardised; some softly."""
-    for name in names:
-        whole_layers = name.startswith(("without ", "only "))
-        for scope in ("file",) if whole_layers else ("layer", "file", "file, standardised"):
-            for share in SHARES:
-                yield Trial(name, scope, share)
-    for name in SOFT_FOR:
-        for softness in SOFTNESS:
-            for share in SHARES:
-                yield Trial(name, f"soft {softness:g}", share)
+    """Every score by file, by layer, and by file with each layer's scores standardised; some softly, some at the old loudness."""
     for share in SHARES:
         yield Trial("lower strength", "scale", share)
+        yield Trial("singular value", "shrunk", share)
+        for name in names:
+            yield Trial(name, "file", share)
+        for name in names:
+            if not name.startswith(WHOLE_LAYERS):
+                yield Trial(name, "layer", share)
+        for name in SOFT_FOR:
+            yield Trial(name, "file, restored", share)
+            for softness in SOFTNESS:
+                yield Trial(name, f"soft {softness:g}", share)
+    for share in SHARES:
+        for name in names:
+            if not name.startswith(WHOLE_LAYERS):
+                yield Trial(name, "file, standardised", share)
 
 
 def kept(layers: list[Layer], trial: Trial, found: list[Tensor]) -> list[Tensor]:
     """New singular values of every layer, from its channels' scores."""
     if trial.scope == "scale":
         return [trial.share**0.5 * layer.channels.sigma for layer in layers]
+    if trial.scope == "shrunk":
+        return shrunk(layers, trial.share)
     if trial.scope == "layer":
         return kept_in_layers(layers, found, trial.share)
     if trial.scope.startswith("soft"):
         return [softened(la, s, trial.share, float(trial.scope.split()[1])) for la, s in zip(layers, standardised(found), strict=True)]
-    return kept_in_file(layers, standardised(found) if "standardised" in trial.scope else found, trial.share)
+    new = kept_in_file(layers, standardised(found) if "standardised" in trial.scope else found, trial.share)
+    if "restored" in trial.scope:
+        louder = (1 - energy_removed(layers, new)) ** -0.5
+        return [louder * sigma for sigma in new]
+    return new
+
+
+def shrunk(layers: list[Layer], share: float) -> list[Tensor]:
+    """All singular values less one number (the proximal step of the nuclear norm), which leaves a share of the file's energy."""
+    low, high = 0.0, max(float(layer.channels.sigma.max()) for layer in layers)
+    for _ in range(40):
+        less = 0.5 * (low + high)
+        new = [(layer.channels.sigma - less).clamp_min(0) for layer in layers]
+        low, high = (less, high) if 1 - energy_removed(layers, new) > share else (low, less)
+    return new
 
 
 def softened(layer: Layer, score: Tensor, share: float, temperature: float) -> Tensor:
@@ -102,7 +125,8 @@ def main() -> None:
     loras = [layers_of(s.tensors, bench.generator.model) for s in bench.subjects]
     keys = sorted({layer.target for layers in loras for layer in layers})
     captions = bench.lab.facts["scene_captions"]
-    several = scores(Inputs(bench.generator, keys).of([*captions[:: len(captions) // RECORDED][:RECORDED], ""], 499))
+    inputs = Inputs(bench.generator, keys)
+    several = scores(inputs.of(captions[:: len(captions) // RECORDED][:RECORDED], 400), inputs.of([""] * RECORDED, 400))
 
     def measure(name: str, versions: list[dict[str, Tensor]], removed: list[float]) -> None:
         outcome = bench.outcome(versions, removed, seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,14 +36,31 @@ def test_gain_and_joined_modes(parts, layer):
 def test_response_weighs_what_the_layer_sees(parts, layer):
     metric = torch.diag(torch.tensor([1.0, 5.0, *[0.0] * (SIDE - 2)]))
     assert torch.allclose(parts[0].response(layer.channels, metric), torch.tensor([4.0, 5.0]))
-    found = parts[0].scores({layer.target: metric})
+    found = parts[0].scores(*[parts[0].Moments({layer.target: metric}, {layer.target: metric})] * 2)
     inputs = found["input subspace E 0.5"](layer)
     assert float(inputs[1]) == pytest.approx(1.0) and float(inputs[0]) < 0
     assert all(len(score(layer)) == 2 and bool(torch.isfinite(score(layer)).all()) for score in found.values())
 
 
+def test_what_every_caption_shares_is_told_from_what_one_has(parts):
+    """Inputs are a pattern of place and step, the same for every caption, and noise of each caption: S holds the first, M both."""
+    linear = torch.nn.Linear(6, 2)
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(3, 400, 6, generator=generator) * torch.tensor([3.0, 2, 1, 0, 0, 0])
+
+    def latents(_caption, _seeds):
+        for step in pattern:
+            linear((step + torch.randn(400, 6, generator=generator))[None])
+
+    model = SimpleNamespace(model=torch.nn.ModuleDict({"a": linear}))
+    moments = parts[0].Inputs(SimpleNamespace(model=model, latents=latents), ["a.weight"]).of(list("abcdefgh"), 0)
+    wanted = sum(step.T @ step for step in pattern) / 1200
+    assert torch.allclose(moments.shared["a.weight"], wanted, atol=0.1)
+    assert torch.allclose(moments.own["a.weight"], wanted + torch.eye(6), atol=0.2)
+
+
 def test_kinds_of_layers_go_first_or_last(parts, layer):
-    found = parts[0].scores({layer.target: torch.eye(SIDE)})
+    found = parts[0].scores(*[parts[0].Moments({layer.target: torch.eye(SIDE)}, {layer.target: torch.eye(SIDE)})] * 2)
     assert bool((found["without text keys and values first"](layer) < 0).all())
     assert bool((found["only text keys and values last"](layer) > 1).all())
     assert torch.equal(found["without self-attention first"](layer), layer.channels.sigma / (1 + layer.channels.sigma))
