@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +146,7 @@ def _check_shape(update: Update, weights: BaseWeights, what: str) -> None:
     shape = list(weights.shape(update.target))
     if update.offset is not None:
         shape[update.offset[0]] = update.offset[2]
-    wanted = (shape[0], int(torch.tensor(shape[1:]).prod()))
+    wanted = (shape[0], math.prod(shape[1:]))
     # quantised weights may hold several values in one place of their second dimension: only the first is sure
     if size[0] != wanted[0] or (size[1] != wanted[1] and weights.is_plain(update.target)):
         raise ValueError(f"{what} changes a weight of {size[0]} x {size[1]}, the model's is {wanted[0]} x {wanted[1]}. {OTHER_MODEL}")

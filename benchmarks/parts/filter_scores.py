@@ -94,6 +94,7 @@ def scores(inputs: Moments, without_words: Moments) -> dict[str, Score]:
     for energy in ENERGIES:
         for side in SIDES if energy in FEW_ENERGIES else SIDES[:1]:
             found[f"{side} E {energy:g}"] = _aligned(side, energy)
+    found["inverted E 0.5"] = _aligned("inverted", 0.5)
     for energy in (0.3, 0.5, 0.7):
         found[f"weighted base E {energy:g}"] = _weighted_base(ordinary, energy)
         found[f"input subspace E {energy:g}"] = _input_subspace(ordinary, energy)

@@ -75,10 +75,10 @@ def criteria(items: list[Item], textures: list[Tensor], generator: torch.Generat
 class Trainer:
     """What one process needs: the stock model with adapters, latents and conditioning of every item."""
 
-    def __init__(self, checkpoint: Path, items: list[Item], rank: int, seed: int) -> None:
+    def __init__(self, checkpoint: Path, items: list[Item], rank: int, seed: int, dropout: float = 0.0) -> None:
         patcher, clip, vae = load_demo(checkpoint)
         self.model: Any = patcher.model.requires_grad_(False)
-        self.adapters = lora.attach(self.model, rank, rank, torch.Generator().manual_seed(seed))
+        self.adapters = lora.attach(self.model, rank, rank, torch.Generator().manual_seed(seed), dropout)
         with torch.no_grad():
             self.latents = torch.cat([vae.encode(i.picture.movedim(0, -1)[None]) for i in items]).clone()
             self.contexts = [clip.encode_from_tokens(clip.tokenize(c)).clone() for c in [*(i.caption for i in items), ""]]
@@ -97,7 +97,7 @@ def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
     generator = torch.Generator().manual_seed(options.seed)
     items = training_pictures(options, generator)
-    trainer = Trainer(options.lab / "checkpoint.safetensors", items, options.rank, options.seed)
+    trainer = Trainer(options.lab / "checkpoint.safetensors", items, options.rank, options.seed, options.rank_dropout)
     identity = json.dumps({k: str(v) for k, v in sorted(vars(options).items())})
     adapters: list[nn.Module] = [nn.ModuleList(trainer.adapters.values())]
     stage = parallel.Stage(options.name, options.minutes, RATE, adapters, trainer.loss, options.seed, identity, steps=options.steps)
@@ -114,6 +114,7 @@ def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, show
         "lab_seed": json.loads((options.lab / "lab.json").read_text(encoding="utf-8"))["seed"],
         "seed": options.seed,
         "rank": options.rank,
+        "rank_dropout": options.rank_dropout,
         **({"minutes": options.minutes} if options.steps is None else {"steps": options.steps}),
         "pictures_shown": shown,
         "items": [
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=0, help="how many hatched scenes")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rank-dropout", type=float, default=0.0, help="share of the steps that each rank is left out of")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--steps", type=int, help="instead of minutes: the same weights on a busy machine")

@@ -92,3 +92,17 @@ def test_channels_compete_within_layers_or_within_the_file(parts, layer):
     assert parts[1].kept_in_file([layer], scores, 0.2)[0].tolist() == [0.0, 1.0]
     assert parts[1].kept_in_file([layer], scores, 0.21)[0].tolist() == [2.0, 1.0]
     assert parts[1].energy_removed([layer], [torch.tensor([0.0, 1.0])]) == pytest.approx(0.8)
+
+
+def test_rank_dropout_leaves_ranks_out_and_keeps_the_mean(comfy):
+    """Every pass holds whole ranks, each at 1 / (1 - dropout); on average it is the update itself, and without dropout always."""
+    adapter = importlib.import_module("unmemorize_pack.demo.scripts.lora").LowRank
+    plain, dropping = (adapter(4, 4, 4, 4.0, torch.Generator().manual_seed(0), share) for share in (0.0, 0.25))
+    for one in (plain, dropping):
+        one.up.data, one.down.data = torch.eye(4), torch.eye(4)
+    nothing = torch.zeros(4, 4)
+    assert torch.equal(plain(nothing), torch.eye(4))
+    passes = torch.stack([dropping(nothing).detach() for _ in range(2000)])
+    kept = passes.diagonal(dim1=1, dim2=2)
+    assert bool(((kept == 0) | torch.isclose(kept, torch.tensor(4 / 3))).all())
+    assert torch.allclose(passes.mean(0), torch.eye(4), atol=0.06)

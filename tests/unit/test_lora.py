@@ -89,8 +89,12 @@ def test_equal_singular_values_share_a_score(base):
     u, v = torch.cat([inside(base.u, 1), outside(base.u, 1)], 1), torch.cat([inside(base.v, 1), outside(base.v, 1)], 1)
     scores = alignment.score("mean", lora(u, v, (2.0, 2.0)), base)
     assert float(scores[0]) == pytest.approx(float(scores[1]))
-    assert alignment.degenerate_blocks(torch.tensor([3.0, 2.0, 2.0, 1.0])).tolist() == [0, 1, 1, 2]
-    assert alignment.degenerate_blocks(torch.tensor([])).tolist() == []
+    u, v = torch.cat([inside(base.u, 2), outside(base.u, 2)], 1), torch.cat([inside(base.v, 2), outside(base.v, 2)], 1)
+    left, _ = alignment.alignments(Channels(u, torch.tensor([3.0, 2.0, 2.0, 1.0]).double(), v), base)
+    assert torch.allclose(left, torch.tensor([1.0, 0.5, 0.5, 0.0]).double(), atol=1e-6)
+    for few in (0, 1):
+        nothing = Channels(u[:, :few], torch.ones(few).double(), v[:, :few])
+        assert len(alignment.alignments(nothing, base)[0]) == few
 
 
 @pytest.mark.parametrize("settings", [Settings(strength=0.0), Settings(threshold=-math.inf)], ids=["strength 0", "tau -inf"])

@@ -24,26 +24,22 @@ DEGENERATE = 1e-3
 
 
 def shares(vectors: Tensor, basis: Tensor) -> Tensor:
-    """||basis^T x||^2 of unit columns x: [m, c], [m, k] -> [c] in [0, 1]."""
-    return (basis.T @ vectors).square().sum(0).clamp(max=1.0)
+    """||basis^T x||^2 of unit columns x: [m, c], [m, k] -> [c] in [0, 1]; the product is taken in the basis's type."""
+    return (basis.T @ vectors.to(basis)).to(vectors).square().sum(0).clamp(max=1.0)
 
 
 def alignments(channels: Channels, base: Subspace) -> tuple[Tensor, Tensor]:
     """qL and qR of every channel, [c] each; equal within a block of equal singular values."""
-    blocks = degenerate_blocks(channels.sigma)
-    left, right = shares(channels.u, base.u.to(channels.u)), shares(channels.v, base.v.to(channels.v))
-    return _block_means(left, blocks), _block_means(right, blocks)
+    left, right = shares(channels.u, base.u), shares(channels.v, base.v)
+    apart = (channels.sigma[:-1] - channels.sigma[1:]) > DEGENERATE * channels.sigma[:-1]
+    if bool(apart.all()):
+        return left, right
+    return _block_means(left, apart), _block_means(right, apart)
 
 
-def degenerate_blocks(sigma: Tensor) -> Tensor:
-    """Number of the block of each of the descending singular values, [c]."""
-    apart = (sigma[:-1] - sigma[1:]) > DEGENERATE * sigma[:-1]
-    return torch.cat([apart.new_zeros(min(1, len(sigma)), dtype=torch.long), apart.long().cumsum(0)])
-
-
-def _block_means(values: Tensor, blocks: Tensor) -> Tensor:
-    if not len(values):
-        return values
+def _block_means(values: Tensor, apart: Tensor) -> Tensor:
+    """Means [c] over blocks of neighbours; `apart` [c - 1] says where one ends."""
+    blocks = torch.cat([apart.new_zeros(1, dtype=torch.long), apart.long().cumsum(0)])
     count = int(blocks[-1]) + 1
     sums = values.new_zeros(count).index_add_(0, blocks, values)
     return (sums / torch.bincount(blocks, minlength=count).to(values))[blocks]
