@@ -25,9 +25,13 @@ from ..parts.lora_layers import (
 from ..parts.pareto import Outcome, best_wanted
 from ..parts.rows import Rows
 
-SHARES = (0.8, 0.9, 0.95, 0.5)
-"""Kept: of each layer's channels, or of the file's energy. In this order, so that a sweep that is stopped has seen every score; a style
-is lost early, so most of them are high."""
+SHARES = (0.95, 0.9, 0.8)
+"""Kept of the file's energy. Filters take a style long before half of it is gone; in this order, so that a sweep that is stopped has seen
+every score."""
+LAYER_SHARES = (0.75, 0.5)
+"""Kept of each layer's channels."""
+STRENGTHS = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
+"""Energies of the plain control, a lower strength."""
 SOFTNESS = (0.1, 0.5)
 """Temperatures of the soft gates, in deviations of a layer's scores."""
 COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -55,13 +59,14 @@ class Trial:
 def trials(names: list[str]) -> Iterator[Trial]:
     """Every score by file, by layer, and by file with each layer's scores standardised; some softly, some at the old loudness."""
     by_channel = [n for n in names if not n.startswith(WHOLE_LAYERS)]
-    for share in SHARES:
+    for share in STRENGTHS:
         yield Trial("lower strength", "scale", share)
+    for share in SHARES:
         yield Trial("singular value", "shrunk", share)
         for name in names:
             yield Trial(name, "file", share)
-    for scope in ("layer", "file, standardised"):
-        for share in SHARES:
+    for scope, shares in (("layer", LAYER_SHARES), ("file, standardised", SHARES)):
+        for share in shares:
             for name in by_channel:
                 yield Trial(name, scope, share)
     for share in SHARES:

@@ -219,3 +219,15 @@ def test_the_krylov_basis_is_orthonormal_and_holds_gram():
     values, turn = space.ritz()
     assert torch.allclose((turn * values) @ turn.T, basis.T @ w @ w.T @ basis, atol=1e-5)
     assert torch.allclose(krylov.gram(w), w @ w.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e5, 1e9])
+def test_vectors_are_orthonormal_however_the_factors_are_split(condition):
+    """Well-conditioned factors go without Q, the others with it: the channels are the same."""
+    u, v = (torch.linalg.qr(random(size, 4, seed=size).double())[0] for size in (60, 50))
+    sigma = torch.tensor([8.0, 4.0, 2.0, 1.0]).double()
+    weights = condition ** -torch.linspace(0, 1, 4).double()
+    found = channels.of_factors((u * sigma * weights).float(), (v / weights).T.float(), 1.0)
+    assert torch.allclose(found.sigma.double(), sigma, rtol=1e-4)
+    assert torch.allclose((found.u.double().T @ u).abs(), torch.eye(4).double(), atol=1e-3)
+    assert torch.allclose(found.u.T @ found.u, torch.eye(4), atol=2e-4) and torch.allclose(found.v.T @ found.v, torch.eye(4), atol=2e-4)

@@ -20,6 +20,9 @@ from torch import Tensor
 NEGLIGIBLE = 1e-6
 """Channels below this share of the largest singular value are rounding errors of the factorisation."""
 
+ORTHONORMAL = 1e-4
+"""Singular vectors are so near to orthonormal where Q is not formed."""
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -48,11 +51,21 @@ def precise(values: Tensor) -> Tensor:
 
 def of_factors(b: Tensor, a: Tensor, scale: float) -> Channels:
     """Channels of `scale` B A, B [m, r], A [r, n]; at most min(m, n, r). A negative scale goes into u."""
-    q_b, r_b = torch.linalg.qr(precise(b))
-    q_a, r_a = torch.linalg.qr(precise(a).T)
+    b, a = precise(b), precise(a).T
+    r_b, r_a = (torch.linalg.qr(factor, mode="r").R for factor in (b, a))
     u, sigma, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     sign = -1.0 if scale < 0 else 1.0
-    return _significant(Channels(q_b @ (sign * u), abs(scale) * sigma, q_a @ vt.T))
+    return _significant(Channels(_turned(b, r_b, sign * u), abs(scale) * sigma, _turned(a, r_a, vt.T)))
+
+
+def _turned(factor: Tensor, r: Tensor, turn: Tensor) -> Tensor:
+    """Q `turn` of a factor Q R as factor R^-1 `turn`: forming Q is most of the work. Where R is too near to singular for that, by Q."""
+    if r.shape[0] == r.shape[1]:
+        solved = torch.linalg.solve_triangular(r, turn, upper=True)
+        norm = torch.linalg.vector_norm
+        if float(norm(r) * norm(solved)) * torch.finfo(r.dtype).eps < ORTHONORMAL:
+            return factor @ solved
+    return torch.linalg.qr(factor).Q @ turn
 
 
 def of_matrix(dw: Tensor) -> Channels:
