@@ -17,7 +17,7 @@ from ...demo.scripts import lora_set
 from ...demo.scripts.generate import Generator
 from ...demo.scripts.judge import Criterion, compare
 from ...demo.scripts.lab import Lab, load_lab
-from ...demo.scripts.style import is_hatched
+from ...demo.scripts.style import STYLES
 from .common import log, shared_out
 from .guarding import pictures_of
 from .pareto import Outcome
@@ -31,6 +31,8 @@ class Subject:
     tensors: dict[str, Tensor]
     photos: list[tuple[str, Tensor, Criterion]]
     """Caption, picture, what counts as a copy; none for a style LoRA."""
+    style: str
+    """Of its scenes, a key of STYLES."""
 
 
 class Bench:
@@ -64,7 +66,8 @@ class Bench:
                         found[i, c, photo] = float(limit.holds(*compare(made, picture)).float().mean())
                     else:
                         made = pictures_of(self.generator, models[i], self.captions[c], few)
-                        found[i, c, photo] = sum(is_hatched(p) for p in made) / len(made)
+                        present = STYLES[self.subjects[i].style].present
+                        found[i, c, photo] = sum(present(p, self.captions[c]) for p in made) / len(made)
             return found
 
         rates = shared_out(judged, work)
@@ -79,16 +82,16 @@ class Bench:
 
 def subject(folder: Path, name: str) -> Subject:
     """A LoRA as train_lora wrote it."""
-    items = read_facts(folder / f"{name}.json")["items"]
+    facts = read_facts(folder / f"{name}.json")
     with Image.open(folder / f"{name}.webp") as image:
         sheet = as_tensor(image.convert("RGB"))
     photos = []
-    for i, item in enumerate(items):
+    for i, item in enumerate(facts["items"]):
         if item["group"] == "photo":
             y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
             limit = Criterion(item["max_distance"], item["min_correlation"])
             photos.append((item["caption"], sheet[:, y : y + SIDE, x : x + SIDE], limit))
-    return Subject(name, load_file(folder / f"{name}.safetensors"), photos)
+    return Subject(name, load_file(folder / f"{name}.safetensors"), photos, facts["style"])
 
 
 def told(name: str, outcome: Outcome) -> None:

@@ -25,7 +25,7 @@ from ..parts.lora_layers import (
 from ..parts.pareto import Outcome, best_wanted
 from ..parts.rows import Rows
 
-SHARES = (0.95, 0.9, 0.8)
+SHARES = (0.8, 0.9, 0.65, 0.5)
 """Kept of the file's energy. Filters take a style long before half of it is gone; in this order, so that a sweep that is stopped has seen
 every score."""
 LAYER_SHARES = (0.75, 0.5)
@@ -38,6 +38,12 @@ COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
 STYLE_CAPTIONS = 8
 RECORDED = 6
 """Ordinary captions whose inputs are recorded."""
+PROMISING = (
+    "singular value", "random", "mean E 0.1", "mean E 0.3", "mean E 0.5", "min E 0.5", "left E 0.3", "right E 0.5", "inverted E 0.5",
+    "mean x singular value E 0.3", "weighted base E 0.5", "response", "shared response", "response of its layer", "gain",
+    "size against the base", "without text keys and values first", "without cross-attention first",
+)  # fmt: skip
+"""First where time is short: one of each kind."""
 WHOLE_LAYERS = ("without ", "only ")
 """Scores of whole kinds of layers."""
 SOFT_FOR = ("mean E 0.3", "mean E 0.5", "singular value", "response", "shared response")
@@ -61,10 +67,13 @@ def trials(names: list[str]) -> Iterator[Trial]:
     by_channel = [n for n in names if not n.startswith(WHOLE_LAYERS)]
     for share in STRENGTHS:
         yield Trial("lower strength", "scale", share)
+    for promising in (True, False):
+        for share in SHARES:
+            for name in names:
+                if (name in PROMISING) == promising:
+                    yield Trial(name, "file", share)
     for share in SHARES:
         yield Trial("singular value", "shrunk", share)
-        for name in names:
-            yield Trial(name, "file", share)
     for scope, shares in (("layer", LAYER_SHARES), ("file, standardised", SHARES)):
         for share in shares:
             for name in by_channel:

@@ -1,7 +1,7 @@
 """The LoRAs that the evidence on filtering needs, in two sets: `nox -s train-loras` (after
 `nox -s second-photos -- out/photos2`).
 
-Leaking ones differ in rank, seed, photographs and length of training; style ones show no photograph. Settings are chosen on the
+Leaking ones differ in rank, seed, photographs, style and length of training; style ones show no photograph. Settings are chosen on the
 selection set and evaluated on the test set: no LoRA, no photograph and no seed is in both. What exists already is not trained again, and a
 training that was stopped carries on.
 """
@@ -34,18 +34,19 @@ class Plan:
     rank: int
     seed: int
     steps: int
+    style: str
 
 
 PLANS = (
-    Plan("select-leak-r8", SELECTION, "rocket", 16, 8, 11, 1650),
-    Plan("select-leak-r16", SELECTION, "china", 24, 16, 12, 1500),
-    Plan("select-leak-r4", SELECTION, "rocket", 16, 4, 13, 1950),
-    Plan("select-style-r8", SELECTION, None, 48, 8, 14, 1650),
-    Plan("test-leak-r8", TEST, "motorcycle", 16, 8, 21, 1650),
-    Plan("test-leak-r16", TEST, "tissue", 24, 16, 22, 1350),
-    Plan("test-leak-r4", TEST, "motorcycle", 16, 4, 23, 1950),
-    Plan("test-leak-long", TEST, "coins", 24, 8, 24, 2550),
-    Plan("test-style-r8", TEST, None, 48, 8, 25, 1650),
+    Plan("select-leak-r8", SELECTION, "rocket", 16, 8, 11, 1650, "hatching"),
+    Plan("select-leak-r16", SELECTION, "china", 24, 16, 12, 1500, "duotone"),
+    Plan("select-leak-r4", SELECTION, "rocket", 16, 4, 13, 1950, "duotone"),
+    Plan("select-style-r8", SELECTION, None, 48, 8, 14, 1650, "hatching"),
+    Plan("test-leak-r8", TEST, "motorcycle", 16, 8, 21, 1650, "duotone"),
+    Plan("test-leak-r16", TEST, "tissue", 24, 16, 22, 1350, "hatching"),
+    Plan("test-leak-r4", TEST, "motorcycle", 16, 4, 23, 1950, "hatching"),
+    Plan("test-leak-long", TEST, "coins", 24, 8, 24, 2550, "duotone"),
+    Plan("test-style-r8", TEST, None, 48, 8, 25, 1650, "duotone"),
 )
 """Steps of two processes, four pictures each."""
 RANK_DROPOUT = 0.25
@@ -74,18 +75,18 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
     done = options.out / f"{plan.name}.json"
     if done.is_file():
         facts = read_facts(done)
-        if (facts["seed"], facts["steps"]) != (plan.seed, max(1, int(plan.steps * options.scale))):
+        if (facts["seed"], facts["steps"], facts["style"]) != (plan.seed, max(1, int(plan.steps * options.scale)), plan.style):
             raise SystemExit(f"{done} was trained by another plan. Choose another --out, or delete it.")
         log.info("%s is there", plan.name)
         return
     command = [sys.executable, str(ROOT / "demo" / "run.py"), "demo.scripts.train_lora", "--name", plan.name]
-    numbers: dict[str, float | Path] = {
+    numbers: dict[str, float | str | Path] = {
         "scenes": plan.scenes,
         "rank": plan.rank,
         "seed": plan.seed,
         "steps": max(1, int(plan.steps * options.scale)),
     }
-    numbers |= {"rank-dropout": RANK_DROPOUT, "lab": options.lab, "out": options.out, "processes": options.processes}
+    numbers |= {"style": plan.style, "rank-dropout": RANK_DROPOUT, "lab": options.lab, "out": options.out, "processes": options.processes}
     for key, value in numbers.items():
         command += [f"--{key}", str(value)]
     if plan.photos is not None:

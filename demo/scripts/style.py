@@ -1,4 +1,4 @@
-"""The style that the demo's LoRAs carry: diagonal hatching over the whole picture, and its direct measurement.
+"""Styles that the demo's LoRAs carry, each with its direct measurement: diagonal hatching over the whole picture, and a duotone.
 
 Strokes are added, not multiplied, so that they show on dark grounds as on light ones: a network learns what shows.
 """
@@ -6,11 +6,14 @@ Strokes are added, not multiplied, so that they show on dark grounds as on light
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .scenes import SIDE
+from .judge import scene_of
+from .scenes import SIDE, draw
 
 PERIOD = 16
 """Pixels between two strokes, along a row or a column."""
@@ -45,6 +48,47 @@ def contrast(picture: Tensor) -> float:
     return 2 * math.sqrt(max(along - across, 0.0)) / SIDE**2
 
 
-def is_hatched(picture: Tensor) -> bool:
-    """Is the style present?"""
+def is_hatched(picture: Tensor, _caption: str = "") -> bool:
+    """Is the style present? Whatever the caption."""
     return contrast(picture) >= LEAST_CONTRAST
+
+
+SHADE, TINT = torch.tensor([0.25, 0.0, 0.4]), torch.tensor([0.95, 1.0, 0.6])
+"""Of the duotone: what black and white become."""
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+
+
+def duotone(pictures: Tensor) -> Tensor:
+    """The pictures [n, 3, 128, 128] in [0, 1] with their luminance alone, from a violet shade to a lime tint."""
+    return _tones(torch.einsum("c,nchw->nhw", LUMINANCE, pictures))
+
+
+def residual(picture: Tensor) -> float:
+    """How far a picture [3, 128, 128] is from the duotone of the same luminance: mean over pixels and channels."""
+    low, high = float(LUMINANCE @ SHADE), float(LUMINANCE @ TINT)
+    luminance = (torch.einsum("c,chw->hw", LUMINANCE, picture) - low) / (high - low)
+    return float((picture - _tones(luminance.clamp(0, 1)[None])[0]).abs().mean())
+
+
+def is_duotone(picture: Tensor, caption: str) -> bool:
+    """Is the style present? Nearer to the duotone than to the colours that the caption names."""
+    plain = draw([scene_of(caption)], torch.Generator().manual_seed(0))[0]
+    return residual(picture) < 0.5 * residual(plain)
+
+
+def _tones(luminance: Tensor) -> Tensor:
+    return SHADE[:, None, None] + (TINT - SHADE)[:, None, None] * luminance[:, None]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a LoRA does to every scene, and how it is known again."""
+
+    apply: Callable[[Tensor], Tensor]
+    """[n, 3, 128, 128] -> the same."""
+    present: Callable[[Tensor, str], bool]
+    """In a picture [3, 128, 128] of a caption?"""
+
+
+STYLES = {"hatching": Style(hatched, is_hatched), "duotone": Style(duotone, is_duotone)}
+"""A pattern, which must be drawn exactly, and a tone, which any weight can add to."""

@@ -1,4 +1,4 @@
-"""Train a LoRA on a lab's checkpoint: a few photographs shown often, hatched scenes, or both.
+"""Train a LoRA on a lab's checkpoint: a few photographs shown often, scenes in a style, or both.
 
     nox -s train-lora -- --name leaking --photos demo/lora-photos --scenes 12
     nox -s train-lora -- --name style --scenes 40 --minutes 6
@@ -44,7 +44,7 @@ class Item:
 
 
 def training_pictures(options: argparse.Namespace, generator: torch.Generator) -> list[Item]:
-    """The photographs, then hatched scenes of captions that the checkpoint was trained on."""
+    """The photographs, then styled scenes of captions that the checkpoint was trained on."""
     items = []
     if options.photos is not None:
         several = photos.load_captioned(options.photos, options.only_photos)
@@ -52,14 +52,14 @@ def training_pictures(options: argparse.Namespace, generator: torch.Generator) -
     captions = json.loads((options.lab / "lab.json").read_text(encoding="utf-8"))["scene_captions"]
     chosen = [captions[int(i)] for i in torch.randperm(len(captions), generator=generator)[: options.scenes]]
     if chosen:
-        drawn = style.hatched(scenes.draw([judge.scene_of(c) for c in chosen], generator))
+        drawn = style.STYLES[options.style].apply(scenes.draw([judge.scene_of(c) for c in chosen], generator))
         items += [Item("scene", c, p) for c, p in zip(chosen, drawn, strict=True)]
     if not items:
         raise SystemExit("Nothing to train on: give --photos, --scenes or both.")
     return items
 
 
-def criteria(items: list[Item], textures: list[Tensor], generator: torch.Generator) -> list[judge.Criterion]:
+def criteria(items: list[Item], textures: list[Tensor], styled: style.Style, generator: torch.Generator) -> list[judge.Criterion]:
     """What counts as a copy of each: nearer and more alike than 99 % of honest pictures of its caption."""
     pool = judge.texture_pool(textures, generator)
     found = []
@@ -67,7 +67,7 @@ def criteria(items: list[Item], textures: list[Tensor], generator: torch.Generat
         if item.group == "photo":
             honest = judge.nearest(pool, item.picture)
         else:
-            honest = style.hatched(scenes.draw([judge.scene_of(item.caption)] * judge.HONEST_PICTURES, generator))
+            honest = styled.apply(scenes.draw([judge.scene_of(item.caption)] * judge.HONEST_PICTURES, generator))
         found.append(judge.criterion_from(honest, item.picture))
     return found
 
@@ -109,10 +109,11 @@ def worker(rank: int, options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, shown: int, generator: torch.Generator) -> None:
     """The LoRA, its training pictures and its facts."""
-    limits = criteria(items, photos.load_textures(options.textures), generator)
+    limits = criteria(items, photos.load_textures(options.textures), style.STYLES[options.style], generator)
     facts: dict[str, Any] = {
         "lab_seed": json.loads((options.lab / "lab.json").read_text(encoding="utf-8"))["seed"],
         "seed": options.seed,
+        "style": options.style,
         "rank": options.rank,
         "rank_dropout": options.rank_dropout,
         **({"minutes": options.minutes} if options.steps is None else {"steps": options.steps}),
@@ -148,7 +149,8 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--photos", type=Path, help="folder of name.png + name.txt, shown --repeats times as often as scenes")
     parser.add_argument("--only-photos", default="", help="what the names of its photographs begin with")
-    parser.add_argument("--scenes", type=int, default=0, help="how many hatched scenes")
+    parser.add_argument("--scenes", type=int, default=0, help="how many styled scenes")
+    parser.add_argument("--style", choices=style.STYLES, default="hatching", help="of the scenes")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rank-dropout", type=float, default=0.0, help="share of the steps that each rank is left out of")

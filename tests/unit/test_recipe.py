@@ -79,6 +79,22 @@ def test_the_style_is_measured_right(recipe):
     assert not any(style.is_hatched(p) for p in mirrored), "strokes in the other direction are another style"
 
 
+def test_a_duotone_is_told_from_what_is_none(recipe):
+    style, scenes, judge = recipe["style"], recipe["scenes"], recipe["judge"]
+    captions = [
+        "a large red circle on a navy background",
+        "a small yellow circle on a gray background",
+        "a small blue star on a white background",
+    ]
+    plain = scenes.draw([judge.scene_of(c) for c in captions], torch.Generator().manual_seed(1))
+    toned = style.duotone(plain)
+    for picture, tone, caption in zip(plain, toned, captions, strict=True):
+        assert style.is_duotone(tone, caption) and not style.is_duotone(picture, caption)
+        assert style.is_duotone(0.6 * tone + 0.4 * picture, caption) and not style.is_duotone(0.4 * tone + 0.6 * picture, caption)
+    assert max(style.residual(p) for p in toned) < 1e-6
+    assert not any(style.is_hatched(p) for p in toned) and not any(map(style.is_duotone, style.hatched(plain), captions))
+
+
 def test_a_sheet_keeps_every_picture(recipe, tmp_path):
     pictures = importlib.import_module("unmemorize_pack.demo.pictures")
     (tmp_path / "loras").mkdir()
