@@ -21,13 +21,14 @@ DEFAULT = Settings()
 """What the nodes do."""
 BAF = Settings(energy=0.5, score="mean", gate="hard", threshold=0.0)
 """The reconstruction of METHODS.md 5.4, whatever the default has become."""
-SHARES, STRENGTHS = (0.75, 0.5, 0.25, 0.125), (0.9, 0.8, 0.7, 0.55, 0.4)
+FILE_SHARES, LAYER_SHARES, STRENGTHS = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35), (0.75, 0.5, 0.25), (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 LAYER, FILE = "ratio", WHOLE_FILE
 
 
 def swept(score: str) -> list[Settings]:
     """A score over both of its knobs: the share of each layer's channels that is kept, and the share of the whole file's energy."""
-    return [Settings(score=score, gate=gate, keep=share) for gate in (LAYER, FILE) for share in SHARES]
+    knobs = [(FILE, share) for share in FILE_SHARES] + [(LAYER, share) for share in LAYER_SHARES]
+    return [Settings(score=score, gate=gate, keep=share) for gate, share in knobs]
 
 
 CONTROLS = {
