@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..demo.scripts import lora_set
+from ..demo.scripts.style import STYLES
 from ..host.lora import Filtered, Job, filter_lora
 from ..unmemorize.lora.gates import WHOLE_FILE, Settings
 from .parts.common import ROOT, arguments, log, rate, write
@@ -51,6 +52,10 @@ ABOUT = {
     "wanted_after": "the same, filtered by the default",
     "wanted_after_baf": "the same, filtered by BAF as reconstructed",
     "wanted_removed_only": "the default's removed part applied alone: style there",
+    "wanted_hatching_before": "of these, LoRAs whose style is a hatching",
+    "wanted_hatching_after": "the same, filtered by the default",
+    "wanted_duotone_before": "LoRAs whose style is a duotone",
+    "wanted_duotone_after": "the same, filtered by the default",
     "wanted_base": "no LoRA: style there (a false alarm of the judge)",
     "energy_removed": "share of the LoRAs' energy that the default removes",
     "energy_removed_baf": "that BAF as reconstructed removes",
@@ -136,6 +141,9 @@ def quality(bench: Bench, seeds: list[int], name: str) -> dict[str, Any]:
         "wanted_removed_only": pooled(alone.styled), "wanted_base": pooled(base.styled),
         "energy_removed": default.removed, "energy_removed_baf": baf.removed,
     }  # fmt: skip
+    for style in STYLES:
+        for when, outcome in (("before", before), ("after", default)):
+            metrics[f"wanted_{style}_{when}"] = pooled([r for r, s in zip(outcome.styled, bench.subjects, strict=True) if s.style == style])
     for suffix, ours in (("", default), ("_baf", baf)):
         metrics[f"pareto_margin{suffix}"], by_control = margin(ours, rivals)
         metrics |= {f"margin{suffix}_over_{n.replace(' ', '_').lower()}": m for n, m in by_control.items()}

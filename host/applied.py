@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ..unmemorize.lora.channels import refactored
 from ..unmemorize.lora.filtering import Verdict, judge
-from ..unmemorize.lora.gates import WHOLE_FILE, Settings, threshold_of_file
+from ..unmemorize.lora.gates import READING, WHOLE_FILE, Settings, threshold_of_file
+from ..unmemorize.lora.reading import judge_by_layer
 from .adapters import Unsupported, channels_of, check_supported, size_of, tensors_of
 from .base_weights import BaseWeights, linalg_device
-from .lora import FLAT_BASE, ODD_FUNCTION, UNDEFINED, Filtered, Layer, base_of, cache_name, on_cpu
+from .lora import ODD_FUNCTION, UNDEFINED, Filtered, Layer, base_of, cache_name, on_cpu, warnings_of
 from .lora_keys import is_finite
 from .progress import Progress
 from .subspaces import Subspaces
+from .text_layers import reads_the_prompt
 
 Patch = tuple[Any, ...]
 """(strength, adapter, strength of the model, offset, function), as the core keeps them by weight key."""
@@ -54,8 +56,7 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     # the core compares this to know whether loaded weights still hold
     clone.patches_uuid = uuid.uuid4()
     subspaces.tidy()
-    flat = [layer.target for layer in result.layers if layer.verdict.flat]
-    result.warnings = [f"{len(flat)} layers, {flat[0]} the first: {FLAT_BASE}."] if flat else []
+    result.warnings = warnings_of(result.layers, settings)
     result.subspaces_cached = subspaces.cached
     return clone, result
 
@@ -85,6 +86,9 @@ def _judged(
         if not len(channels):
             return "it changes nothing"
         size = size_of(adapter)
+        of_the_file = float("-inf") if threshold is None else threshold
+        if settings.score == READING:
+            return judge_by_layer(channels, reads_the_prompt(key), settings, of_the_file)
         subspace = subspaces.of(size, cache_name(weights.digest(key), offset, function), read)
         if subspace is not None and size != (len(subspace.u), len(subspace.v)):
             raise Unsupported("its shape is not the layer's")
@@ -94,7 +98,7 @@ def _judged(
         return str(error) or ODD_FUNCTION
     if subspace is None:
         return UNDEFINED
-    return judge(channels, subspace, settings, number, float("-inf") if threshold is None else threshold)
+    return judge(channels, subspace, settings, number, of_the_file)
 
 
 def _filtered_patch(patch: Patch, verdict: Verdict) -> Patch | None:

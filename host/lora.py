@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..unmemorize.lora.channels import Channels, refactored
 from ..unmemorize.lora.filtering import Verdict, judge
-from ..unmemorize.lora.gates import WHOLE_FILE, Settings, threshold_of_file
+from ..unmemorize.lora.gates import READING, WHOLE_FILE, Settings, threshold_of_file
+from ..unmemorize.lora.reading import judge_by_layer
 from . import lora_keys
 from .adapters import channels_of, kind_of, size_of, tensors_of
 from .base_weights import BaseWeights, linalg_device
@@ -26,10 +27,15 @@ from .lora_keys import Contents, Update
 from .progress import Progress
 from .schema import hints
 from .subspaces import Subspaces
+from .text_layers import reads_the_prompt
 
 FLAT_BASE = "the base's spectrum is flat there: alignment means nothing"
 UNDEFINED = "the base layer is too small or zero: it has no principal subspace"
 ODD_FUNCTION = "the core rearranges this layer in a way that cannot be undone here"
+
+NOTHING_READS = (
+    f"No layer of this LoRA is known to read the prompt, so the score {READING!r} removes nothing. Choose the score mean or singular value."
+)
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,19 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
         result.kept.update(changes.get(key, {key: tensor}))
     subspaces.tidy()
     result.subspaces_cached = subspaces.cached
-    flat = [layer.target for layer in result.layers if layer.verdict.flat]
-    if flat:
-        result.warnings.append(f"{len(flat)} layers, {flat[0]} the first: {FLAT_BASE}.")
+    result.warnings = warnings_of(result.layers, job.settings)
     return result
+
+
+def warnings_of(layers: list[Layer], settings: Settings) -> list[str]:
+    """What a user should know of the verdicts."""
+    found = []
+    flat = [layer.target for layer in layers if layer.verdict.flat]
+    if flat:
+        found.append(f"{len(flat)} layers, {flat[0]} the first: {FLAT_BASE}.")
+    if settings.score == READING and not any(bool((layer.verdict.scores < 0).any()) for layer in layers):
+        found.append(NOTHING_READS)
+    return found
 
 
 def weights_of(job: Job) -> dict[bool, BaseWeights]:
@@ -131,6 +146,11 @@ def verdicts(
         channels = channels_of(update.adapter, device)
         if not len(channels):
             continue
+        threshold = float("-inf") if of_the_file is None else of_the_file
+        if settings.score == READING:
+            reading = update.text_encoder or reads_the_prompt(update.target)
+            yield update, channels, judge_by_layer(channels, reading, settings, threshold)
+            continue
         base = weights[update.text_encoder]
 
         def read(base: BaseWeights = base, update: Update = update) -> Tensor:
@@ -145,7 +165,6 @@ def verdicts(
         if found is None:
             (passed if passed is not None else {}).setdefault(UNDEFINED, []).extend(update.keys)
             continue
-        threshold = float("-inf") if of_the_file is None else of_the_file
         yield update, channels, judge(channels, found, settings, number, threshold)
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..unmemorize.lora.gates import READING, Settings
 from .identity import identity
 from .lora import Filtered, Job
 
 TOOL = "Unmemorize 0.1.0"
-METHOD = "BAF, experimental reconstruction (arXiv 2605.10439)"
+BAF = "BAF, experimental reconstruction (arXiv 2605.10439)"
+METHODS = {
+    READING: "no changes of cross-attention (Unmemorize's own, no paper's)", "singular value": "rank reduction (control)",
+    "inverted": "BAF inverted (control)", "random": "random channels (control)",
+}  # fmt: skip
+"""By score; every other one is BAF."""
+
+
+def method_of(settings: Settings) -> str:
+    """What a filter is called."""
+    return "lower strength (control)" if settings.gate == "scale" else METHODS.get(settings.score, BAF)
 
 
 def report_of(result: Filtered, job: Job) -> dict[str, Any]:
@@ -29,7 +40,7 @@ def report_of(result: Filtered, job: Job) -> dict[str, Any]:
         for name, row in blocks.items()
     }
     return {
-        "method": METHOD, "settings": vars(job.settings), "layers": len(result.layers),
+        "method": method_of(job.settings), "settings": vars(job.settings), "layers": len(result.layers),
         "layers_changed": sum(layer.verdict.changed for layer in result.layers),
         "rank_before": sum(row["rank_before"] for row in blocks.values()), "rank_after": sum(row["rank_after"] for row in blocks.values()),
         "energy_removed": _share(total, kept), "blocks": shown, "passed_through": result.passed, "warnings": result.warnings,
@@ -45,7 +56,7 @@ def provenance(info: dict[str, Any] | None, job: Job) -> dict[str, Any]:
     """Settings, source and base model, for the metadata of a filtered file."""
     info = info or {}
     return {
-        "tool": TOOL, "method": METHOD, "settings": vars(job.settings),
+        "tool": TOOL, "method": method_of(job.settings), "settings": vars(job.settings),
         "text_encoder": job.text_encoder and job.clip is not None,
         "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": identity(job.model) | {"patches": ""},
     }  # fmt: skip

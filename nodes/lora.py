@@ -1,4 +1,4 @@
-"""Nodes that filter a LoRA against its base model (BAF)."""
+"""Nodes that filter a LoRA: by how it reads the prompt, or against its base model (BAF)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ..host.applied import clean_applied
 from ..host.lora import Job, filter_lora, load_filtered
 from ..host.lora_report import provenance, report_of, spectrum_of
 from ..host.schema import hints
-from ..unmemorize.lora.alignment import SCORES
-from ..unmemorize.lora.gates import GATES, Settings
+from ..unmemorize.lora.gates import GATES, READING, SCORE_NAMES, Settings
 from ..unmemorize.views import spectrum_view
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
@@ -31,9 +30,10 @@ def filter_inputs() -> list[Any]:
         io.Float.Input("filter_strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 = off: the LoRA unchanged, bit for bit."),
         io.Combo.Input(
             "score",
-            options=list(SCORES),
-            default="mean",
-            tooltip="What is kept first. mean: alignment with the base on both sides. inverted, singular value and random are controls.",
+            options=list(SCORE_NAMES),
+            default=READING,
+            tooltip="What goes. cross-attention: how the LoRA reads the prompt; ours, measured best for styles. mean, min, left, right, "
+            "product: BAF, what does not follow the base. singular value, inverted, random: controls.",
             **advanced,
         ),
         io.Combo.Input(
@@ -124,8 +124,9 @@ class LoadLoRABAF(io.ComfyNode):
             node_id="UnmemorizeLoadLoRABAF",
             display_name="Load LoRA (BAF Filtered)",
             category="unmemorize/lora",
-            description="Load LoRA that first removes the parts which do not follow the base model's own directions: there a LoRA keeps "
-            "what is new to the model, its style as well as its memories. An experimental reconstruction of BAF; look at the result.",
+            description="Load LoRA that first removes what calls up memorized pictures. By default that is how the LoRA reads the prompt: "
+            "its style stays, a word that it taught is lost. BAF (arXiv 2605.10439), an experimental reconstruction, and controls are "
+            "among the scores. Look at the result.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on."),
                 io.Clip.Input("clip", optional=True, tooltip="Its text encoder. Without it only the model is changed."),
@@ -174,8 +175,9 @@ class BAFFilterLoRA(io.ComfyNode):
             node_id="UnmemorizeBAFFilterLoRA",
             display_name="BAF Filter LoRA",
             category="unmemorize/lora",
-            description="Splits a LoRA in two that add up to it: channels that follow the base model's own directions, and those that do "
-            "not. Apply the removed part alone to see what it holds. An experimental reconstruction of BAF (arXiv 2605.10439).",
+            description="Splits a LoRA in two that add up to it. By default what it changed in how the prompt is read is removed; BAF "
+            "(arXiv 2605.10439), an experimental reconstruction, and controls are among the scores. Apply the removed part alone to see "
+            "what it holds.",
             inputs=[
                 io.LoraModel.Input("lora", tooltip="From Open LoRA, or a LoRA that was just trained."),
                 io.Model.Input("model", tooltip="The model the LoRA was trained on; patches on it do not count."),
@@ -219,7 +221,8 @@ class CleanAppliedLoRAs(io.ComfyNode):
             display_name="Clean Applied LoRAs (BAF)",
             category="unmemorize/lora",
             description="Filters the LoRAs that a model already carries, whichever loaders put them there: put it behind the last one. "
-            "The text encoder is left as it is. An experimental reconstruction of BAF (arXiv 2605.10439).",
+            "The text encoder is left as it is. By default how they read the prompt goes; BAF (arXiv 2605.10439), an experimental "
+            "reconstruction, is among the scores.",
             inputs=[
                 io.Model.Input("model", tooltip="A model with LoRAs on it."),
                 *[i for i in filter_inputs() if i.id != "text_encoder"],

@@ -29,6 +29,13 @@ KINDS = {
     "encoder": r"input_blocks", "decoder": r"output_blocks",
 }  # fmt: skip
 """Kinds of layers, by their weights' keys."""
+GONE = KINDS | {
+    "cross-attention queries": r"attn2\.to_q", "cross-attention queries and keys": r"attn2\.to_[qk]",
+    "cross-attention queries and values": r"attn2\.to_[qv]", "cross-attention queries, keys and values": r"attn2\.to_[qkv]",
+    "cross-attention outputs": r"attn2\.to_out", "self-attention queries, keys and values": r"attn1\.to_[qkv]",
+    "projections in and out": r"proj_(in|out)", "middle": r"middle_block",
+}  # fmt: skip
+"""Kinds whose change is taken out as a whole, nothing else with it."""
 Metrics = dict[str, Tensor]
 """Weight key -> M [n, n]."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ...demo.scripts import lora_set
 from ..parts.common import ROOT, arguments, log
-from ..parts.filter_scores import Inputs, scores
+from ..parts.filter_scores import GONE, Inputs, scores
 from ..parts.filtered_loras import Bench, told
 from ..parts.lora_layers import (
     Layer,
@@ -30,6 +31,8 @@ SHARES = (0.8, 0.9, 0.65, 0.5)
 every score."""
 LAYER_SHARES = (0.75, 0.5)
 """Kept of each layer's channels."""
+LEFT = (0.0, 0.25, 0.5)
+"""Of a kind of layers' change."""
 STRENGTHS = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
 """Energies of the plain control, a lower strength."""
 SOFTNESS = (0.1, 0.5)
@@ -44,6 +47,8 @@ PROMISING = (
     "size against the base", "without text keys and values first", "without cross-attention first",
 )  # fmt: skip
 """First where time is short: one of each kind."""
+UNSCORED = ("scale", "shrunk", "weakened")
+"""Scopes that rank nothing."""
 WHOLE_LAYERS = ("without ", "only ")
 """Scores of whole kinds of layers."""
 SOFT_FOR = ("mean E 0.3", "mean E 0.5", "singular value", "response", "shared response")
@@ -67,6 +72,9 @@ def trials(names: list[str]) -> Iterator[Trial]:
     by_channel = [n for n in names if not n.startswith(WHOLE_LAYERS)]
     for share in STRENGTHS:
         yield Trial("lower strength", "scale", share)
+    for kind in GONE:
+        for share in LEFT:
+            yield Trial(kind, "weakened", share)
     for promising in (True, False):
         for share in SHARES:
             for name in names:
@@ -89,6 +97,8 @@ def kept(layers: list[Layer], trial: Trial, found: list[Tensor]) -> list[Tensor]
     """New singular values of every layer, from its channels' scores."""
     if trial.scope == "scale":
         return [trial.share**0.5 * layer.channels.sigma for layer in layers]
+    if trial.scope == "weakened":
+        return [(trial.share if re.search(GONE[trial.score], la.target) else 1.0) * la.channels.sigma for la in layers]
     if trial.scope == "shrunk":
         return shrunk(layers, trial.share)
     if trial.scope == "layer":
@@ -152,7 +162,7 @@ def main() -> None:
     scored: dict[str, list[list[Tensor]]] = {}
     for trial in trials(list(several)):
         if not rows.has(trial.name):
-            if trial.score not in scored and trial.scope != "scale":
+            if trial.score not in scored and trial.scope not in UNSCORED:
                 scored = {trial.score: [[several[trial.score](layer) for layer in layers] for layers in loras]}
             sigmas = [kept(layers, trial, found) for layers, found in zip(loras, scored.get(trial.score, [[]] * len(loras)), strict=True)]
             versions = [rebuilt(layers, s) for layers, s in zip(loras, sigmas, strict=True)]

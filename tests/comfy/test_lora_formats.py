@@ -319,6 +319,8 @@ def test_text_encoder_layers(nodes, demo, host):
     node = nodes["UnmemorizeBAFFilterLoRA"]
     both = node.execute(lora=lora, model=demo[0], clip=demo[1], info=None, **HOW).args
     assert len(both[4]["layers"]) == 2 and "text encoder" in both[5] and set(both[1]) == set(lora)
+    by_layer = node.execute(lora=lora, model=demo[0], clip=demo[1], info=None, **HOW | {"score": "cross-attention", "gate": "hard"}).args
+    assert set(by_layer[1]) == {k for k in lora if k.startswith(name)}, "its changes are how the prompt is read, too"
     for clip, how in ((demo[1], HOW | {"text_encoder": False}), (None, HOW)):
         one = node.execute(lora=lora, model=demo[0], clip=clip, info=None, **how).args
         assert len(one[4]["layers"]) == 1 and all(one[0][k] is lora[k] for k in lora if k.startswith(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from unmemorize_pack.unmemorize.lora import alignment, gates
 from unmemorize_pack.unmemorize.lora.channels import Channels, of_factors, of_kronecker, refactored
 from unmemorize_pack.unmemorize.lora.filtering import judge
 from unmemorize_pack.unmemorize.lora.gates import Settings
+from unmemorize_pack.unmemorize.lora.reading import judge_by_layer
 from unmemorize_pack.unmemorize.lora.subspace import principal_subspace
+
+BAF = Settings(score="mean")
 
 M, N, R = 96, 64, 4
 
@@ -97,7 +101,7 @@ def test_equal_singular_values_share_a_score(base):
         assert len(alignment.alignments(nothing, base)[0]) == few
 
 
-@pytest.mark.parametrize("settings", [Settings(strength=0.0), Settings(threshold=-math.inf)], ids=["strength 0", "tau -inf"])
+@pytest.mark.parametrize("settings", [replace(BAF, strength=0.0), replace(BAF, threshold=-math.inf)], ids=["strength 0", "tau -inf"])
 def test_off_is_exact(base, settings):
     """(2) dW is unchanged, the singular values to the bit."""
     b, a = random(M, R), random(R, N, seed=1)
@@ -110,9 +114,9 @@ def test_off_is_exact(base, settings):
 
 def test_hard_gate_keeps_all_or_nothing(base):
     """(3) A foreign LoRA is emptied, an aligned one unchanged."""
-    foreign = judge(lora(outside(base.u, R), outside(base.v, R)), base, Settings())
+    foreign = judge(lora(outside(base.u, R), outside(base.v, R)), base, BAF)
     assert foreign.rank == 0 and torch.equal(foreign.removed, foreign.sigma)
-    aligned = judge(lora(inside(base.u, R), inside(base.v, R)), base, Settings())
+    aligned = judge(lora(inside(base.u, R), inside(base.v, R)), base, BAF)
     assert not aligned.changed and aligned.rank == R
 
 
@@ -122,7 +126,7 @@ def test_gauge_invariance_of_the_filter(base):
     results = []
     for one, two in ((b, a), (b @ g, torch.linalg.inv(g) @ a)):
         channels = of_factors(one, two, 0.5)
-        up, down = refactored(channels, judge(channels, base, Settings(threshold=0.02)).new_sigma)
+        up, down = refactored(channels, judge(channels, base, replace(BAF, threshold=0.02)).new_sigma)
         results.append(up @ down)
     assert torch.allclose(*results, atol=1e-9) and results[0].norm() < 0.5 * (b @ a).norm()
 
@@ -131,7 +135,7 @@ def test_energy_and_spaces_of_the_result(base):
     """(5) ||dW'||^2 = sum sigma'^2; dW' stays in the spaces of the kept channels; kept + removed = dW."""
     b, a = random(M, R), random(R, N, seed=1)
     channels = of_factors(b, a, 1.0)
-    verdict = judge(channels, base, Settings(gate="ratio", keep=0.5))
+    verdict = judge(channels, base, replace(BAF, gate="ratio"))
     assert verdict.rank == R // 2
     up, down = refactored(channels, verdict.new_sigma)
     assert float((up @ down).square().sum()) == pytest.approx(float(verdict.new_sigma.square().sum()))
@@ -144,7 +148,7 @@ def test_energy_and_spaces_of_the_result(base):
 def test_a_flat_base_is_reported():
     """(6) W = c Q."""
     base = principal_subspace(2 * orthonormal(M, M), 0.5)
-    assert base.flat and judge(lora(orthonormal(M, R), orthonormal(M, R, seed=1)), base, Settings()).flat
+    assert base.flat and judge(lora(orthonormal(M, R), orthonormal(M, R, seed=1)), base, BAF).flat
 
 
 def test_kronecker_channels_filter_as_dense_ones(base):
@@ -154,7 +158,7 @@ def test_kronecker_channels_filter_as_dense_ones(base):
     u, s, vt = torch.linalg.svd(dense, full_matrices=False)
     results = []
     for channels in (by_factors, Channels(u[:, : len(by_factors)], s[: len(by_factors)], vt[: len(by_factors)].T)):
-        results.append(torch.matmul(*refactored(channels, judge(channels, base, Settings()).new_sigma)))
+        results.append(torch.matmul(*refactored(channels, judge(channels, base, BAF).new_sigma)))
     assert torch.allclose(*results, atol=1e-8) and 0 < results[0].norm() < dense.norm()
 
 
@@ -233,3 +237,18 @@ def test_settings_are_checked(changes):
     with pytest.raises(ValueError, match="none of|Out of range"):
         Settings(**changes).check()
     Settings().check()
+
+
+# --- by layer -----------------------------------------------------------------------------------------------
+
+
+def test_layers_that_read_the_prompt_go_and_the_others_stay():
+    """By default; strength weakens, and no base takes part."""
+    channels = lora(orthonormal(M, R), orthonormal(N, R, seed=1))
+    gone, stays = (judge_by_layer(channels, reads, Settings()) for reads in (True, False))
+    assert gone.rank == 0 and torch.equal(gone.removed, channels.sigma)
+    assert not stays.changed and torch.equal(stays.new_sigma, channels.sigma)
+    half = judge_by_layer(channels, True, Settings(strength=0.5))
+    assert torch.allclose(half.new_sigma, 0.5 * channels.sigma)
+    with pytest.raises(ValueError, match="subspace"):
+        judge_by_layer(channels, True, BAF)

@@ -20,6 +20,9 @@ GATES = ("hard", "soft", "ratio", "ratio of the file", "energy", "scale")
 """Beside the three of METHODS: "energy" keeps the best channels until they hold rho of the layer's energy, so that scores can be compared
 at equal energy removed; "scale" weakens all channels alike, to rho (the control of a lower LoRA strength)."""
 WHOLE_FILE = "ratio of the file"
+READING = "cross-attention"
+"""The score by layer instead of by channel, see `reading`."""
+SCORE_NAMES = (READING, *SCORES)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Settings:
 
     energy: float = 0.5
     """E: share of a base layer's energy that its principal subspace holds."""
-    score: str = "mean"
+    score: str = READING
     gate: str = "hard"
     threshold: float = 0.0
     """tau, of the hard and the soft gate."""
@@ -47,8 +50,8 @@ class Settings:
 
     def check(self) -> None:
         """ValueError on what is out of range."""
-        if self.score not in SCORES or self.gate not in GATES:
-            raise ValueError(f"score {self.score!r} or gate {self.gate!r} is none of: {', '.join(SCORES)}; {', '.join(GATES)}.")
+        if self.score not in SCORE_NAMES or self.gate not in GATES:
+            raise ValueError(f"score {self.score!r} or gate {self.gate!r} is none of: {', '.join(SCORE_NAMES)}; {', '.join(GATES)}.")
         if not (0 < self.energy < 1 and 0 <= self.keep <= 1 and 0 <= self.strength <= 1 and self.temperature > 0):
             raise ValueError(
                 f"Out of range: energy {self.energy} (between 0 and 1), keep {self.keep} (0 to 1), strength {self.strength} (0 to 1) "
