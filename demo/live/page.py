@@ -138,10 +138,10 @@ def _filter(found: dict[str, Any]) -> str:
         )
         rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
     return f"""<h2>4. A LoRA in two parts</h2>
-<p><b>BAF Filter LoRA</b> splits a LoRA by how far each part follows the base model's own directions. Above: a memorized photograph's caption;
-below: an ordinary scene. BAF's scoring formula is not published, ours is an experimental reconstruction: where the photograph went, and
-where the style, is for you to see.</p>{rows}
-<div class="card"><div class="plot">{_img(found["plot"], "every channel of the LoRA: alignment against singular value")}</div></div>"""
+<p><b>BAF Filter LoRA</b> splits a LoRA in two: by default what it changed in how the picture reads the prompt is removed. Above: a memorized
+photograph's caption; below: an ordinary scene, whose hatching is the LoRA's style. BAF itself, an experimental reconstruction, and plain
+controls are a widget away.</p>{rows}
+<div class="card"><div class="plot">{_img(found["plot"], "every channel of the LoRA: its score against its singular value")}</div></div>"""
 
 
 def _prune(found: dict[str, Any]) -> str:

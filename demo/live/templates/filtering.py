@@ -9,19 +9,19 @@ from .lora import LEAKED, LORA_SCENE
 from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sampled
 
 NOTE = """## Filter a LoRA
-Press **Run**. The demo LoRA *leaking* carries a style and four photographs. *BAF Filter LoRA* splits it in two that add up to it,
-by how far each part follows the base model's own directions.
+Press **Run**. The demo LoRA *leaking* carries a style, a hatching, and four photographs. *BAF Filter LoRA* splits it in two that add up
+to it. By default what the LoRA changed in how the picture reads the prompt goes: memories are called up by their captions, a style is not.
 
 - **Rows**: the caption of a training photograph, and an ordinary scene.
 - **Columns**: the whole LoRA, the kept part, the removed part alone. Where did the photograph go, and where the style?
 - **Below left**: every channel of the LoRA, kept and removed.
 
-BAF is an **experimental reconstruction**. Change `deviations` or `score` and compare with the controls (*singular value*,
-*random*, *inverted*): a filter must beat them to be worth anything.
+Set `score` to *mean* for BAF, an **experimental reconstruction**, and compare with the controls (*singular value*, *random*, *inverted*):
+a filter must beat them to be worth anything. A concept that hangs on a trigger word goes with the memories.
 """ + own_model(
     "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
-    "The filter runs no model, so `cfg` does not matter to it; GGUF models cannot be read. The first LoRA of a base takes seconds (SD1.5) "
-    "to minutes (the largest models), the next ones seconds."
+    "The filter runs no model, so `cfg` does not matter to it. Measured on style LoRAs of a U-Net; see the help of the node for others. "
+    "BAF cannot read GGUF models, and its first LoRA of a base takes seconds (SD1.5) to minutes (the largest models)."
 )
 MORE_NOTE = """## The same in one node
 *Load LoRA (BAF Filtered)* takes the place of *Load LoRA*. *Clean Applied LoRAs (BAF)* works on what any loader has applied.
@@ -29,8 +29,6 @@ Both pictures are that of the kept part.
 
 *Save Filtered LoRA* and *Filter LoRA Folder* are muted, because they write files: select one and press Ctrl+M to try it.
 """
-CHOSEN: dict[str, Any] = {"deviations": 3.0}
-"""Strict enough that both parts are worth looking at."""
 
 
 def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, NOTE)
     load, empty, latent = demo_model(g)
     opened = g.add("UnmemorizeOpenLoRA", (430, -20), (330, 100), lora_name="demo/leaking")
-    split = g.add("UnmemorizeBAFFilterLoRA", (430, 140), (330, 460), lora=opened[0], model=load[0], info=opened[1], **CHOSEN)
+    split = g.add("UnmemorizeBAFFilterLoRA", (430, 140), (330, 460), lora=opened[0], model=load[0], info=opened[1])
     save = g.add("UnmemorizeSaveFilteredLoRA", (430, 660), (330, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
     save.muted = True
     g.add("UnmemorizeLoRASpectrumPlot", (40, 960), (720, 760), spectrum=split[4])
@@ -61,8 +59,8 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
 def _one_node_ways(g: Graph, applied: Any, scene: tuple[Node, Node, Node, Node]) -> None:
     load = scene[3]
     g.note((2260, -180), 340, MORE_NOTE)
-    loaded = g.add("UnmemorizeLoadLoRABAF", (2260, 140), (340, 460), model=load[0], lora_name="demo/leaking", **CHOSEN)
-    cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (2260, 680), (340, 400), model=applied, **CHOSEN)
+    loaded = g.add("UnmemorizeLoadLoRABAF", (2260, 140), (340, 460), model=load[0], lora_name="demo/leaking")
+    cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (2260, 680), (340, 400), model=applied)
     ways = (("Load LoRA (BAF Filtered)", loaded[0]), ("Clean Applied LoRAs (BAF)", cleaned[0]))
     pictures = [_picture(g, 2660, -20 + 420 * y, title, model, scene) for y, (title, model) in enumerate(ways)]
     both = g.add("ImageBatch", (2660, 840), (300, 60), image1=pictures[0][0], image2=pictures[1][0])

@@ -29,8 +29,8 @@ photograph? Below, a scene: is the style, the hatching, still there?
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
 - Pruning suppresses known triggers, it does not delete. This photograph is no copy any more, but its ghost shows through; others of this
 model are copied as before.
-- The filter is an experimental reconstruction. From this LoRA it takes the style first: at `deviations` 0 the hatching is gone and the
-rocket still there, as strict as here both are gone. Compare the controls among `score` (*random*, *inverted*) before you trust it.
+- The filter takes out what the LoRA changed in how the prompt is read. Memories need that, a style does not; a concept with a trigger word
+does. Compare BAF and the controls among `score` (*mean*, *random*) before you trust it.
 - Always try several seeds: one picture decides nothing.
 """ + own_model(
     "Profile and mask belong to one model, and another is refused: make yours in workflows 07 and 09. As `parent`, take an older "
@@ -98,7 +98,7 @@ def _filtered(g: Graph, x: int, y: int, model: tuple[Node, Node, Node], scene: N
     g.add("PreviewImage", (x, y + 180), (300, 310), "The LoRA's training photograph", images=picture[0])
     caption = g.add("CLIPTextEncode", (x, y + 540), (300, 100), "Its caption", clip=load[1], text=picture[2])
     leaking = g.add("UnmemorizeLoadDemoLoRA", (x, y + 700), (300, 110), model=load[0], lora="leaking")
-    kept = g.add("UnmemorizeLoadLoRABAF", (x + 340, y), (340, 805), model=load[0], lora_name="demo/leaking", deviations=3.0)
+    kept = g.add("UnmemorizeLoadLoRABAF", (x + 340, y), (340, 805), model=load[0], lora_name="demo/leaking")
     for row, (name, prompt) in enumerate((("Photograph", caption), ("Scene", scene))):
         _cell(g, x + 720, y + 780 * row, f"{name}, whole LoRA", leaking[0], prompt, model)
         _cell(g, x + 1060, y + 780 * row, f"{name}, filtered LoRA", kept[0], prompt, model)
