@@ -23,7 +23,8 @@ class Krylov:
         side = len(w)
         self.block = max(16, min(64, side // BLOCKS // 8 * 8))
         self._fast = fast
-        self._gram = gram(w.to(fast))
+        self._w = w.to(fast)
+        self._gram = gram(self._w)
         self._basis = w.new_empty(0, side)
         self._t = w.new_zeros(0, 0)
         generator = torch.Generator(device=w.device).manual_seed(0)
@@ -67,6 +68,10 @@ class Krylov:
     def lifted(self, coordinates: Tensor) -> Tensor:
         """[size, c] -> orthonormal columns [side, c]."""
         return self._basis.T @ coordinates
+
+    def image(self, basis: Tensor) -> Tensor:
+        """W^T basis, [side, c] -> [n, c]."""
+        return (self._w.T @ basis.to(self._fast)).to(basis.dtype)
 
     def expected_rank(self, energy: float) -> float:
         """How many eigenvalues add up to `energy`, estimated long before they are known.

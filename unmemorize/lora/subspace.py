@@ -96,16 +96,17 @@ def _by_lanczos(w: Tensor, total: float, energy: float, fast: torch.dtype) -> Su
         space.extend(size)
         squares, coordinates = space.ritz()
         k = kept_rank(squares, total, side, energy)
-        found, residual = _refined(w, space.lifted(coordinates[:, : int(MARGIN * k) + LEAST]), total, energy)
+        found, residual = _refined(w, space, coordinates[:, : int(MARGIN * k) + LEAST], total, energy)
         if residual < EXACT:
             return found
         guess = max(guess, k)
     return None
 
 
-def _refined(w: Tensor, basis: Tensor, total: float, energy: float) -> tuple[Subspace, float]:
-    """The best vectors within an orthonormal basis [m, c], by W itself (Rayleigh-Ritz), and the largest residual of the last of them."""
-    image = w.T @ basis
+def _refined(w: Tensor, space: Krylov, coordinates: Tensor, total: float, energy: float) -> tuple[Subspace, float]:
+    """The best vectors among some of the space (Rayleigh-Ritz), and the largest residual of the last of them under W itself."""
+    basis = space.lifted(coordinates)
+    image = space.image(basis)
     squares, turn = torch.linalg.eigh(image.T @ image)
     k = kept_rank(squares.flip(0), total, len(w), energy)
     turn = turn.flip(1)[:, :k]
