@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unmemorize_pack.unmemorize.lora import alignment, gates
+from unmemorize_pack.unmemorize.lora import alignment, gates, plot
 from unmemorize_pack.unmemorize.lora.channels import Channels, of_factors, of_kronecker, refactored
 from unmemorize_pack.unmemorize.lora.filtering import judge
 from unmemorize_pack.unmemorize.lora.gates import Settings
@@ -252,3 +252,12 @@ def test_layers_that_read_the_prompt_go_and_the_others_stay():
     assert torch.allclose(half.new_sigma, 0.5 * channels.sigma)
     with pytest.raises(ValueError, match="subspace"):
         judge_by_layer(channels, True, BAF)
+
+
+def test_the_plot_gives_each_layer_a_row_where_the_layer_decides():
+    layers = [
+        {"block": "a", "scores": torch.full((n,), s), "sigma": torch.ones(n), "new_sigma": torch.ones(n)} for n, s in ((2, -1.0), (3, 1.0))
+    ]
+    assert plot.by_row(layers).tolist() == [1, 1, 2, 2, 2]
+    pictures = [plot.spectrum_picture({"name": "x", "score": score, "layers": layers}) for score in (gates.READING, "mean")]
+    assert pictures[0].shape == pictures[1].shape and not torch.equal(*pictures)

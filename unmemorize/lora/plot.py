@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..chart import INK, LINE, PAGE, SOFT, font, shown_text, tensor_of
+from .gates import READING
 
 WIDTH, HEAD, SIDE, MARGIN, FOOT = 1000, 84, 400, 70, 60
 BAR, MOST_BLOCKS = 18, 40
@@ -40,7 +41,9 @@ def spectrum_picture(spectrum: dict[str, Any]) -> Tensor:
     draw = ImageDraw.Draw(picture)
     _headline(draw, spectrum, points)
     if len(points.sigma):
-        _cloud(draw, points, spectrum["score"])
+        by_layer = spectrum["score"] == READING
+        words = "a row for each layer, the file's first at the bottom" if by_layer else f"score ({spectrum['score']})"
+        _cloud(draw, points, by_row(layers) if by_layer else points.scores, words)
         _bars(draw, blocks, len(energies(layers)))
     return tensor_of(picture)
 
@@ -50,6 +53,11 @@ def gathered(layers: list[dict[str, Any]]) -> Points:
     parts = [[layer[k].float() for layer in layers] for k in ("scores", "sigma", "new_sigma")]
     scores, sigma, new = (torch.cat(several) if several else torch.zeros(0) for several in parts)
     return Points(scores, sigma, new / sigma)
+
+
+def by_row(layers: list[dict[str, Any]]) -> Tensor:
+    """A height for every channel where its layer alone decides: the layer's number, [c]."""
+    return torch.cat([torch.full_like(layer["sigma"].float(), float(row)) for row, layer in enumerate(layers, 1)])
 
 
 def energies(layers: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
@@ -69,9 +77,9 @@ def _headline(draw: ImageDraw.ImageDraw, spectrum: dict[str, Any], points: Point
     draw.text((MARGIN, 42), text + f"{100 * (1 - kept):.1f} % of the energy removed", fill=SOFT, font=font(14))
 
 
-def _cloud(draw: ImageDraw.ImageDraw, points: Points, score: str) -> None:
+def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: str) -> None:
     x_low, x_high = (float(v) for v in points.sigma.log10().aminmax())
-    y_low, y_high = (float(v) for v in points.scores.aminmax())
+    y_low, y_high = (float(v) for v in heights.aminmax())
     x_span, y_span = max(x_high - x_low, 1e-6), max(y_high - y_low, 1e-6)
     left, right, top, bottom = MARGIN, WIDTH - MARGIN, HEAD, HEAD + SIDE
 
@@ -87,11 +95,11 @@ def _cloud(draw: ImageDraw.ImageDraw, points: Points, score: str) -> None:
     for power in range(math.ceil(x_low), math.floor(x_high) + 1):
         draw.text((at(power, y_low)[0] - 12, bottom + 6), f"1e{power}", fill=SOFT, font=font(13))
     every = max(1, len(points.sigma) // MOST_POINTS)
-    for x, y, share in zip(*(v[::every].tolist() for v in (points.sigma.log10(), points.scores, points.share)), strict=True):
+    for x, y, share in zip(*(v[::every].tolist() for v in (points.sigma.log10(), heights, points.share)), strict=True):
         cx, cy = at(x, y)
         colour = KEPT if share == 1 else REMOVED if share == 0 else WEAKENED
         draw.ellipse((cx - 2, cy - 2, cx + 2, cy + 2), fill=colour)
-    draw.text((MARGIN, HEAD - 20), f"score ({score}), against the singular value", fill=SOFT, font=font(13))
+    draw.text((MARGIN, HEAD - 20), f"{words}, against the singular value", fill=SOFT, font=font(13))
     x = WIDTH - MARGIN - 250
     for colour, word in ((KEPT, "kept"), (WEAKENED, "weakened"), (REMOVED, "removed")):
         draw.rectangle((x, HEAD - 16, x + 12, HEAD - 6), fill=colour)
