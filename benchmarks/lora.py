@@ -22,21 +22,20 @@ DEFAULT = Settings()
 """What the nodes do."""
 BAF = Settings(energy=0.5, score="mean", gate="hard", threshold=0.0)
 """The reconstruction of METHODS.md 5.4, whatever the default has become."""
-FILE_SHARES, LAYER_SHARES, STRENGTHS = (0.95, 0.9, 0.8, 0.65, 0.5, 0.35), (0.75, 0.5, 0.25), (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-LAYER, FILE = "ratio", WHOLE_FILE
+FILE_SHARES, LAYER_SHARES, STRENGTHS = (0.9, 0.8, 0.65, 0.5, 0.35), (0.75, 0.5, 0.25), (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
-def swept(score: str) -> list[Settings]:
-    """A score over both of its knobs: the share of each layer's channels that is kept, and the share of the whole file's energy."""
-    knobs = [(FILE, share) for share in FILE_SHARES] + [(LAYER, share) for share in LAYER_SHARES]
-    return [Settings(score=score, gate=gate, keep=share) for gate, share in knobs]
+def of_the_file(score: str) -> list[Settings]:
+    """A score whose best channels hold so much of the whole file's energy."""
+    return [Settings(score=score, gate=WHOLE_FILE, keep=share) for share in FILE_SHARES]
 
 
 CONTROLS = {
-    "sigma truncation": swept("singular value"),
-    "random channels": swept("random"),
+    "sigma truncation": of_the_file("singular value"),
+    "rank reduction": [Settings(score="singular value", gate="ratio", keep=share) for share in LAYER_SHARES],
+    "random channels": of_the_file("random"),
     "lower strength": [Settings(gate="scale", keep=k) for k in STRENGTHS],
-    "inverted BAF": swept("inverted"),
+    "inverted BAF": of_the_file("inverted"),
 }
 COSINES = (0.3, 0.5, 0.7, 0.8, 0.9)
 INTRUDERS = "intruder dimensions"
@@ -85,7 +84,7 @@ def removed_share(result: Filtered) -> float:
 
 def label(settings: Settings) -> str:
     """Of a point in the plot."""
-    return f"{settings.keep:.2g}{' f' if settings.gate == FILE else ''}"
+    return f"{settings.keep:.2g}"
 
 
 class Measured:

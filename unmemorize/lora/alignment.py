@@ -96,7 +96,7 @@ def _inverted(c: Channels, b: Subspace, seed: int) -> Tensor:
 
 
 def _singular_value(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return c.sigma / c.sigma.max()
+    return c.sigma
 
 
 def _random(c: Channels, b: Subspace, seed: int) -> Tensor:
