@@ -28,7 +28,8 @@ NO_LORA = "This MODEL carries no LoRA that could be filtered. Put this node behi
 def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     """A clone of MODEL whose LoRA patches are filtered, and what was done. ValueError if there are none."""
     settings.check()
-    work = [(key, i) for key, patches in model.patches.items() for i, p in enumerate(patches) if _is_lora(p)]
+    # in the order of their names: that of the patches changes from one start of Python to the next
+    work = [(key, i) for key in sorted(model.patches, key=str) for i, p in enumerate(model.patches[key]) if _is_lora(p)]
     if not work:
         raise ValueError(NO_LORA)
     weights, subspaces = BaseWeights(model), Subspaces(settings.energy)

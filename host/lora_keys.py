@@ -84,6 +84,9 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
         key, offset, function = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
         file_prefix = _common_prefix(list(parts.values()))
         updates.append(Update(key, offset, function, prefix in of_clip, adapter, tuple(keys), file_prefix, parts))
+    # the core's order changes from one start of Python to the next; the random control and the plot follow the file's
+    position = {k: n for n, k in enumerate(tensors)}
+    updates.sort(key=lambda update: min(position[k] for k in update.keys))
     unknown = [k for k in tensors if k not in seen]
     if unknown:
         without_clip = clip is None and any("lora_te" in k or "text_encoder" in k for k in unknown)
