@@ -59,7 +59,9 @@ ABOUT = {
     "energy_removed": "share of the LoRAs' energy that the default removes",
     "energy_removed_baf": "that BAF as reconstructed removes",
     "pareto_margin": "style of the default minus the most that any control keeps at no more copies, least over controls (aim >= 0)",
-    "pareto_margin_baf": "the same for BAF as reconstructed",
+    "pareto_margin_between": "the same, if a control may also be set between two settings that were measured (a straight line)",
+    "pareto_margin_baf": "as pareto_margin, for BAF as reconstructed",
+    "pareto_margin_between_baf": "as pareto_margin_between, for BAF as reconstructed",
     "speedup_cold": "SVD of every base layer / open, filter, save; SDXL's shapes, nothing cached, one thread, CPU time (aim >= 8)",
     "speedup_cold_2_threads": "the same with two threads, by the clock",
     "decisions_equal": "share of channels kept or removed as float64 says (aim >= .995)",
@@ -132,7 +134,7 @@ def quality(bench: Bench, seeds: list[int], name: str) -> dict[str, Any]:
     base = measured.versions([{} for _ in bench.subjects], [1.0] * len(bench.subjects))
     curves = controls(bench, measured)
     # a control that removes nothing, or everything, is the LoRA itself, or none
-    rivals = {n: [before, base, *(o for _, o in several)] for n, several in curves.items()}
+    rivals = {n: [before, *(o for _, o in several), base] for n, several in curves.items()}
     metrics = {
         "memorized_rate_before": pooled(before.copied), "memorized_rate_after": pooled(default.copied),
         "memorized_rate_after_baf": pooled(baf.copied), "memorized_rate_removed_only": pooled(alone.copied),
@@ -146,6 +148,7 @@ def quality(bench: Bench, seeds: list[int], name: str) -> dict[str, Any]:
     for suffix, ours in (("", default), ("_baf", baf)):
         metrics[f"pareto_margin{suffix}"], by_control = margin(ours, rivals)
         metrics |= {f"margin{suffix}_over_{n.replace(' ', '_').lower()}": m for n, m in by_control.items()}
+        metrics[f"pareto_margin_between{suffix}"], _ = margin(ours, rivals, between=True)
     ends = {"unfiltered": [("", before)], "default": [("", default)], "BAF as reconstructed": [("", baf)], "removed alone": [("", alone)]}
     log.info("%s", plot(name, ends | curves))
     return metrics

@@ -42,24 +42,25 @@ def mean(rates: list[list[float]]) -> float:
     return sum(sum(r) / len(r) for r in rates) / len(rates)
 
 
-def best_wanted(memorized: Tensor, wanted: Tensor, at: Tensor) -> Tensor:
+def best_wanted(memorized: Tensor, wanted: Tensor, at: Tensor, between: bool = False) -> Tensor:
     """The most wanted effect of a control at a rate of copies no higher than `at`; [knobs, ...], [...] -> [...].
 
-    Between two settings of its knob a control may be set in between: the straight line counts, which is in its favour.
+    Among the settings of its knob that were measured, or with `between` on the straight line from one to the next too, in its favour.
     """
-    allowed = memorized <= at
-    best = torch.where(allowed, wanted, -torch.inf).amax(0)
-    for i in range(len(memorized)):
-        for j in range(len(memorized)):
-            span = memorized[j] - memorized[i]
-            between = (memorized[i] <= at) & (memorized[j] > at)
-            line = wanted[i] + (wanted[j] - wanted[i]) * (at - memorized[i]) / span.where(between, torch.ones_like(span))
-            best = torch.where(between, torch.maximum(best, line), best)
+    best = torch.where(memorized <= at, wanted, -torch.inf).amax(0)
+    for i in range(len(memorized) - 1 if between else 0):
+        (low, of_low), (high, of_high) = ((memorized[j], wanted[j]) for j in (i, i + 1))
+        swap = low > high
+        low, high = torch.where(swap, high, low), torch.where(swap, low, high)
+        of_low, of_high = torch.where(swap, of_high, of_low), torch.where(swap, of_low, of_high)
+        inside = (low <= at) & (high > at)
+        span = (high - low).where(inside, torch.ones_like(low))
+        best = torch.where(inside, torch.maximum(best, of_low + (of_high - of_low) * (at - low) / span), best)
     return best
 
 
-def margin(ours: Outcome, controls: dict[str, list[Outcome]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """`pareto_margin` with its interval, and the margin over each control.
+def margin(ours: Outcome, controls: dict[str, list[Outcome]], between: bool = False) -> tuple[dict[str, Any], dict[str, float]]:
+    """`pareto_margin` with its interval, and the margin over each control, whose settings come in the order of its knob.
 
     The interval resamples LoRAs and, within them, captions: the same draw for every filter.
     """
@@ -68,7 +69,7 @@ def margin(ours: Outcome, controls: dict[str, list[Outcome]]) -> tuple[dict[str,
     margins = {}
     for name, several in controls.items():
         rates, effects = (torch.stack(values) for values in zip(*(draws.of(o) for o in several), strict=True))
-        margins[name] = effect - best_wanted(rates, effects, rate)
+        margins[name] = effect - best_wanted(rates, effects, rate, between)
     least = torch.stack(list(margins.values())).amin(0)
     ends = least[1:].quantile(torch.tensor([0.025, 0.975], dtype=least.dtype)).tolist()
     return {"value": float(least[0]), "interval": ends}, {name: float(m[0]) for name, m in margins.items()}
