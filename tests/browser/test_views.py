@@ -39,7 +39,8 @@ def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
     limit = g.add("UnmemorizeMapThreshold", (720, 620), (300, 180), map=measured[0])
     g.add("MaskPreview", (720, 880), (300, 240), mask=limit[0])
     lora = g.add("UnmemorizeOpenLoRA", (0, 760), (300, 130), lora_name="demo/leaking")
-    split = g.add("UnmemorizeBAFFilterLoRA", (1440, 0), (340, 720), lora=lora[0], model=load[0], clip=load[1], info=lora[1], threshold=0.05)
+    how = {"score": "mean", "threshold": 0.05}
+    split = g.add("UnmemorizeBAFFilterLoRA", (1440, 0), (340, 720), lora=lora[0], model=load[0], clip=load[1], info=lora[1], **how)
     g.add("UnmemorizeLoRASpectrumPlot", (1060, 700), (360, 560), spectrum=split[4])
     mask = g.add("UnmemorizeLoadNeuronMask", (0, 960), (300, 80), mask="demo/demo")
     pruned = g.add("UnmemorizePruneNeurons", (1440, 780), (340, 340), model=load[0], mask=mask[0])
