@@ -32,7 +32,7 @@ def filter_inputs() -> list[Any]:
             "score",
             options=list(SCORE_NAMES),
             default=READING,
-            tooltip="What goes. cross-attention: how the LoRA reads the prompt; ours, measured best for styles. mean, min, left, right, "
+            tooltip="What goes. cross-attention: how the LoRA reads the prompt; ours. mean, min, left, right, "
             "product: BAF, what does not follow the base. singular value, inverted, random: controls.",
             **advanced,
         ),
@@ -124,9 +124,9 @@ class LoadLoRABAF(io.ComfyNode):
             node_id="UnmemorizeLoadLoRABAF",
             display_name="Load LoRA (BAF Filtered)",
             category="unmemorize/lora",
-            description="Load LoRA that first removes what calls up memorized pictures. By default that is how the LoRA reads the prompt: "
-            "its style stays, a word that it taught is lost. BAF (arXiv 2605.10439), an experimental reconstruction, and controls are "
-            "among the scores. Look at the result.",
+            description="Load LoRA that first removes what can call up memorized pictures. By default that is how the LoRA reads the "
+            "prompt: copies become rarer, part of the style stays, a word that it taught is lost. BAF (arXiv 2605.10439), an experimental "
+            "reconstruction, and controls are among the scores. Look at the result.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on."),
                 io.Clip.Input("clip", optional=True, tooltip="Its text encoder. Without it only the model is changed."),

@@ -29,8 +29,8 @@ photograph? Below, a scene: is the style, the hatching, still there?
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
 - Pruning suppresses known triggers, it does not delete. This photograph is no copy any more, but its ghost shows through; others of this
 model are copied as before.
-- The filter takes out what the LoRA changed in how the prompt is read. Memories need that, a style does not; a concept with a trigger word
-does. Compare BAF and the controls among `score` (*mean*, *random*) before you trust it.
+- The filter takes out what the LoRA changed in how the prompt is read. Memories need that more than a style does, and so does a concept
+with a trigger word. Copies become rarer, not impossible. Compare BAF and the controls among `score` (*mean*, *random*) before you trust it.
 - Always try several seeds: one picture decides nothing.
 """ + own_model(
     "Profile and mask belong to one model, and another is refused: make yours in workflows 07 and 09. As `parent`, take an older "
