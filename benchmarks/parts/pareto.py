@@ -14,7 +14,7 @@ from .common import RESAMPLES, ROOT
 
 WIDTH, HEIGHT, MARGIN, LEGEND = 960, 620, 70, 250
 INK, PAGE, LINE = "#e8eaee", "#1d2026", "#4a505c"
-COLOURS = ("#7fb2dc", "#f2c14e", "#8fd694", "#c39be0", "#ff8f85", "#62d6d1", "#d6a77a", "#b7bcc6", "#e887c4")
+COLOURS = ("#7fb2dc", "#f2c14e", "#8fd694", "#c39be0", "#ff8f85", "#62d6d1", "#d6a77a", "#b7bcc6", "#e887c4", "#f7f3d6")
 
 
 @dataclass(frozen=True)
