@@ -75,7 +75,7 @@ def samplers() -> str:
 
 def adapters() -> str:
     """What the filter does, by kinds of adapters."""
-    is_there("comfy/test_lora.py", "test_unknown_keys_pass_and_are_named")
+    is_there("comfy/test_lora_files.py", "test_unknown_keys_pass_and_are_named")
     filtered = [*cases(FORMATS, "test_what_lycoris_writes"), *cases(FORMATS, "test_lokr_with_a_core")]
     passed = [
         *cases(FORMATS, "test_what_cannot_be_filtered_passes_and_is_named"),

@@ -44,13 +44,13 @@ class Subspaces:
         direction's varies by 1e-2). Where bfloat16 is slow the same values come as float32.
         """
         if min(size) < WORTH_KEEPING:
-            return self._exact(read())
+            return self._computed(read())
         path = self._folder / f"{name}-{VERSION}-{self.energy:g}{files.SUFFIX}"
         found = _read(path)
         if found is not None:
             self.cached += 1
             return self._in_fast_type(found)
-        found = self._exact(read())
+        found = self._computed(read())
         if found is not None:
             found = Subspace(found.u.bfloat16(), found.v.bfloat16(), found.flat)
             with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the result
@@ -58,7 +58,7 @@ class Subspaces:
                 self.written += 1
         return None if found is None else self._in_fast_type(found)
 
-    def _exact(self, weight: Tensor) -> Subspace | None:
+    def _computed(self, weight: Tensor) -> Subspace | None:
         return principal_subspace(weight, self.energy, self._fast)
 
     def _in_fast_type(self, found: Subspace) -> Subspace:

@@ -51,7 +51,7 @@ PLANS = (
 """Steps of two processes, four pictures each."""
 RANK_DROPOUT = 0.25
 """Without it everything hangs on every channel: nine tenths of its strength cost half of such a LoRA's style, and so did any filter that
-took 5 % of its energy. Real LoRAs bear both. At .4 the photographs are learnt too slowly."""
+took 5 % of its energy, so that no filter could be told from another. At .4 the photographs are learnt too slowly."""
 
 
 def main() -> None:

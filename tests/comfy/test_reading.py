@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from unmemorize_pack.tests.comfy import networks
-from unmemorize_pack.tests.comfy.test_lora import HOW, LEAKING
+from unmemorize_pack.tests.comfy.loras import HOW, LEAKING
 
 DEFAULT = HOW | {"score": "cross-attention"}
 EXPECTED = {

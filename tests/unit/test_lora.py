@@ -254,9 +254,15 @@ def test_layers_that_read_the_prompt_go_and_the_others_stay():
 
 
 def test_the_plot_gives_each_layer_a_row_where_the_layer_decides():
-    layers = [
-        {"block": "a", "scores": torch.full((n,), s), "sigma": torch.ones(n), "new_sigma": torch.ones(n)} for n, s in ((2, -1.0), (3, 1.0))
-    ]
-    assert plot.by_row(layers).tolist() == [1, 1, 2, 2, 2]
-    pictures = [plot.spectrum_picture({"name": "x", "score": score, "layers": layers}) for score in (gates.READING, "mean")]
-    assert pictures[0].shape == pictures[1].shape and not torch.equal(*pictures)
+    """Heights do not hang on the scores then; of every other score they do."""
+
+    def picture(score, *values):
+        layers = [
+            {"block": "a", "scores": torch.full((n,), v), "sigma": torch.ones(n), "new_sigma": torch.ones(n)}
+            for n, v in enumerate(values, 1)
+        ]
+        assert plot.by_row(layers).tolist() == [1, 2, 2, 3, 3, 3]
+        return plot.spectrum_picture({"name": "x", "score": score, "layers": layers})
+
+    for score, same in ((gates.READING, True), ("mean", False)):
+        assert torch.equal(picture(score, -1.0, 1.0, 1.0), picture(score, -1.0, -1.0, 1.0)) == same

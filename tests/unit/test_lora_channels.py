@@ -231,3 +231,13 @@ def test_vectors_are_orthonormal_however_the_factors_are_split(condition):
     assert torch.allclose(found.sigma.double(), sigma, rtol=1e-4)
     assert torch.allclose((found.u.double().T @ u).abs(), torch.eye(4).double(), atol=1e-3)
     assert torch.allclose(found.u.T @ found.u, torch.eye(4), atol=2e-4) and torch.allclose(found.v.T @ found.v, torch.eye(4), atol=2e-4)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
+def test_vectors_are_orthonormal_where_the_columns_of_a_factor_are_nearly_dependent(condition):
+    """There R^-1 would lose them: it goes by Q."""
+    q = torch.linalg.qr(random(60, 6, seed=1).double())[0]
+    turn = torch.linalg.qr(random(6, 6, seed=2).double())[0]
+    b = (q * condition ** -torch.linspace(0, 1, 6).double()) @ turn
+    found = channels.of_factors(b.float(), random(6, 50, seed=3).float(), 1.0)
+    assert torch.allclose(found.u.T @ found.u, torch.eye(len(found)), atol=2e-4)

@@ -1,0 +1,24 @@
+"""What the tests of LoRA nodes share: widgets, the demo LoRA, its layers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+HOW = {
+    "filter_strength": 1.0, "score": "mean", "gate": "hard", "threshold": 0.0, "deviations": 0.0, "temperature": 0.05, "keep": 0.5,
+    "base_energy": 0.5, "restore_norm": False, "text_encoder": True, "control_seed": 0,
+}  # fmt: skip
+LEAKING = "demo/leaking"
+
+
+def dense(tensors: dict[str, Tensor], name: str) -> Tensor | float:
+    """dW of a kohya layer, zero if it is not there."""
+    if f"{name}.lora_up.weight" not in tensors:
+        return 0.0
+    up, down, alpha = (tensors[f"{name}.{part}"].float() for part in ("lora_up.weight", "lora_down.weight", "alpha"))
+    return float(alpha) / len(down) * up @ down
+
+
+def layer_names(tensors: dict[str, Tensor]) -> list[str]:
+    """Of kohya's keys."""
+    return sorted({k.split(".")[0] for k in tensors})
