@@ -257,10 +257,8 @@ def test_the_plot_gives_each_layer_a_row_where_the_layer_decides():
     """Heights do not hang on the scores then; of every other score they do."""
 
     def picture(score, *values):
-        layers = [
-            {"block": "a", "scores": torch.full((n,), v), "sigma": torch.ones(n), "new_sigma": torch.ones(n)}
-            for n, v in enumerate(values, 1)
-        ]
+        sizes = [torch.full((n,), 10.0**n) for n in (1, 2, 3)]
+        layers = [{"block": "a", "scores": v * torch.ones(len(s)), "sigma": s, "new_sigma": s} for v, s in zip(values, sizes, strict=True)]
         assert plot.by_row(layers).tolist() == [1, 2, 2, 3, 3, 3]
         return plot.spectrum_picture({"name": "x", "score": score, "layers": layers})
 
