@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..demo.scripts.generate import Generator
 from ..demo.scripts.lab import Lab, load_lab
-from ..host.bright_ending import bright_ending
-from ..host.curvature import PAPER, RECOMMENDED, How, measure_map, read
-from ..host.progress import Progress
-from ..host.recording import record, recorded_map
+from ..host.core.progress import Progress
+from ..host.curvature.bright_ending import bright_ending
+from ..host.curvature.measuring import PAPER, RECOMMENDED, How, measure_map, read
+from ..host.curvature.recording import record, recorded_map
 from ..nodes.curvature import RECORD_END, RECORD_START
-from ..unmemorize.curvature import raw_curvature
-from ..unmemorize.threshold import QUANTILE, clean_threshold
+from ..unmemorize.curvature.differences import raw_curvature
+from ..unmemorize.curvature.threshold import QUANTILE, clean_threshold
 from .parts.common import arguments, iou, log, rate, shared_out, tuning_and_test, write
 from .parts.probing import cost
 from .parts.scoring import auc_of_captions, best_global_iou, iou_at, mean_auroc

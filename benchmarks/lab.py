@@ -14,7 +14,7 @@ from ..demo.scripts import judge, scene_judge, scenes, style
 from ..demo.scripts.generate import Generator
 from ..demo.scripts.lab import Lab, load_lab
 from ..demo.scripts.scenes import Scene
-from ..host.curvature import RECOMMENDED, How, measure_map
+from ..host.curvature.measuring import RECOMMENDED, How, measure_map
 from ..host.demo import load_demo_lora
 from .parts.common import arguments, auc, iou, log, rate, shared_out, write
 

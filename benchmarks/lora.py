@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..demo.scripts import lora_set
 from ..demo.scripts.style import STYLES
-from ..host.lora import Filtered, Job, filter_lora
+from ..host.lora.filter_file import Filtered, Job, filter_lora
 from ..unmemorize.lora.gates import WHOLE_FILE, Settings
 from .parts.common import ROOT, arguments, log, rate, write
 from .parts.filter_speed import speed

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ..demo.scripts.demo_mask import SETTING
-from ..host import neurons as recording
-from ..host.neuron_masks import StoredMask, pruned
-from ..unmemorize import neurons
+from ..host.neurons import finding as recording
+from ..host.neurons.masks import StoredMask, pruned
+from ..unmemorize.neurons import masks as neurons
 from .parts.attacks import attacked, extracted
 from .parts.common import arguments, log, rate, write
 from .parts.guarding import Bench, pictures_of

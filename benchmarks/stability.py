@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ..demo.scripts.judge import compare
-from ..host import guard as guarding
-from ..host.restart import how_for
+from ..host.stability import guard as guarding
+from ..host.stability.restart import how_for
 from .parts.common import arguments, log, rate, shared_out, write
 from .parts.detecting import DETECTORS, aucs, conditionals, profile_of, sampling_of, scores, watch
 from .parts.guarding import Bench, hatched, obeys, pictures_of

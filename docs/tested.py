@@ -8,12 +8,12 @@ from .reading import cases, constant, is_there
 
 NUMBERS, KEYS, LAYERS = "numbers", "keys", "layers"
 DEMO = "Demo model (SD1.x in miniature)"
-ARCHITECTURES, FORMATS, SAMPLERS = "comfy/test_architectures.py", "comfy/test_lora_formats.py", "comfy/test_guard_samplers.py"
+ARCHITECTURES, FORMATS, SAMPLERS = "comfy/test_architectures.py", "comfy/lora/test_formats.py", "comfy/stability/test_samplers.py"
 ON_THE_DEMO = {
-    "maps": ("comfy/test_map_values.py", "test_dh_is_the_difference_of_gains"),
+    "maps": ("comfy/curvature/test_values.py", "test_dh_is_the_difference_of_gains"),
     "guard": (SAMPLERS, "test_a_restart_with_the_model_itself_is_the_stock_run"),
-    "neurons": ("comfy/test_neuron_masks.py", "test_mask_follows_the_definition"),
-    "LoRA filter": ("comfy/test_lora.py", "test_filtered_and_removed_add_up"),
+    "neurons": ("comfy/neurons/test_masks.py", "test_mask_follows_the_definition"),
+    "LoRA filter": ("comfy/lora/test_filter.py", "test_filtered_and_removed_add_up"),
 }
 SPELLINGS = {
     "SD1.5": (FORMATS, "test_spellings_of_sd15"),
@@ -34,8 +34,8 @@ def models() -> str:
     for file, test in ON_THE_DEMO.values():
         is_there(file, test)
     columns: dict[str, dict[str, str]] = {family: {DEMO: NUMBERS} for family in ON_THE_DEMO}
-    columns["neurons"] |= dict.fromkeys(cases("comfy/test_neuron_networks.py", "test_the_table_finds_the_feed_forward_layers"), LAYERS)
-    columns["LoRA filter"] |= dict.fromkeys(cases("comfy/test_lora_key_maps.py", "test_key_maps_on_the_meta_device"), KEYS)
+    columns["neurons"] |= dict.fromkeys(cases("comfy/neurons/test_networks.py", "test_the_table_finds_the_feed_forward_layers"), LAYERS)
+    columns["LoRA filter"] |= dict.fromkeys(cases("comfy/lora/test_key_maps.py", "test_key_maps_on_the_meta_device"), KEYS)
     for family, test in (("maps", "test_maps"), ("guard", "test_guard"), ("neurons", "test_neurons")):
         columns[family] |= dict.fromkeys(cases(ARCHITECTURES, test), NUMBERS)
     for name, where in SPELLINGS.items():
@@ -62,8 +62,8 @@ def samplers() -> str:
         "test_every_scheduler_is_watched_without_a_trace",
     ):
         is_there(SAMPLERS, test)
-    recorded = cases("comfy/test_maps.py", "test_recording_leaves_the_picture_bit_identical")
-    heard = cases("comfy/test_neurons.py", "test_every_kind_of_sampler_is_heard")
+    recorded = cases("comfy/curvature/test_maps.py", "test_recording_leaves_the_picture_bit_identical")
+    heard = cases("comfy/neurons/test_recording.py", "test_every_kind_of_sampler_is_heard")
     rows = [
         [f"`{name}`", "batches" if name in whole else "single", "yes" if name in recorded else "", "yes" if name in heard else ""]
         for name in dict.fromkeys([*whole, *recorded, *heard])
@@ -75,7 +75,7 @@ def samplers() -> str:
 
 def adapters() -> str:
     """What the filter does, by kinds of adapters."""
-    is_there("comfy/test_lora_files.py", "test_unknown_keys_pass_and_are_named")
+    is_there("comfy/lora/test_files.py", "test_unknown_keys_pass_and_are_named")
     filtered = [*cases(FORMATS, "test_what_lycoris_writes"), *cases(FORMATS, "test_lokr_with_a_core")]
     passed = [
         *cases(FORMATS, "test_what_cannot_be_filtered_passes_and_is_named"),

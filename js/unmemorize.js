@@ -12,7 +12,7 @@ import { Panel } from "./lib/panel.mjs";
 import { settings } from "./lib/settings.mjs";
 import { KINDS } from "./views/kinds.mjs";
 
-/** Message of host/live.py. */
+/** Message of host/stability/live_view.py. */
 const EVENT = "unmemorize.guard";
 const CHART = "UnmemorizeStabilityChart";
 

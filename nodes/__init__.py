@@ -3,14 +3,14 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .curvature import BrightEndingMap, CurvatureDifferenceMap, RecordScoreDifference, ScoreDifferenceMap
+from .curvature_maps import CalibrateMapThreshold, HeatmapOverlay, MapThreshold
 from .demo import LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture
 from .lora import BAFFilterLoRA, CleanAppliedLoRAs, LoadLoRABAF
 from .lora_files import FilterLoRAFolder, LoRASpectrumPlot, OpenLoRA, SaveFilteredLoRA
-from .maps import CalibrateMapThreshold, HeatmapOverlay, MapThreshold
-from .masks import LoadNeuronMask, SaveNeuronMask
 from .neurons import CompareNeuronMasks, FindMemorizedNeurons, PruneNeurons, RecordNeuronActivity
-from .profiles import CalibrateStabilityProfile, LoadStabilityProfile, SaveStabilityProfile
+from .neurons_masks import LoadNeuronMask, SaveNeuronMask
 from .stability import KSamplerStabilityGuard, StabilityChart, StabilityGuard
+from .stability_profiles import CalibrateStabilityProfile, LoadStabilityProfile, SaveStabilityProfile
 
 NODES: list[type[io.ComfyNode]] = [
     CurvatureDifferenceMap,

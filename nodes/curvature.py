@@ -8,11 +8,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.bright_ending import bright_ending
-from ..host.curvature import ESTIMATORS, METHODS, NEEDS_BASELINE, PAPER, RECOMMENDED, How, measure_map
-from ..host.recording import record, recorded_map
-from ..host.schema import hints
-from ..unmemorize.maps import scores
+from ..host.core.schema import hints
+from ..host.curvature.bright_ending import bright_ending
+from ..host.curvature.measuring import ESTIMATORS, METHODS, NEEDS_BASELINE, PAPER, RECOMMENDED, How, measure_map
+from ..host.curvature.recording import record, recorded_map
+from ..unmemorize.curvature.maps import scores
 
 Map = io.Custom("UNMEMORIZE_MAP")
 Recording = io.Custom("UNMEMORIZE_RECORDING")

@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..demo import pictures
+from ..host.core.schema import hints
 from ..host.demo import load_demo, load_demo_lora
-from ..host.schema import hints
 
 LAB = Path(__file__).resolve().parents[1] / "demo" / "lab"
 STAGES = {"final": "checkpoint.safetensors", "early": "early.safetensors"}

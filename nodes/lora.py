@@ -7,13 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host import lora_files
-from ..host.applied import clean_applied
-from ..host.lora import Job, filter_lora, load_filtered
-from ..host.lora_report import provenance, report_of, spectrum_of
-from ..host.schema import hints
+from ..host.core.schema import hints
+from ..host.lora import lora_files
+from ..host.lora.filter_applied import clean_applied
+from ..host.lora.filter_file import Job, filter_lora, load_filtered
+from ..host.lora.report import provenance, report_of, spectrum_of
 from ..unmemorize.lora.gates import GATES, READING, SCORE_NAMES, Settings
-from ..unmemorize.views import spectrum_view
+from ..unmemorize.pictures.views import spectrum_view
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
 Spectrum = io.Custom("UNMEMORIZE_LORA_SPECTRUM")

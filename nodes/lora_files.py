@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..host import lora_files
-from ..host.lora_folder import filter_folder, folders
-from ..host.schema import hints
-from ..unmemorize.lora.plot import spectrum_picture
-from ..unmemorize.views import spectrum_view
+from ..host.core.schema import hints
+from ..host.lora import lora_files
+from ..host.lora.folder import filter_folder, folders
+from ..unmemorize.pictures.lora_spectrum import spectrum_picture
+from ..unmemorize.pictures.views import spectrum_view
 from .lora import ALIASES, LoRAInfo, Spectrum, filter_inputs, settings_of
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..host import neurons as finding
-from ..host.neuron_layers import PLACES
-from ..host.neuron_masks import StoredMask, pruned, report
-from ..host.sampling import prompt_list
-from ..host.schema import hints
-from ..unmemorize import neurons
-from ..unmemorize.neuron_chart import iou_chart
-from ..unmemorize.views import density_view, overlap_view
-from .profiles import sampling_inputs
+from ..host.core.sampling import prompt_list
+from ..host.core.schema import hints
+from ..host.neurons import finding
+from ..host.neurons.layers import PLACES
+from ..host.neurons.masks import StoredMask, pruned, report
+from ..unmemorize.neurons import masks as neurons
+from ..unmemorize.pictures.neuron_chart import iou_chart
+from ..unmemorize.pictures.views import density_view, overlap_view
+from .stability_profiles import sampling_inputs
 
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
 Mask = io.Custom("UNMEMORIZE_NEURON_MASK")

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..host import guard as guarding
-from ..host.profiles import StoredProfile, check_guidance, check_profile
-from ..host.restart import check_parent
-from ..host.sampling import ksampler
-from ..host.schema import hints
-from ..unmemorize.chart import chart, verdict
-from ..unmemorize.views import guard_view
-from .profiles import Profile, sampling_inputs
+from ..host.core.sampling import ksampler
+from ..host.core.schema import hints
+from ..host.stability import guard as guarding
+from ..host.stability.profiles import StoredProfile, check_guidance, check_profile
+from ..host.stability.restart import check_parent
+from ..unmemorize.pictures.stability_chart import chart, verdict
+from ..unmemorize.pictures.views import guard_view
+from .stability_profiles import Profile, sampling_inputs
 
 Record = io.Custom("UNMEMORIZE_STABILITY_RECORD")
 MODE_TOOLTIP = (

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...host.denoising import differentiable
+from ...host.core.denoiser import differentiable
 from .common import shared_out
 from .guarding import Bench, pictures_of
 

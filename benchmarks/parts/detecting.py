@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...host.profiles import StoredProfile
-from ...host.profiles import calibrate as calibrate_profile
-from ...host.watching import watched
-from ...unmemorize import stability
+from ...host.stability.profiles import StoredProfile
+from ...host.stability.profiles import calibrate as calibrate_profile
+from ...host.stability.watching import watched
+from ...unmemorize.stability import signals as stability
 from .common import auc, log, shared_out
 from .guarding import Bench
 

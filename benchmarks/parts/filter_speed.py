@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...host import lora as filtering
-from ...host import lora_files
-from ...host.base_weights import BaseWeights
-from ...host.lora_report import provenance
+from ...host.core.base_weights import BaseWeights
+from ...host.lora import filter_file as filtering
+from ...host.lora import lora_files
+from ...host.lora.report import provenance
 from ...unmemorize.lora.alignment import lift
 from ...unmemorize.lora.channels import of_factors
 from ...unmemorize.lora.gates import Settings

@@ -15,8 +15,8 @@ from ...demo.scripts import judge, scene_judge, style
 from ...demo.scripts.generate import Generator
 from ...demo.scripts.judge import Criterion
 from ...demo.scripts.lab import Lab, load_lab
-from ...host import restart
 from ...host.demo import load_demo_lora
+from ...host.stability import restart
 from .common import tuning_and_test
 
 BLANK = 0.02

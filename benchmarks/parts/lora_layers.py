@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...host import lora_keys
-from ...host.adapters import channels_of
-from ...host.base_weights import BaseWeights
-from ...host.lora import base_of
+from ...host.core.base_weights import BaseWeights
+from ...host.lora import keys
+from ...host.lora.adapters import channels_of
+from ...host.lora.filter_file import base_of
 from ...unmemorize.lora.channels import Channels, of_matrix, refactored
 from ...unmemorize.lora.gates import best
 from ...unmemorize.lora.subspace import Subspace, principal_subspace
@@ -49,7 +49,7 @@ def layers_of(tensors: dict[str, Tensor], model: Any) -> list[Layer]:
     """Every layer of a LoRA of linear layers."""
     weights = BaseWeights(model)
     found = []
-    for update in lora_keys.take_apart(tensors, model, None).updates:
+    for update in keys.take_apart(tensors, model, None).updates:
         weight = base_of(weights.read(update.target, CPU), update.offset, update.function)
         found.append(Layer(update.prefix, update.target, channels_of(update.adapter, CPU), weight))
     return found

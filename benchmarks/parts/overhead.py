@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...host import guard as guarding
+from ...host.stability import guard as guarding
 from .guarding import Bench
 
 RUNS = 10

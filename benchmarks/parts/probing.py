@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...demo.scripts.generate import Generator
 from ...demo.scripts.lab import Lab
-from ...host.curvature import RECOMMENDED, How, measure_map
-from ...host.denoising import Denoiser, derived_seed, differentiable, unit_noise, with_denoiser
-from ...unmemorize import diagonal
+from ...host.core.denoiser import Denoiser, derived_seed, differentiable, unit_noise, with_denoiser
+from ...host.curvature.measuring import RECOMMENDED, How, measure_map
+from ...unmemorize.curvature import diagonal
 from .common import log, shared_out
 from .scoring import pearson
 

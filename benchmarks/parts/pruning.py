@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...host.effective_weights import effective_weights
-from ...host.neuron_masks import StoredMask, pruned
-from ...host.neurons import StoredActivity, find, record
-from ...unmemorize import neurons
-from ...unmemorize.neurons import Mask
+from ...host.core.effective_weights import effective_weights
+from ...host.neurons.finding import StoredActivity, find, record
+from ...host.neurons.masks import StoredMask, pruned
+from ...unmemorize.neurons import masks as neurons
+from ...unmemorize.neurons.masks import Mask
 from .common import log, shared_out
 from .detecting import sampling_of
 from .guarding import Bench, broken, obeys, pictures_of

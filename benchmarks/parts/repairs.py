@@ -11,11 +11,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...host import guard as guarding
-from ...host.denoising import differentiable
-from ...host.profiles import StoredProfile
-from ...host.restart import How, Phase, nothing
-from ...unmemorize.stability import Rule
+from ...host.core.denoiser import differentiable
+from ...host.stability import guard as guarding
+from ...host.stability.profiles import StoredProfile
+from ...host.stability.restart import How, Phase, nothing
+from ...unmemorize.stability.signals import Rule
 from .common import log, shared_out
 from .detecting import sampling_of
 from .guarding import Bench, always, broken, obeys, pictures_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...unmemorize.heatmap import colourise, heat
+from ...unmemorize.pictures.heatmap import colourise, heat
 from .common import ROOT
 
 CELL, GAP, HEAD, SIDE_TEXT = 128, 6, 26, 190

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...demo.scripts.lab import load_lab
-from ...host.curvature import PAPER, How, measure_map
-from ...host.recording import record, recorded_map
-from ...unmemorize.heatmap import smooth
+from ...host.curvature.measuring import PAPER, How, measure_map
+from ...host.curvature.recording import record, recorded_map
+from ...unmemorize.pictures.heatmap import smooth
 from ..curvature import Models, template_masks
 from ..parts.common import arguments, log, shared_out, tuning_and_test
 from ..parts.rows import Rows

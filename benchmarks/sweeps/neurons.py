@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ...host.neuron_layers import PLACES
-from ...unmemorize.neurons import SCORES, SIDES
+from ...host.neurons.layers import PLACES
+from ...unmemorize.neurons.masks import SCORES, SIDES
 from ..parts.common import arguments, log
 from ..parts.guarding import Bench
 from ..parts.pruning import CONTROLS, Masks, Runs, Setting, column, runs_of

@@ -6,7 +6,7 @@ import base64
 from html import escape
 from typing import Any
 
-from ...unmemorize.heatmap import COLOUR_MAPS
+from ...unmemorize.pictures.heatmap import COLOUR_MAPS
 
 # ruff: noqa: E501
 STYLE = """

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ...host.neuron_masks import FOLDER, StoredMask, write_bundled_mask
-from ...host.neurons import find, record
+from ...host.neurons.finding import find, record
+from ...host.neurons.masks import FOLDER, StoredMask, write_bundled_mask
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
 from .generate import SETTINGS, Generator

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ...host.profiles import FOLDER, StoredProfile, calibrate, write_bundled_profile
+from ...host.stability.profiles import FOLDER, StoredProfile, calibrate, write_bundled_profile
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
 from .generate import SETTINGS, Generator

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...demo.pictures import read_facts
+from ..pictures import read_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 SELECTION, TEST = "selection", "test"

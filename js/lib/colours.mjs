@@ -1,5 +1,5 @@
 /**
- * Colour maps and marks that colour-blind readers can tell apart. The maps are the same stops as in unmemorize/heatmap.py.
+ * Colour maps and marks that colour-blind readers can tell apart. The maps are the same stops as in unmemorize/pictures/heatmap.py.
  * @module
  */
 

@@ -89,7 +89,7 @@ function neighbours(few, many) {
 }
 
 /**
- * Names without the parts that all share at both ends, as in unmemorize/neuron_chart.py.
+ * Names without the parts that all share at both ends, as in unmemorize/pictures/neuron_chart.py.
  * @param {string[]} names
  */
 export function shortNames(names) {

@@ -21,7 +21,7 @@ export const FEW = 2;
 export const MANY = 10;
 
 /**
- * @param {any} view as unmemorize/views.py guard_view writes it
+ * @param {any} view as unmemorize/pictures/views.py guard_view writes it
  * @param {Style} style
  * @param {number} [sample]
  * @returns {Verdict}

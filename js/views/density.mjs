@@ -32,7 +32,7 @@ class DensityView {
     this.element = el("div", { class: "stage density" }, this.plot.element, this.plot.readout, this.scale);
   }
 
-  /** @param {any} data {title, layers, columns, cells, most} of unmemorize/views.py */
+  /** @param {any} data {title, layers, columns, cells, most} of unmemorize/pictures/views.py */
   show(data) {
     this.data = data;
     this.cell = null;

@@ -60,7 +60,7 @@ class GuardView {
     return ofGuard(data, style(), this.sample);
   }
 
-  /** @param {any} message of host/live.py */
+  /** @param {any} message of host/stability/live_view.py */
   live(message) {
     if (message.kind === "done") return this.show({ ...message.view, sample: null });
     if (message.kind === "restart") {

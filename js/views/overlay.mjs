@@ -33,7 +33,7 @@ export function heats(map, top) {
 }
 
 /**
- * Paint heat over pixels, as unmemorize/heatmap.py does; left of `from` the picture stays bare.
+ * Paint heat over pixels, as unmemorize/pictures/heatmap.py does; left of `from` the picture stays bare.
  * @param {ImageData} bare @param {ImageData} into @param {Float32Array} heat
  * @param {{colours: string, opacity: number, from: number}} look
  */

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import json
 import math
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from unmemorize_pack.tests.comfy.loras import HOW, LEAKING
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +93,8 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
 
 @pytest.fixture(scope="session")
 def guarding(comfy: Any) -> Any:
-    """host.guard, and through it the modules it uses: guarding.stability, guarding.restart ..."""
-    return importlib.import_module("unmemorize_pack.host.guard")
+    """host.stability.guard, and through it the modules it uses: guarding.stability, guarding.restart ..."""
+    return importlib.import_module("unmemorize_pack.host.stability.guard")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +120,7 @@ def draw(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callable[
 @pytest.fixture(scope="session")
 def stored(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Any:
     """A stability profile of the demo, of five short runs."""
-    profiles = importlib.import_module("unmemorize_pack.host.profiles")
+    profiles = importlib.import_module("unmemorize_pack.host.stability.profiles")
     sampling = {"seed": 7, "steps": 5, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
     with torch.inference_mode():
         prompts = [encode(f"a {colour} ring") for colour in ("red", "blue", "green", "yellow", "white")]
@@ -238,109 +235,3 @@ def interrupted(comfy: Any) -> Callable[..., contextlib.AbstractContextManager[l
         assert len(calls) == after, "work went on after Cancel"
 
     return guard
-
-
-PHOTOS = "# two photographs\nclose photo of a tabby cat looking left\nphoto of a raccoon looking at the camera"
-SCENE = "a small red circle on a gray background"
-SAMPLING = {"seed": 0, "steps": 8, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
-FINDING = {"top_share": 0.05, "select_ratio": 0.0, "rows": "both", "score": "wanda", "keep_levels": False}
-"""Of the recordings and masks that the tests on neurons share."""
-
-
-@pytest.fixture(scope="module")
-def neuron_host(comfy):
-    """Modules of host/ by name."""
-    names = ("neurons", "neuron_masks", "neuron_layers", "effective_weights", "demo", "files", "sampling")
-    return SimpleNamespace(**{n: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})
-
-
-@pytest.fixture(scope="module")
-def method(comfy):
-    return importlib.import_module("unmemorize_pack.unmemorize.neurons")
-
-
-@pytest.fixture(scope="module")
-def record(nodes, demo, encode):
-    """Record Neuron Activity with other settings than these: record(prompts=..., model=...) -> (activity, report)."""
-
-    def run(prompts=PHOTOS, **changes):
-        with torch.inference_mode():
-            given = {
-                "model": demo[0],
-                "clip": demo[1],
-                "negative": encode(""),
-                "latent": {"samples": torch.zeros(1, 4, 16, 16)},
-                "seeds": 1,
-            }
-            given |= {"prompts": prompts, "window_end": 2.0, "place": "feed-forward"} | SAMPLING | changes
-            activity, text = nodes["UnmemorizeRecordNeuronActivity"].execute(**given).args
-        return activity, json.loads(text)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def memorized(record):
-    return record()[0]
-
-
-@pytest.fixture(scope="module")
-def reference(record):
-    return record("")[0]
-
-
-@pytest.fixture(scope="module")
-def find(nodes, demo, memorized, reference):
-    def run(**changes):
-        given = {"model": demo[0], "memorized": memorized, "reference": reference} | FINDING | changes
-        with torch.inference_mode():
-            mask, density, text = nodes["UnmemorizeFindMemorizedNeurons"].execute(**given).args
-        return mask, density, json.loads(text)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def mask(find):
-    return find()[0]
-
-
-@pytest.fixture(scope="module")
-def prune(nodes, demo, mask):
-    def run(model=None, strength=1.0, **changes):
-        given = {"model": model or demo[0], "mask": mask, "strength": strength} | changes
-        return nodes["UnmemorizePruneNeurons"].execute(**given).args
-
-    return run
-
-
-# --- LoRAs --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def loras(comfy, tmp_path, monkeypatch):
-    """An empty loras folder of ComfyUI's, and a user folder beside it."""
-    import folder_paths
-
-    folder = tmp_path / "loras"
-    folder.mkdir()
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors", ".pt"}))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def file(nodes):
-    """LORA_MODEL and info of the leaking demo LoRA."""
-    with torch.inference_mode():
-        return nodes["UnmemorizeOpenLoRA"].execute(LEAKING).args[:2]
-
-
-@pytest.fixture
-def split(nodes, demo, file):
-    def run(lora=None, clip=None, info=None, **changes):
-        how = HOW | changes
-        return nodes["UnmemorizeBAFFilterLoRA"].execute(lora=lora or file[0], model=demo[0], clip=clip, info=info or file[1], **how).args
-
-    return run

@@ -74,7 +74,7 @@ def test_guard(guarding, host, tiny, untouched, off_is_exact, name):
     """Detecting changes no bit; a restart by the model itself, in two phases, is the stock run."""
     model, stock = tiny(name), run(name, tiny(name), 2)
     prompts = [networks.prompt(name, k) for k in range(2, 7)]
-    stored = host("profiles").calibrate(model, prompts, networks.prompt(name, 0), {"samples": networks.latent(name)}, 1, SAMPLING)
+    stored = host("stability.profiles").calibrate(model, prompts, networks.prompt(name, 0), {"samples": networks.latent(name)}, 1, SAMPLING)
     with untouched(model):
         clone, record = guarding.guarded(model, guarding.Guard(stored, limit=ALL))
         off_is_exact(run(name, clone, 2), stock)

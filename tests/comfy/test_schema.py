@@ -58,7 +58,7 @@ def test_hints_drop_only_what_the_running_core_lacks(nodes, monkeypatch):
     """A misspelt hint would vanish silently: a core that knows them all may drop nothing."""
     io = importlib.import_module("comfy_api.latest").io
     dropped: set[str] = set()
-    schema_module = importlib.import_module("unmemorize_pack.host.schema")
+    schema_module = importlib.import_module("unmemorize_pack.host.core.schema")
     original = schema_module.hints
 
     def recording(target: Any, **wanted: Any) -> dict[str, Any]:

@@ -39,11 +39,11 @@ def test_a_missing_region_is_an_error(room, text):
 def test_tables_stand_on_tests_that_exist(room):
     reading = room("reading")
     with pytest.raises(LookupError, match="has no test"):
-        reading.cases("comfy/test_guard_samplers.py", "test_that_nobody_wrote")
+        reading.cases("comfy/stability/test_samplers.py", "test_that_nobody_wrote")
     with pytest.raises(LookupError, match="has no constant"):
-        reading.constant("comfy/test_guard_samplers.py", "NOTHING")
+        reading.constant("comfy/stability/test_samplers.py", "NOTHING")
     with pytest.raises(LookupError, match="exactly once"):
-        reading.cases("comfy/test_guard_samplers.py", "test_every_scheduler_is_watched_without_a_trace")
+        reading.cases("comfy/stability/test_samplers.py", "test_every_scheduler_is_watched_without_a_trace")
 
 
 def test_results_cope_with_families_that_were_not_measured(room, tmp_path):

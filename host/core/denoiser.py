@@ -1,0 +1,194 @@
+"""Evaluate a model's denoiser at a noise level of our choice, through ComfyUI's own sampling machinery.
+
+The core prepares the run (loading, hooks, ControlNet, conditioning, offload) for a sampler object; ours
+takes no step but hands a `Denoiser` to the caller. So LoRAs, patches, regional prompts and every kind of
+prediction work as they do while sampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...unmemorize.curvature.differences import NoiseLevel
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """D(x) of a model at one noise level, for one or two prompts, in the model's own latent space."""
+
+    level: NoiseLevel
+    x0: Tensor
+    """The latent [n, c, ...] on the model's device, scaled as the model wants it."""
+    compute_dtype: torch.dtype
+    """What the network computes in: x is rounded to it."""
+    network: torch.nn.Module
+    """For `differentiable`."""
+    _predict: Callable[[Tensor], list[Tensor]]
+
+    def branches(self, x: Tensor) -> Tensor:
+        """D of the same x under each prompt, [prompts, n, c, ...]: the positive first, one evaluation each."""
+        return torch.stack(self._predict(x))
+
+    def noised(self, noise: Tensor) -> Tensor:
+        """a x0 + b eps."""
+        return self.level.a * self.x0 + self.level.b * noise.to(self.x0)
+
+
+@contextlib.contextmanager
+def differentiable(network: torch.nn.Module) -> Iterator[None]:
+    """Autograd through a network whose weights ComfyUI loaded in inference mode; everything is as before afterwards.
+
+    Autograd refuses inference tensors, so such weights are replaced by copies meanwhile (their memory once more).
+    """
+    swapped: list[tuple[dict[str, Any], str, Any]] = []
+    flags: list[torch.nn.Parameter] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            for module in network.modules():
+                for name, weight in module._parameters.items():
+                    if weight is None:
+                        continue
+                    if weight.is_inference():
+                        swapped.append((module._parameters, name, weight))
+                        module._parameters[name] = torch.nn.Parameter(weight.clone(), requires_grad=False)
+                    elif weight.requires_grad:
+                        weight.requires_grad_(False)
+                        flags.append(weight)
+            yield
+        finally:
+            for parameters, name, weight in swapped:
+                parameters[name] = weight
+            for weight in flags:
+                weight.requires_grad_(True)
+
+
+class _Probe(comfy.samplers.Sampler):
+    """A sampler that evaluates instead of sampling; returns the latent it was given."""
+
+    def __init__(self, work: Callable[[Denoiser], None]) -> None:
+        self._work = work
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        model, conds = model_wrap.inner_model, model_wrap.conds
+        sigma = sigmas[:1]
+        x0 = torch.zeros_like(noise) if latent_image is None else latent_image
+        options = extra_args.get("model_options", {})
+        # positive first: patches read the index of a row's condition as 0 = positive, 1 = negative
+        sides = [conds[side] for side in ("positive", "negative") if side in conds]
+        for name, side in zip(("positive", "negative"), sides, strict=False):
+            _check_active(side, sigma, name)
+
+        def predict(x: Tensor) -> list[Tensor]:
+            # sigma is copied: autograd may not keep a tensor that was made in inference mode
+            return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
+
+        compute_dtype = model.manual_cast_dtype or model.get_dtype()
+        self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, model.diffusion_model, predict))
+        return x0
+
+
+def _check_active(conds: list[dict[str, Any]], sigma: Tensor, side: str) -> None:
+    """ComfyUI predicts zero where no prompt is active; that would look like a memory."""
+    s = float(sigma)
+    for cond in conds:
+        start, end = cond.get("timestep_start"), cond.get("timestep_end")
+        if (start is None or s <= start) and (end is None or s >= end):
+            return
+    raise ValueError(
+        f"No part of the {side} prompt is active at this noise level (it is limited to other steps, for instance by "
+        "ConditioningSetTimestepRange). Choose another sigma, or connect a prompt without a range."
+    )
+
+
+def noise_level(model_sampling: Any, sigma: float) -> NoiseLevel:
+    """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them. `sigma` is the model's own."""
+    return noise_levels(model_sampling, torch.tensor([sigma]))[0]
+
+
+def noise_levels(model_sampling: Any, sigmas: Tensor) -> list[NoiseLevel]:
+    """The same for each of several sigmas [s]."""
+    sigmas = sigmas.detach().float().cpu()
+    one, nothing = torch.ones(len(sigmas), 1, 1, 1), torch.zeros(len(sigmas), 1, 1, 1)
+    a = model_sampling.noise_scaling(sigmas, nothing.clone(), one.clone())
+    b = model_sampling.noise_scaling(sigmas, one.clone(), nothing.clone())
+    return [NoiseLevel(*pair) for pair in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
+
+
+def model_sigma(model: Any, ratio: float) -> float:
+    """The model's own sigma for a noise-to-signal ratio b / a; ValueError where the model has none.
+
+    VE models mix x0 + sigma eps, flow models (1 - s) x0 + k s eps (k is 1 for all but a few).
+    """
+    sampling = model.get_model_object("model_sampling")
+    half = noise_level(sampling, 0.5)
+    if half.b == 0 or half.a not in (0.5, 1.0):
+        raise ValueError("This kind of model does not start from noise, so no noise level of it can be measured.")
+    k = half.b / 0.5
+
+    def to_ratio(s: float) -> float:
+        return k * s if half.a == 1 else k * s / max(1 - s, 1e-6)
+
+    value = ratio / k if half.a == 1 else ratio / (k + ratio)
+    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+    if not low <= value <= high:
+        raise ValueError(
+            f"sigma {ratio:g} is outside this model's noise levels ({to_ratio(low):.4g} to {to_ratio(high):.4g}). Choose one inside."
+        )
+    return value
+
+
+def with_denoiser(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], sigma: float, seed: int, work: Callable[[Denoiser], None]
+) -> None:
+    """Run `work` once with the denoiser of `model` at `sigma` = b / a on a LATENT. Leaves all inputs as they were.
+
+    `negative` may be None: then only the positive prompt is evaluated.
+    """
+    samples = latent["samples"]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+    sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
+    nothing = torch.zeros_like(samples)
+    mask = latent.get("noise_mask")  # an inpainting model is also told what it may change
+    guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+
+
+def check_channels(model: Any, samples: Tensor) -> None:
+    """ValueError if the latent belongs to another kind of model."""
+    wanted = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != wanted:
+        raise ValueError(
+            f"The latent has {samples.shape[1]} channels, but this model works on {wanted}. "
+            "It was made by another kind of model: encode or sample it with the model connected here."
+        )
+
+
+def derived_seed(purpose: str, seed: int, index: int) -> int:
+    """A seed of its own for each use, so that measuring never meets the noise the picture was made from."""
+    digest = hashlib.sha256(f"unmemorize/{purpose}/{seed}/{index}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def unit_noise(samples: Tensor, seed: int) -> Tensor:
+    """Gaussian noise [1, c, ...] of a seed; every sample of a batch gets the same, so a batch equals its parts."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples[:1].shape, generator=generator)

@@ -1,0 +1,295 @@
+"""Measure curvature maps on ComfyUI models."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...unmemorize.curvature import diagonal, differences
+from ...unmemorize.curvature.differences import CONTRASTS
+from ...unmemorize.curvature.maps import make_map
+from ..core.denoiser import Denoiser, check_channels, derived_seed, differentiable, model_sigma, unit_noise, with_denoiser
+from ..core.identity import identity
+from ..core.progress import Progress
+
+METHODS = (*CONTRASTS, "ds_0", "ds_~")
+ESTIMATORS = ("forward difference", "central difference", "reverse mode")
+FINE_STEP = 0.02
+"""Of the differences that gradients are checked against, in units of the noise."""
+INSTEAD = {"reverse mode": "central difference"}
+"""What steps in where an estimator is not possible."""
+NEEDS_BASELINE = ("dh_~", "dh_0 + dh_~", "ds_~")
+NEEDS_NEGATIVE = ("dh_0", "dh_0 + dh_~", "ds_0")
+
+
+@dataclass(frozen=True)
+class How:
+    """How a map is measured; everything that must agree before two maps may be compared."""
+
+    method: str = "dh_0"
+    sigmas: tuple[float, ...] = (0.2,)
+    estimator: str = "central difference"
+    probes: int = 12
+    structured: bool = True
+    noises: int = 1
+
+
+RECOMMENDED = How("dh_0", (0.2,), "forward difference", 12, structured=True, noises=1)
+"""From first measurements on the demo model; `nox -s sweep -- curvature` compares them with others."""
+PAPER = How("dh_0", (0.0413,), "reverse mode", 16, structured=False, noises=1)
+"""arXiv 2605.26756: the last step of DDIM-50, 16 Rademacher probes, vector-Jacobian products."""
+
+
+class Impossible(RuntimeError):
+    """An estimator cannot be used with this model; the text says why."""
+
+
+@dataclass
+class Measured:
+    """What one model contributed: its part of the map at every noise level and noise, [n, h, w] each."""
+
+    parts: list[Tensor] = dataclasses.field(default_factory=list)
+    evaluations: int = 0
+    """Model evaluations per picture, a backward pass counted as two."""
+    dtype: str = ""
+    level: differences.NoiseLevel | None = None
+
+
+def measure_map(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, seed: int, baseline: Any = None, why: str = "as chosen"
+) -> dict[str, Any]:
+    """The map of every picture of a LATENT, mean over sigmas and noises. Raises ValueError on bad input, before any work.
+
+    `why` says in the map's settings why this estimator ran. Where reverse mode is asked for and a model does not allow it, central
+    differences measure everything instead, and `why` says so.
+    """
+    samples = latent["samples"]
+    check(model, positive, negative, samples, how, baseline)
+    values, target = None, Measured()
+    while values is None:
+        try:
+            values, target = _attempt(model, positive, negative, latent, how, seed, baseline)
+        except (RuntimeError, NotImplementedError) as error:
+            if how.estimator not in INSTEAD or how.method.startswith("ds"):
+                raise
+            why = f"{how.estimator} is not possible with this model here: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
+        if values is None:  # outside the handler, where the failed attempt's tensors are gone
+            how = dataclasses.replace(how, estimator=INSTEAD[how.estimator])
+            gc.collect()
+            comfy.model_management.soft_empty_cache()
+    return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), generated(latent, values.shape))
+
+
+def _attempt(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, seed: int, baseline: Any
+) -> tuple[Tensor, Measured]:
+    """Values [n, h, w] by one estimator for the model and its baseline; raises what the estimator raises."""
+    progress = Progress(_calls(how) * (1 + (how.method in NEEDS_BASELINE)))
+    empty = negative if how.method in NEEDS_NEGATIVE else None
+    if how.method.startswith("ds"):
+        target = _score_differences(model, positive, empty, baseline, latent, how, seed, progress)
+    else:
+        weights, weight_baseline = CONTRASTS[how.method]
+        target = read(model, positive, empty, latent, how, weights, seed, progress)
+        if weight_baseline:
+            other = read(baseline, positive, None, latent, how, (weight_baseline,), seed, progress)
+            target.parts = [a + b for a, b in zip(target.parts, other.parts, strict=True)]
+            target.evaluations += other.evaluations
+    values = torch.stack(target.parts).mean(0)
+    if not torch.isfinite(values).all():
+        if how.estimator in INSTEAD:
+            raise Impossible("its gradients are not numbers in this precision")
+        raise ValueError(
+            f"The model returned values that are not numbers (NaN or infinite) at sigma {how.sigmas}. Start ComfyUI with --force-fp32, "
+            "or choose a larger sigma."
+        )
+    return (values if values.ndim == 3 else values[:, 0]), target
+
+
+def _settings(how: How, why: str, seed: int, target: Measured, model: Any) -> dict[str, Any]:
+    """What a map says of itself."""
+    level = target.level or differences.NoiseLevel(1, 0)
+    settings = {
+        "method": how.method, "estimator": how.estimator, "why": why, "sigmas": list(how.sigmas), "a": level.a, "b": level.b,
+        "noises": how.noises, "seed": seed, "dtype": target.dtype, "evaluations": target.evaluations, "model": identity(model),
+    }  # fmt: skip
+    if how.method.startswith("ds"):
+        return {**settings, "estimator": "score difference"}
+    return {**settings, "probes": how.probes, "structured": how.structured}
+
+
+def read(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, weights: tuple[float, ...], seed: int, progress: Progress
+) -> Measured:
+    """One model's retained variances under its prompts, weighted and summed over channels; the same probes for every model."""
+    found = Measured()
+    streamed = hasattr(model, "is_dynamic") and model.is_dynamic()
+    if how.estimator == "reverse mode" and streamed:
+        raise Impossible("its weights are streamed from memory as they are needed (dynamic VRAM)")
+
+    def work(denoiser: Denoiser) -> None:
+        found.dtype, found.level = str(denoiser.compute_dtype).removeprefix("torch."), denoiser.level
+        for k in range(how.noises):
+            x = denoiser.noised(_noise(latent, seed, k))
+            probes = _probes(x, how, derived_seed("probe", seed, k))
+            rho, calls = _retained_variance(denoiser, x, weights, how.estimator, probes, progress)
+            found.parts.append(rho)
+            found.evaluations += calls * len(weights)
+
+    for sigma in how.sigmas:
+        with_denoiser(model, positive, negative, {**latent, "samples": latent["samples"].float()}, sigma, seed, work)
+    return found
+
+
+def _retained_variance(
+    denoiser: Denoiser, x: Tensor, weights: tuple[float, ...], estimator: str, probes: Iterator[Tensor], progress: Progress
+) -> tuple[Tensor, int]:
+    """Contrast of the prompts' rho, channels summed, [n, h, w], and how many calls it took (a backward pass counts as two)."""
+    calls = 0
+
+    def f(y: Tensor) -> Tensor:
+        nonlocal calls
+        progress.advance()
+        calls += 1
+        return differences.contrast(denoiser.branches(y), weights)
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal calls
+        for probe in probes:
+            progress.advance()
+            calls += 2
+            yield probe
+
+    step = diagonal.probe_step(x, denoiser.level.b, denoiser.compute_dtype)
+    if estimator == "reverse mode":
+        with differentiable(denoiser.network):
+            x = x.clone()
+            found = diagonal.reverse_mode(f, x, counted())
+            calls += 2  # the check's own backward pass
+            if not diagonal.gradients_hold(f, x, diagonal.probe_step(x, denoiser.level.b, denoiser.compute_dtype, FINE_STEP)):
+                raise Impossible("its gradients disagree with differences: some kernel (often attention) has no backward pass")
+    else:
+        difference = diagonal.forward_difference if estimator == "forward difference" else diagonal.central_difference
+        found = difference(f, x, probes, step)
+    return differences.channel_sum(differences.retained_variance(found, denoiser.level)).float().cpu(), calls
+
+
+def _score_differences(
+    model: Any, positive: Any, negative: Any, baseline: Any, latent: dict[str, Any], how: How, seed: int, progress: Progress
+) -> Measured:
+    """ds_0 or ds_~ at every noise level and noise: two evaluations each."""
+    found = Measured()
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+
+    def evaluate(model: Any, empty: Any, into: list[Tensor]) -> None:
+        def work(denoiser: Denoiser) -> None:
+            found.dtype, found.level = str(denoiser.compute_dtype).removeprefix("torch."), denoiser.level
+            for k in range(how.noises):
+                progress.advance()
+                denoised = denoiser.branches(denoiser.noised(_noise(latent, seed, k))).float().cpu()
+                into.extend(denoised)
+                found.evaluations += len(denoised)
+                levels.append(denoiser.level)
+
+        for sigma in how.sigmas:
+            with_denoiser(model, positive, empty, latent, sigma, seed, work)
+
+    levels: list[differences.NoiseLevel] = []
+    evaluate(model, negative, ours)
+    if baseline is None or how.method == "ds_0":
+        ours, theirs = ours[0::2], ours[1::2]
+    else:
+        evaluate(baseline, None, theirs)
+    pairs = zip(ours, theirs, levels[: len(ours)], strict=True)
+    found.parts = [differences.channel_sum(differences.score_difference(c, other, level)) for c, other, level in pairs]
+    return found
+
+
+def _noise(latent: dict[str, Any], seed: int, k: int) -> Tensor:
+    return unit_noise(latent["samples"], derived_seed("noise", seed, k))
+
+
+def _probes(x: Tensor, how: How, seed: int) -> Iterator[Tensor]:
+    draw = diagonal.structured if how.structured else diagonal.rademacher
+    return draw((1, *x.shape[1:]), how.probes, seed)
+
+
+def _calls(how: How) -> int:
+    """Network calls of one model, for the progress bar."""
+    each = {"forward difference": how.probes + 1, "central difference": 2 * how.probes, "reverse mode": how.probes + 3}
+    return len(how.sigmas) * how.noises * (1 if how.method.startswith("ds") else each[how.estimator])
+
+
+def check(model: Any, positive: Any, negative: Any, samples: Tensor, how: How, baseline: Any) -> None:
+    """ValueError in plain words for everything that cannot be measured."""
+    if how.method not in METHODS or how.estimator not in ESTIMATORS:
+        raise ValueError(f"Unknown method {how.method!r} or estimator {how.estimator!r}.")
+    if how.method in NEEDS_NEGATIVE and not negative:
+        raise ValueError(
+            f"{how.method} compares the prompt with the empty prompt, but nothing is connected to `negative`. "
+            "Connect a CLIP Text Encode without text."
+        )
+    if not positive:
+        raise ValueError("`positive` is empty. Connect the CLIP Text Encode of the prompt the picture was made with.")
+    if how.method in NEEDS_BASELINE and baseline is None:
+        raise ValueError(
+            f"{how.method} compares with a less-trained model, but nothing is connected to `baseline`. For a LoRA that is the model "
+            "before the LoRA loader; for a checkpoint an older one. Or choose dh_0, which needs none."
+        )
+    if how.probes < 1 or how.noises < 1 or not how.sigmas:
+        raise ValueError(f"At least one probe, noise and sigma are needed (probes = {how.probes}, noises = {how.noises}).")
+    check_picture(samples)
+    check_channels(model, samples)
+    if how.method in NEEDS_BASELINE:
+        check_baseline(model, baseline)
+    for m in [model, baseline] if how.method in NEEDS_BASELINE else [model]:
+        for sigma in how.sigmas:
+            model_sigma(m, sigma)
+
+
+def check_picture(samples: Tensor) -> None:
+    """ValueError unless this is a finite latent of single pictures."""
+    nested = getattr(samples, "is_nested", False)
+    if nested or not (samples.ndim == 4 or (samples.ndim == 5 and samples.shape[2] == 1)):
+        shape = "several parts" if nested else str(tuple(samples.shape))
+        raise ValueError(f"Only latents of single pictures can be mapped so far, not of video or audio: this one has the shape {shape}.")
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "The latent holds values that are not numbers (NaN or infinite): the run that made it failed. Check its VAE and precision."
+        )
+
+
+def check_baseline(model: Any, baseline: Any) -> None:
+    """ValueError unless both models share latent space, kind of prediction and the width of the text embedding."""
+
+    def facts(m: Any) -> dict[str, Any]:
+        config, latents = m.model.model_config.unet_config, m.get_model_object("latent_format")
+        return {
+            "latent space": f"{type(latents).__name__}, {latents.latent_channels} channels",
+            "kind of prediction": " ".join(sorted(c.__name__ for c in type(m.get_model_object("model_sampling")).__mro__[1:-1])),
+            "text embedding": config.get("context_dim") or config.get("context_in_dim"),
+        }  # fmt: skip
+
+    ours, theirs = facts(model), facts(baseline)
+    different = [f"{k} ({ours[k]} here, {theirs[k]} there)" for k in ours if ours[k] != theirs[k]]
+    if different:
+        raise ValueError(f"`baseline` is another kind of model, it cannot be compared: {', '.join(different)}.")
+
+
+def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
+    """[n, h, w] of 0 and 1: what an inpainting latent left untouched was not generated. None without a mask."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    resized = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu(), size=shape[1:], mode="bilinear")[:, 0]
+    return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > 0.5).float()

@@ -1,0 +1,75 @@
+"""Calibrate a map threshold on prompts that are not memorized."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import comfy.sample
+import torch
+
+from ...unmemorize.curvature.maps import per_channel
+from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold
+from ..core.identity import differences
+from ..core.progress import Progress
+from ..core.sampling import draw, later_seed
+from .measuring import ESTIMATORS, How, check, measure_map
+
+COMPARED = ("method", "sigmas", "probes", "structured", "noises", "estimator")
+"""Settings that must agree between a calibration and a map."""
+
+
+def calibrate(
+    model: Any, clip: Any, latent: dict[str, Any], prompts: list[str], how: How, sampling: dict[str, Any], baseline: Any = None
+) -> dict[str, Any]:
+    """Generate a picture of each prompt, map it, and pool the values: threshold, its settings, the resolution.
+
+    Raises ValueError on bad input, before any work.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    if len(prompts) < LEAST_PROMPTS:
+        raise ValueError(
+            f"{len(prompts)} different prompt(s) came in, at least {LEAST_PROMPTS} are needed for a {QUANTILE:.1%} threshold. "
+            "Write ordinary prompts that are surely not memorized, one a line."
+        )
+    latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    check(model, empty, empty, latent["samples"], how, baseline)
+    progress = Progress(len(prompts) * sampling["steps"])
+    maps, regions = [], []
+    for i, prompt in enumerate(prompts):
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        use = {**sampling, "seed": later_seed(sampling["seed"], i)}
+        samples = draw(model, positive, empty, latent, use, progress.advance)
+        found = measure_map(model, positive, empty, {**latent, "samples": samples}, how, use["seed"], baseline)
+        if found["settings"]["estimator"] in ESTIMATORS:  # one that fell back once is not tried again
+            how = dataclasses.replace(how, estimator=found["settings"]["estimator"])
+        maps.append(per_channel(found))
+        regions.append(found["region"])
+    height, width = maps[0].shape[1:]
+    return {
+        "threshold": clean_threshold(torch.cat(maps), torch.cat(regions)), "quantile": QUANTILE, "prompts": len(prompts),
+        "height": height, "width": width, "settings": {k: found["settings"].get(k) for k in (*COMPARED, "model")},
+    }  # fmt: skip
+
+
+def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
+    """ValueError unless the calibration was measured as the map was."""
+    if not isinstance(calibration, dict) or "threshold" not in calibration:
+        raise ValueError("This is not a calibration of Unmemorize. Connect the calibration of Calibrate Map Threshold.")
+    theirs, ours = calibration["settings"], found["settings"]
+    if "model" not in ours:
+        raise ValueError("Only maps of Curvature Difference Map can be calibrated. Leave `calibration` unconnected for this one.")
+    other = differences(theirs["model"], ours["model"])
+    if other:
+        raise ValueError(f"The calibration belongs to another model: {', '.join(other)} differ(s). Calibrate for this model.")
+    different = [f"{k} ({theirs.get(k)} there, {ours.get(k)} here)" for k in COMPARED if theirs.get(k) != ours.get(k)]
+    if different:
+        raise ValueError(
+            f"The calibration was measured in another way than this map: {', '.join(different)}. Use the same settings in both."
+        )
+    if (calibration["height"], calibration["width"]) != tuple(found["values"].shape[1:]):
+        raise ValueError(
+            f"The calibration is for latents of {calibration['width']} x {calibration['height']}, the map is "
+            f"{found['values'].shape[2]} x {found['values'].shape[1]}. Calibrate at the size of the pictures."
+        )

@@ -1,0 +1,1 @@
+"""LoRA files and applied LoRAs, filtered layer by layer."""

@@ -1,0 +1,90 @@
+"""Every LoRA of a folder through the same filter, into another folder; what is done already is not done again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...unmemorize.lora.gates import Settings
+from ..core import files
+from . import lora_files
+from .filter_file import Job, filter_lora
+from .report import provenance, report_of
+
+ALL = "."
+COLUMNS = ("file", "result", "rank_before", "rank_after", "energy_removed", "passed_through", "note")
+
+
+def folders() -> list[str]:
+    """Folders that hold LoRAs: "." for all of them, the user's by name, "demo" for the pack's own."""
+    parents = {PurePosixPath(n.replace("\\", "/")).parent.as_posix() for n in lora_files.names()}
+    return [ALL, *sorted(parents - {ALL})]
+
+
+def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Settings, text_encoder: bool) -> tuple[str, int]:
+    """Filter all LoRAs of a folder; (table as CSV, files written). A file that cannot be filtered is a line of the table.
+
+    ValueError before work on a bad folder. Stopped half-way, what is written stays, and the next run goes on behind it.
+    """
+    if folder not in folders():
+        raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
+    lora_files.target_of(f"{output}/name")
+    job = Job(model, clip, settings, text_encoder)
+    done = _done(output)
+    rows, written = [], 0
+    for name in _within(folder, output):
+        row = dict.fromkeys(COLUMNS, "") | {"file": name}
+        rows.append(row)
+        try:
+            file = lora_files.read(lora_files.find(name), name, lora_files.cancelled)
+            made = provenance(file.info, job)
+            before = done.get(_key(made))
+            if before is not None:
+                row |= {"result": before, "note": "was done before"}
+                continue
+            result = filter_lora(file.tensors, job, both=False)
+            report = report_of(result, job)
+            row |= {k: report[k] for k in ("rank_before", "rank_after", "energy_removed")}
+            row["passed_through"] = str(sum(len(keys) for keys in result.passed.values()))
+            stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(files.SUFFIX)
+            row["result"] = lora_files.save(f"{output}/{stem}", result.kept, {**file.info, "filter": made})
+            written += 1
+        except ValueError as error:
+            row["note"] = str(error)
+    return _csv(rows), written
+
+
+def _within(folder: str, output: str) -> list[str]:
+    """Files of a folder, without those that an earlier run wrote."""
+    names = [n for n in lora_files.names() if not n.replace("\\", "/").startswith(f"{output.strip('/')}/")]
+    if folder == ALL:
+        return [n for n in names if not n.startswith(files.BUNDLED)]
+    return [n for n in names if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
+
+
+def _done(output: str) -> dict[str, str]:
+    """What was filtered, and how -> the file it became."""
+    base = lora_files.folder()
+    found = {}
+    for path in sorted(Path(base, output).glob(f"*{files.SUFFIX}")):
+        made = lora_files.provenance_of(path)
+        if made is not None:
+            found[_key(made)] = path.relative_to(base).as_posix()
+    return found
+
+
+def _key(made: dict[str, Any]) -> str:
+    kept = {k: made.get(k) for k in ("settings", "text_encoder", "base")} | {"sha256": made.get("source", {}).get("sha256")}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """Spreadsheets run cells that begin with = + - @: such names get a quote in front."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" and v else v for k, v in row.items()} for row in rows)
+    return text.getvalue()

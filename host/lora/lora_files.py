@@ -1,0 +1,183 @@
+"""LoRA files: found, read and described, and written with their metadata, provenance and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..core import files
+
+PROVENANCE = "unmemorize_baf"
+CHUNK = 1 << 20
+KEY_STYLES = (
+    ("LoHa (LyCORIS)", r"\.hada_w1_a$"),
+    ("LoKr (LyCORIS)", r"\.lokr_w[12]"),
+    ("OFT or BOFT", r"\.oft_"),
+    ("kohya", r"^(lora_unet|lora_te|lora_prior)\w*\.lora_(up|down)\."),
+    ("OneTrainer or kohya", r"^lora_\w+\.lora_(up|down)\."),
+    ("LyCORIS", r"^lycoris_"),
+    ("PEFT", r"\.lora_[AB](\.default)?(\.weight)?$"),
+    ("diffusers", r"(_lora|\.lora|\.lora_linear_layer)\.(up|down)\.weight$"),
+    ("ComfyUI", r"\.lora_(up|down)\.weight$"),
+    ("full difference", r"\.diff$"),
+)
+"""What the keys of a file look like, most particular first; for information only."""
+
+
+@dataclass(frozen=True)
+class LoRAFile:
+    """A LoRA as it lies on the disk."""
+
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
+    """name, sha256, metadata, dtype, keys, key_style; LORA_INFO of the nodes."""
+
+
+def cancelled() -> None:
+    """Raises ComfyUI's interrupt when the user pressed Cancel; for loops that have no progress of their own."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def bundled() -> Path:
+    return files.HERE / "demo" / "lab" / "loras"
+
+
+def names() -> list[str]:
+    """Every LoRA file that can be opened: the user's, then the pack's own as demo/name."""
+    mine = [n for n in folder_paths.get_filename_list("loras") if n.endswith(files.SUFFIX)]
+    return mine + [files.BUNDLED + p.stem for p in sorted(bundled().glob(f"*{files.SUFFIX}"))]
+
+
+def find(name: str) -> Path:
+    """The file behind a name of the list. ValueError if it is none of it: a name is never trusted as a path."""
+    if name not in names():
+        raise ValueError(
+            f"There is no LoRA {name!r} in ComfyUI's loras folders (only .safetensors files are read). Press R to refresh the list, or "
+            "choose another."
+        )
+    if name.startswith(files.BUNDLED) and not name.endswith(files.SUFFIX):
+        return bundled() / f"{name.removeprefix(files.BUNDLED)}{files.SUFFIX}"
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
+
+
+def read(path: Path, name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
+    """A LoRA with its metadata; `tick` is called often, to cancel. ValueError if the file is damaged or holds no tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(f"The LoRA {name!r} cannot be read: {error}. Download it again, or choose another.") from error
+    if not tensors:
+        raise ValueError(f"The LoRA {name!r} holds no tensors. Choose another file.")
+    facts = {"name": name, "sha256": sha256(path, tick), "metadata": metadata, **describe(tensors)}
+    return LoRAFile(tensors, facts)
+
+
+def describe(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Number type, number of keys and key style of a LoRA's tensors."""
+    dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.ndim > 1)
+    style = next((name for name, pattern in KEY_STYLES if any(re.search(pattern, k) for k in tensors)), "unknown")
+    return {"dtype": dtypes.most_common(1)[0][0] if dtypes else "unknown", "keys": len(tensors), "key_style": style}
+
+
+def sha256(path: Path, tick: Callable[[], None] | None = None, skip: int = 0) -> str:
+    """Of a file from byte `skip` on."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(skip)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            if tick is not None:
+                tick()
+    return digest.hexdigest()
+
+
+def folder() -> Path:
+    """Where filtered LoRAs are written: the first of ComfyUI's loras folders."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def save(name: str, tensors: dict[str, Tensor], info: dict[str, Any] | None) -> str:
+    """Write a LoRA into the loras folder and return its name there; a name that is taken gets a number.
+
+    Metadata are kept, the filter's provenance is added, kohya's hashes are computed anew. ValueError before work on a bad name.
+    """
+    target, stem = target_of(name)
+    if not tensors:
+        raise ValueError("There is nothing to save: the filter removed every channel. Lower its threshold or its strength.")
+    if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
+        raise ValueError("This is not a LoRA. Connect the filtered or removed output of BAF Filter LoRA.")
+    tensors = {k: t.detach().clone().contiguous() for k, t in tensors.items()}
+    with files.written(target, tensors, new_metadata(tensors, info, target)) as temporary:
+        written = files.link(temporary, target, stem)
+    return written.relative_to(folder()).as_posix()
+
+
+def target_of(name: str) -> tuple[Path, str]:
+    """Folder and stem for a name to save under; ValueError if it is no file name, or leads outside of the loras folder."""
+    *parents, stem = name.strip().removesuffix(files.SUFFIX).split("/")
+    if not all(re.fullmatch(files.FILE_NAME, p) and p.strip(". ") for p in (*parents, stem)):
+        raise ValueError(f"{name!r} cannot be a file name here. Use letters, digits, - and _; a / makes a folder.")
+    target = folder().joinpath(*parents)
+    if not target.resolve().is_relative_to(folder().resolve()):
+        raise ValueError(f"{name!r} leads outside of the loras folder.")
+    return target, stem
+
+
+def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside: Path) -> dict[str, str]:
+    """The source's metadata with provenance, ranks and hashes brought up to date."""
+    info = info or {}
+    metadata = {str(k): str(v) for k, v in info.get("metadata", {}).items()}
+    if "filter" in info:
+        metadata[PROVENANCE] = json.dumps(info["filter"])
+    ranks = {len(t) for k, t in tensors.items() if re.search(r"(lora_down\.weight|lora_A(\.default)?\.weight)$", k)}
+    if ranks and "ss_network_dim" in metadata and {str(r) for r in ranks} != {metadata["ss_network_dim"]}:
+        # as kohya's own tools write where layers differ; alpha is each layer's rank
+        metadata |= {key: "Dynamic" if len(ranks) > 1 else str(min(ranks)) for key in ("ss_network_dim", "ss_network_alpha")}
+    if any(key in metadata for key in ("sshs_model_hash", "sshs_legacy_hash")):
+        metadata |= kohya_hashes(tensors, metadata, beside)
+    return metadata
+
+
+def kohya_hashes(tensors: dict[str, Tensor], metadata: dict[str, str], beside: Path) -> dict[str, str]:
+    """sshs_model_hash: SHA-256 of all bytes behind the header; sshs_legacy_hash: eight digits of that of 64 KB from the first megabyte on.
+
+    Both of a file that holds only the ss_ metadata, as kohya's scripts define them.
+    """
+    training = {k: v for k, v in metadata.items() if k.startswith("ss_")}
+    with files.written(beside, tensors, training) as temporary:
+        with temporary.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            file.seek(0x100000)
+            legacy = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+        return {"sshs_model_hash": sha256(temporary, skip=8 + header), "sshs_legacy_hash": legacy}
+
+
+def provenance_of(path: Path) -> dict[str, Any] | None:
+    """What a filtered LoRA says about its making; None if it is none of ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {}).get(PROVENANCE, "null"))
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def check_model(value: Any) -> dict[str, Tensor]:
+    """A LORA_MODEL as a dict of tensors; ValueError if it is none."""
+    if not isinstance(value, dict) or not value or not all(isinstance(t, torch.Tensor) for t in value.values()):
+        raise ValueError("This LORA_MODEL holds no tensors. Connect Open LoRA, or a trained LoRA.")
+    return value

@@ -1,0 +1,134 @@
+"""Neuron masks: laid over a MODEL as a weight patch, kept in files, refused for another model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.weight_adapter import WeightAdapterBase
+from torch import Tensor
+
+from ...unmemorize.neurons.masks import DENSE, Mask, prune, unpack
+from ..core import files
+from ..core.identity import differences, identity
+
+KIND = "neuron mask"
+FOLDER = "masks"
+
+
+@dataclass(frozen=True)
+class StoredMask:
+    """A mask and how it was found: model identity, place, prompts, sampling, window, settings."""
+
+    mask: Mask
+    facts: dict[str, Any]
+
+
+class PruneAdapter(WeightAdapterBase):
+    """W <- W (1 - strength M) as one of ComfyUI's weight patches: it acts on what the patches before it made of the weight.
+
+    ComfyUI rebuilds adapters as type(adapter)(loaded_keys, weights) when it streams them, so all tensors are in `weights`: the packed mask.
+    """
+
+    name = "unmemorize_prune"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor, ...]) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights  # type: ignore[assignment]
+
+    def calculate_weight(
+        self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any,
+        intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """The patched weight, in the precision it came in."""
+        return prune(weight, unpack(self.weights[0].to(weight.device), weight.shape[-1]), strength)
+
+
+def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
+    """A clone of MODEL with the mask over its patched weights; at strength 0 the MODEL itself. ValueError for another model's mask."""
+    check_mask(stored, model)
+    if strength == 0:
+        return model
+    shapes = {k: tuple(w.shape) for k, w in model.model.state_dict().items() if k in stored.mask.bits}
+    for key, shape in stored.mask.shapes.items():
+        if key not in shapes:
+            raise ValueError(f"The mask silences {key}, which this model does not have. Find a mask on this model.")
+        if shapes[key][0] != shape[0]:  # packed weights (NVFP4) keep only their first size
+            raise ValueError(f"{key} has the shape {list(shapes[key])} here, {list(shape)} in the mask. Find a mask on this model.")
+    clone = model.clone()
+    clone.add_patches({key: PruneAdapter({key}, (bits,)) for key, bits in stored.mask.bits.items()}, strength)
+    return clone
+
+
+def check_mask(stored: Any, model: Any) -> None:
+    """ValueError, naming both models and what differs, unless the mask was found on this model."""
+    if not isinstance(stored, StoredMask):
+        raise ValueError("This is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask.")
+    here = identity(model)
+    other = differences(stored.facts["model"], here)
+    if other:
+        names = [f"{m['architecture']} with weights {m['weights']}" for m in (stored.facts["model"], here)]
+        raise ValueError(
+            f"This neuron mask belongs to another model: {', '.join(other)} differ(s). It was found on {names[0]}, this model is "
+            f"{names[1]}. Connect that model, or find a mask on this one."
+        )
+
+
+def report(stored: StoredMask, model: Any = None) -> dict[str, Any]:
+    """Settings, density of the whole and by layer, and warnings: too dense, or found under other LoRAs than `model` has; JSON-able."""
+    density = stored.mask.density()
+    found = {
+        **stored.facts, "density": round(density, 6), "weights": stored.mask.weights(),
+        "density_by_layer": {k: round(v, 5) for k, v in stored.mask.density_by_layer().items()}, "warnings": [],
+    }  # fmt: skip
+    if density > DENSE:
+        found["warnings"].append(f"{density:.1%} of the weights are silenced; above {DENSE:.0%} other pictures begin to suffer.")
+    if model is not None and identity(model)["patches"] != stored.facts["model"]["patches"]:
+        found["warnings"].append("The model carries other patches (LoRAs) than when the mask was found.")
+    return found
+
+
+def save_mask(stored: StoredMask, name: str) -> str:
+    """Write a mask into the user's folder; returns the name it got."""
+    return files.save(FOLDER, name, *_as_file(stored))
+
+
+def write_bundled_mask(stored: StoredMask, path: Path) -> None:
+    """Write a mask of the pack itself, in the place of the one that is there."""
+    files.replace(path, *_as_file(stored))
+
+
+def _as_file(stored: StoredMask) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts, as `read_mask` expects them."""
+    mask = stored.mask
+    tensors = {f"bits.{k}": v for k, v in mask.bits.items()} | {f"levels.{k}": v for k, v in mask.by_level.items()}
+    return tensors, {**stored.facts, "density": mask.density(), "shapes": {k: list(v) for k, v in mask.shapes.items()}}
+
+
+def mask_names() -> list[str]:
+    """Every mask that can be loaded, the bundled ones as demo/name."""
+    return files.names(FOLDER)
+
+
+def load_mask(name: str) -> StoredMask:
+    """Read a mask by its name in the list."""
+    return read_mask(files.find(FOLDER, name))
+
+
+def read_mask(path: Path) -> StoredMask:
+    """Read a mask from a file; ValueError if it is none."""
+    tensors, facts = files.load(path, KIND)
+    facts.pop("density", None)
+    try:
+        shapes = {str(k): (int(v[0]), int(v[1])) for k, v in facts.pop("shapes").items()}
+        bits = {k: tensors[f"bits.{k}"] for k in shapes}
+        by_level = {k: tensors[f"levels.{k}"] for k in shapes if f"levels.{k}" in tensors}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path.name} is damaged: {error} is missing. Save the mask anew.") from error
+    for key, (out, d) in shapes.items():
+        for packed in (bits[key], by_level.get(key, bits[key][None])[0]):
+            if packed.dtype != torch.uint8 or tuple(packed.shape) != (out, -(-d // 8)):
+                raise ValueError(f"{path.name} is damaged: the mask of {key} does not have the shape that it names. Save the mask anew.")
+    return StoredMask(Mask(bits, shapes, by_level), facts)

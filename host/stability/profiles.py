@@ -1,0 +1,144 @@
+"""Stability profiles: calibrate them on clean prompts, keep them in files, refuse them for another model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import torch
+from torch import Tensor
+
+from ...unmemorize.stability.signals import Profile, make_profile
+from ..core import files
+from ..core.identity import differences, identity
+from ..core.progress import Progress
+from ..core.sampling import draw, later_seed
+from .watching import watched
+
+KIND = "stability profile"
+FOLDER = "profiles"
+LEAST_RUNS = 5
+NEAR_GUIDANCE = 1.25
+"""A profile serves guidance scales up to this factor away; see benchmarks/RESULTS.md for what that costs."""
+ADDS_NOISE = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
+"""Parts of the names of samplers that add noise on the way: their updates are longer."""
+
+
+@dataclass(frozen=True)
+class StoredProfile:
+    """A profile and what it was measured on: model identity, cfg, sampler, scheduler, steps, latent shape, prompts, seeds."""
+
+    profile: Profile
+    facts: dict[str, Any]
+
+
+def calibrate(
+    model: Any, positives: list[Any], negative: Any, latent: dict[str, Any], seeds: int, sampling: dict[str, Any]
+) -> StoredProfile:
+    """Sample each prompt with each seed (sampling["seed"] and those after it) and note the steps. ValueError before any work."""
+    if len(positives) * seeds < LEAST_RUNS:
+        raise ValueError(
+            f"{len(positives)} prompt(s) with {seeds} seed(s) are {len(positives) * seeds} runs; at least {LEAST_RUNS} are needed, 50 are "
+            "good. Write more ordinary prompts that are surely not memorized, one a line."
+        )
+    latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    progress = Progress(len(positives) * seeds * sampling["steps"])
+    clone, heard = watched(model)
+    for i, positive in enumerate(positives):
+        for k in range(seeds):
+            draw(clone, positive, negative, latent, {**sampling, "seed": later_seed(sampling["seed"], i * seeds + k)}, progress.advance)
+    seen = [watch.observed() for watch in heard]
+    if not seen or not seen[0]:
+        raise ValueError("This sampler never evaluated the model at a step of its own schedule. Calibrate with another sampler.")
+    observed = {name: torch.cat([o[name] for o in seen], 1) for name in seen[0]}
+    profile = make_profile(torch.tensor(heard[0].angles[:-1]), observed)
+    kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
+    shape = list(latent["samples"].shape[1:])
+    facts = {"kind": KIND, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": identity(model)}
+    return StoredProfile(profile, facts)
+
+
+def check_profile(stored: Any, model: Any) -> None:
+    """ValueError, naming what differs, unless the profile was measured on this model."""
+    if stored is None:
+        raise ValueError(
+            "The stability guard needs a profile of this model: connect Load Stability Profile, or Calibrate Stability Profile, "
+            "which measures one from ordinary prompts. Or set mode to off."
+        )
+    if not isinstance(stored, StoredProfile):
+        raise ValueError("This is not a stability profile. Connect Load Stability Profile or Calibrate Stability Profile.")
+    other = differences(stored.facts["model"], identity(model))
+    if other:
+        raise ValueError(f"This stability profile belongs to another model: {', '.join(other)} differ(s). Calibrate one for this model.")
+
+
+def check_guidance(stored: StoredProfile, cfg: float, guided: bool = True) -> None:
+    """ValueError if the run's guidance is far from the profile's."""
+    there = float(stored.facts["cfg"])
+    if not guided and not math.isclose(there, 1.0):
+        raise ValueError(f"The run has no guidance (CFG 1), the stability profile was measured at CFG {there:g}. Calibrate one at CFG 1.")
+    if not there / NEAR_GUIDANCE <= cfg <= there * NEAR_GUIDANCE:
+        raise ValueError(
+            f"The run's CFG is {cfg:g}, the stability profile was measured at {there:g}; it serves {there / NEAR_GUIDANCE:.3g} to "
+            f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or calibrate a profile for this one."
+        )
+
+
+def warnings_for(stored: StoredProfile, samples: Tensor, sampling: dict[str, Any], patches: str = "") -> list[str]:
+    """What makes a profile fit less well, in words."""
+    found = []
+    if list(samples.shape[1:]) != stored.facts["shape"]:
+        found.append(f"The profile was measured on latents of shape {stored.facts['shape']}, this one is {list(samples.shape[1:])}.")
+    name, theirs = sampling.get("sampler_name"), stored.facts["sampler_name"]
+    if name is not None and name != theirs and (_adds_noise(name) or _adds_noise(theirs)):
+        found.append(f"The profile was measured with {theirs}, this run used {name}: one of them adds noise on the way.")
+    if patches != stored.facts["model"]["patches"]:
+        found.append("The model carries other patches (LoRAs) than when the profile was measured.")
+    return found
+
+
+def _adds_noise(sampler_name: str) -> bool:
+    return any(part in sampler_name for part in ADDS_NOISE)
+
+
+def save_profile(stored: StoredProfile, name: str) -> str:
+    """Write a profile into the user's folder; returns the name it got."""
+    return files.save(FOLDER, name, *_as_file(stored))
+
+
+def write_bundled_profile(stored: StoredProfile, path: Path) -> None:
+    """Write a profile of the pack itself, in the place of the one that is there."""
+    files.replace(path, *_as_file(stored))
+
+
+def _as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts, as `read_profile` expects them."""
+    p = stored.profile
+    tensors = {"angles": p.angles, "score": torch.tensor([p.score_centre, p.score_spread], dtype=torch.float64)}
+    tensors |= {f"{part}.{k}": v for part, several in (("mean", p.mean), ("sd", p.sd)) for k, v in several.items()}
+    return tensors, {**stored.facts, "runs": p.runs}
+
+
+def profile_names() -> list[str]:
+    """Every profile that can be loaded, the bundled ones as demo/name."""
+    return files.names(FOLDER)
+
+
+def load_profile(name: str) -> StoredProfile:
+    """Read a profile by its name in the list."""
+    return read_profile(files.find(FOLDER, name))
+
+
+def read_profile(path: Path) -> StoredProfile:
+    """Read a profile from a file; ValueError if it is none."""
+    tensors, facts = files.load(path, KIND)
+    try:
+        parts = {part: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{part}.")} for part in ("mean", "sd")}
+        mean, sd = tensors["score"].tolist()
+        profile = Profile(tensors["angles"], parts["mean"], parts["sd"], int(facts.pop("runs")), mean, sd)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path.name} is damaged: {error} is missing. Save the profile anew.") from error
+    return StoredProfile(profile, facts)

@@ -1,0 +1,167 @@
+"""Correct by starting again: a flagged sample is sampled a second time, from the same noise, in phases that cannot recall.
+
+What pulls a run back to a memory is the conditional prediction of the model that stored it. A phase therefore takes its predictions from
+a parent model (the model before the LoRA, an older checkpoint), or from a prompt of which another part is missing at each step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sampler_helpers
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.denoiser import derived_seed, noise_level
+from ..core.one_sample import conds_of_one, one
+
+Conds = list[dict[str, Any]]
+PromptChange = Callable[[Conds, Conds, Tensor, int], Conds]
+"""(positive, negative, sigmas of the phase, seed) -> the positive prompt to sample with."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a restarted run, up to a share of its steps."""
+
+    until: float
+    parent: bool = False
+    """Sample with the parent instead of the model."""
+    prompt: PromptChange | None = None
+    """None: the prompt as it is."""
+    cfg: float = 1.0
+    """Factor on the guidance; a run without guidance (1) stays without."""
+
+
+@dataclass(frozen=True)
+class How:
+    """A restart: its phases and the model that those of the parent use."""
+
+    phases: tuple[Phase, ...]
+    parent: Any = None
+
+
+def how_for(parent: Any) -> How:
+    """The default restart, with a parent model or without one; chosen by `nox -s sweep -- stability`.
+
+    A parent has learnt less and needs more guidance for whole pictures; so does a prompt of which half is missing.
+    """
+    if parent is not None:
+        return How((Phase(1.0, parent=True, cfg=1.5),), parent)
+    return How((Phase(1.0, prompt=parts_left_out(0.5), cfg=2.5),))
+
+
+def check_parent(parent: Any, model: Any) -> None:
+    """ValueError unless the parent can take over the model's runs: same kind of prediction, same latents, same noise levels."""
+    theirs, ours = parent.get_model_object("latent_format"), model.get_model_object("latent_format")
+    a, b = parent.get_model_object("model_sampling"), model.get_model_object("model_sampling")
+    same_levels = torch.allclose(torch.as_tensor([a.sigma_min, a.sigma_max]), torch.as_tensor([b.sigma_min, b.sigma_max]), rtol=1e-3)
+    if theirs.latent_channels != ours.latent_channels or type(theirs) is not type(ours) or not same_levels:
+        raise ValueError(
+            "The parent is another kind of model: its latents or its noise levels differ. Connect the model before the LoRA, or an older "
+            "checkpoint of the same model, or nothing."
+        )
+
+
+def replace_flagged(
+    guider: Any, flagged: Tensor, how: How, result: Tensor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor,
+    denoise_mask: Tensor | None = None, callback: Callable[..., None] | None = None, disable_pbar: bool = False, seed: int | None = None,
+    **_: Any,
+) -> Tensor:  # fmt: skip
+    """`result` with each flagged sample replaced by its restart; the others keep their bits. Shapes as in CFGGuider.outer_sample."""
+    n, result = len(noise), result.clone()
+    for i in torch.nonzero(flagged).flatten().tolist():
+        other = copy.copy(guider)
+        other.original_conds = conds_of_one(guider.original_conds, i, n)
+        result[i : i + 1] = _restarted(
+            other, how, one(noise, i, n), one(latent, i, n), sampler, sigmas, one(denoise_mask, i, n), callback, disable_pbar, seed
+        )
+    return result
+
+
+def _restarted(
+    guider: Any, how: How, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None,
+    callback: Callable[..., None] | None, disable_pbar: bool, seed: int | None,
+) -> Tensor:  # fmt: skip
+    steps, start, samples, first_noise = len(sigmas) - 1, 0, latent, noise
+    for phase in how.phases:
+        stop = round(phase.until * steps)
+        if stop <= start:
+            continue
+        part = sigmas[start : stop + 1]
+        phase_guider = _guider_for(guider, phase, how.parent, part, seed)
+        shown = None if callback is None else (lambda i, x0, x, _total, start=start: callback(start + i, x0, x, steps))
+        phase_seed = seed if start == 0 or seed is None else derived_seed("phase", seed, start)
+        samples = phase_guider.sample(noise, latent, sampler, part, mask, shown, disable_pbar, phase_seed)
+        if stop < steps:
+            noise = _noise_to_go_on(guider.model_patcher.model, samples, latent, float(sigmas[stop]), first_noise, mask)
+        start = stop
+    return samples.to(latent)
+
+
+def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: int | None) -> Any:
+    other = copy.copy(guider)
+    if phase.parent:
+        other.model_patcher, other.model_options = parent, parent.model_options
+    if hasattr(other, "cfg") and guider.cfg != 1:
+        other.cfg = guider.cfg * phase.cfg
+    conds = other.original_conds
+    if phase.prompt is not None and "positive" in conds and "negative" in conds:
+        other.original_conds = {**conds, "positive": phase.prompt(conds["positive"], conds["negative"], sigmas, seed or 0)}
+    return other
+
+
+def nothing(_positive: Conds, negative: Conds, _sigmas: Tensor, _seed: int) -> Conds:
+    """The negative prompt in place of the positive one: no guidance at all."""
+    return negative
+
+
+def parts_left_out(share: float) -> PromptChange:
+    """At each step another random share of the positive prompt's tokens is replaced by the negative prompt's at their places.
+
+    A memory that hangs on the whole prompt is then never asked for, while every word is heard at most steps.
+    """
+
+    def change(positive: Conds, negative: Conds, sigmas: Tensor, seed: int) -> Conds:
+        empty = negative[0].get("cross_attn") if negative else None
+        steps, parts = len(sigmas) - 1, []
+        for step in range(steps):
+            generator = torch.Generator().manual_seed(derived_seed("parts", seed, step))
+            # each part is active for the model calls of its step alone
+            high = float(sigmas[step]) * (1 + 1e-4) if step else 1e9
+            low = float(sigmas[step + 1]) * (1 + 1e-4) if step + 1 < steps else 0.0
+            for cond in positive:
+                part = {**cond, "timestep_start": high, "timestep_end": low}
+                tokens = cond.get("cross_attn")
+                if tokens is not None and empty is not None:
+                    kept = torch.rand(tokens.shape[1], generator=generator).to(tokens.device) >= share
+                    part["cross_attn"] = torch.where(kept[None, :, None], tokens, _as_long_as(empty[:1].to(tokens), tokens.shape[1]))
+                parts.append(part)
+        return parts
+
+    return change
+
+
+def _as_long_as(tokens: Tensor, length: int) -> Tensor:
+    """[1, n, d] cut or padded with zeros to [1, length, d]."""
+    return tokens[:, :length] if tokens.shape[1] >= length else F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
+
+
+def _noise_to_go_on(model: Any, samples: Tensor, latent: Tensor, sigma: float, noise: Tensor, mask: Tensor | None) -> Tensor:
+    """The noise from which a sampler that starts at `sigma` with `latent` continues exactly where `samples` ended.
+
+    So that inpainting still knows the picture it must keep. The core's way out of a run is undone first. What an inpainting keeps goes
+    on with the run's own noise: the core mixes the two anew at every call, but starts from a little more noise than it mixes in.
+    """
+    level = noise_level(model.model_sampling, sigma)
+    x = level.a * model.process_latent_in(samples)
+    clean = model.process_latent_in(latent) if torch.count_nonzero(latent) > 0 else latent
+    onward = (x - level.a * clean) / level.b
+    if mask is None:
+        return onward
+    generated = comfy.sampler_helpers.prepare_mask(mask, noise.shape, onward.device)
+    return torch.where(generated > 0, onward, noise.to(onward))

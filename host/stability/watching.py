@@ -1,0 +1,165 @@
+"""Watch the steps of a run through the model calls ComfyUI makes anyway: no extra call, any sampler.
+
+A step is known by the noise level of its model call. Samplers that look ahead (heun) call twice at a level: the later call counts.
+Calls between the schedule's levels (midpoint methods) belong to no step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...unmemorize.stability import signals as stability
+from ..core.denoiser import noise_levels
+from ..core.sampler_call import arguments_of, end_of
+
+KEY = "unmemorize_stability_watch"
+SAME_LEVEL = 2e-3
+"""Relative difference of noise levels that is rounding (uni_pc converts them to times and back)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the guided model at the beginning of a step, in VP coordinates."""
+
+    step: int
+    z: Tensor
+    prediction: Tensor
+    cond: Tensor
+    uncond: Tensor | None
+
+
+@dataclass
+class Watch:
+    """Observations of one run: what `stability.SIGNALS` says, by step and sample, beside the schedule they belong to."""
+
+    angles: list[float]
+    """Of each level of the schedule, steps + 1, descending."""
+    scales: list[float]
+    """x = scale * z at each level of the schedule, the last one included."""
+    sigmas: list[float]
+    region: Tensor | None
+    every_sharpness: bool = False
+    """Of every step, for a profile; else of the first, which is all that a score needs."""
+    _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
+    """Step of a call -> names and values [k, n]."""
+    cond_scale: float = math.nan
+    before: Call | None = None
+    now: Call | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.angles) - 1
+
+    def step_of(self, sigma: float) -> int | None:
+        """The step that begins at a noise level, if any."""
+        start = 0 if self.now is None else self.now.step
+        for step in range(start, self.steps):  # runs go downward: mostly the first or the second
+            if abs(self.sigmas[step] - sigma) <= SAME_LEVEL * max(sigma, 1e-8):
+                return step
+        return None
+
+    def see(self, facts: dict[str, Any]) -> int | None:
+        """Note a model call, given what ComfyUI tells its post-CFG functions; returns the step it belongs to."""
+        step = self.step_of(float(facts["sigma"].reshape(-1)[0]))
+        if step is None:
+            return None
+        uncond = facts["uncond_denoised"] if facts["uncond"] is not None else None
+        call = Call(step, facts["input"] / self.scales[step], facts["denoised"], facts["cond_denoised"], uncond)
+        if self.now is None or step > self.now.step:
+            self.before = self.now
+        self.now = call
+        self.cond_scale = float(facts["cond_scale"])
+        self._note(call)
+        return step
+
+    def finish(self, end: Tensor) -> None:
+        """Note the last step, given the latent it ended with, in the model's own space and coordinates."""
+        last = self.now
+        if last is not None and last.step == self.steps - 1:
+            y = end.to(last.z) / self.scales[self.steps]
+            norms = stability.rms_of_each(torch.stack([y, y - last.z]), self._region_like(y)).cpu()
+            self._notes[self.steps] = ("latent", "update"), norms
+        self.before = self.now = None
+
+    def _note(self, call: Call) -> None:
+        """Everything a call tells, in one go: many small operations would cost more than all the numbers are worth."""
+        last = self.before if self.before is not None and self.before.step == call.step - 1 else None
+        names, parts = ["prediction"], [call.prediction]
+        if call.uncond is not None:
+            names.append("guidance")
+            parts.append(call.cond - call.uncond)
+        if last is not None:
+            names += ["latent", "update"]
+            parts += [call.z, call.z - last.z]
+            if call.uncond is not None and last.uncond is not None:
+                names += ["change_uncond", "change_cond"]
+                parts += [call.uncond - last.uncond, call.cond - last.cond]
+        region = self._region_like(call.z)
+        values = stability.rms_of_each(torch.stack(parts), region)
+        if self.every_sharpness or last is None:
+            names.append("sharpness")
+            values = torch.cat([values, stability.sharpness(call.cond, region)[None]])
+        self._notes[call.step] = tuple(names), values.cpu()
+
+    def observed(self) -> dict[str, Tensor]:
+        """Signal -> [steps, n] of everything noted so far; NaN where there is nothing (yet)."""
+        found: dict[str, Tensor] = {}
+        for step, (names, values) in self._notes.items():
+            rows = dict(zip(names, values, strict=True))
+            if "change_uncond" in rows:
+                rows["revision"] = stability.revision(rows.pop("change_uncond"), rows.pop("change_cond"))
+            if "update" in rows:  # noted with the call that follows its step
+                rows["update"] = rows["update"] / max(self.angles[step - 1] - self.angles[step], 1e-6)
+            for name, row in rows.items():
+                if name not in found:
+                    found[name] = torch.full((self.steps, len(row)), math.nan)
+                found[name][step - 1 if name in ("latent", "update") else step] = row
+        return found
+
+    def _region_like(self, x: Tensor) -> Tensor | None:
+        return None if self.region is None else self.region.to(x.device)
+
+
+def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, every_sharpness: bool = False) -> Watch:
+    """A watch for a run over `sigmas` [steps + 1]; `denoise_mask` [n, c, h, w] or None: where the picture is generated."""
+    levels = noise_levels(model_sampling, sigmas)
+    return Watch(
+        [math.atan2(level.b, level.a) for level in levels],
+        [math.hypot(level.a, level.b) for level in levels],
+        sigmas.tolist(),
+        None if denoise_mask is None else (denoise_mask > 0.5).float(),
+        every_sharpness,
+    )
+
+
+def watched(model: Any) -> tuple[Any, list[Watch]]:
+    """A clone of MODEL that only notes: the list gets a Watch for each finished run."""
+    clone = model.clone()
+    runs: list[Watch] = []
+    state: dict[str, Watch | None] = {"watch": None}
+
+    def sampling(executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        s = arguments_of(executor.class_obj, *arguments, **more)
+        watch = state["watch"] = new_watch(s.guider.inner_model.model_sampling, s.sigmas, s.mask, every_sharpness=True)
+        try:
+            result = executor(*arguments, **more)
+        finally:
+            state["watch"] = None
+        watch.finish(end_of(s.guider.inner_model.model_sampling, result, s.sigmas))
+        runs.append(watch)
+        return result
+
+    def listen(facts: dict[str, Any]) -> Tensor:
+        if state["watch"] is not None:
+            state["watch"].see(facts)
+        return facts["denoised"]
+
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, sampling)
+    clone.set_model_sampler_post_cfg_function(listen)
+    return clone, runs

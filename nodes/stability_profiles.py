@@ -1,0 +1,138 @@
+"""Nodes that measure, keep and load stability profiles."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..host.core.sampling import prompt_list, samplers, schedulers
+from ..host.core.schema import hints
+from ..host.stability.profiles import StoredProfile, calibrate, load_profile, profile_names, save_profile
+
+Profile = io.Custom("UNMEMORIZE_STABILITY_PROFILE")
+EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, 50 are good, one a line"
+
+
+def sampling_inputs(how: str) -> list[Any]:
+    """Seed, steps, cfg, sampler and scheduler: KSampler's, in its order."""
+    return [
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=f"Seed of the noise, {how}."),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip=f"Sampling steps, {how}."),
+        io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=f"Guidance, {how}."),
+        io.Combo.Input("sampler_name", options=samplers(), tooltip=f"Sampler, {how}."),
+        io.Combo.Input("scheduler", options=schedulers(), tooltip=f"Scheduler, {how}."),
+    ]
+
+
+class CalibrateStabilityProfile(io.ComfyNode):
+    """What clean runs of a model look like."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeCalibrateStabilityProfile",
+            display_name="Calibrate Stability Profile",
+            category="unmemorize/stability",
+            description="Samples ordinary prompts once and notes the norms of every step: what a run looks like when nothing is memorized. "
+            "Do it once for a model and a guidance scale, save the profile, and the guard needs nothing else.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to guard, as you sample it."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, as you sample with it."),
+                io.Latent.Input("latent", tooltip="An empty latent of the size of your pictures."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default=EXAMPLE_PROMPTS,
+                    tooltip="Ordinary prompts, one a line; # begins a comment. 50 are good.",
+                ),
+                io.Int.Input("seeds", default=1, min=1, max=16, tooltip="Runs for each prompt. More prompts are better than more seeds."),
+                *sampling_inputs("as you generate"),
+            ],
+            outputs=[
+                Profile.Output(
+                    "profile", display_name="profile", tooltip="For KSampler (Stability Guard), Stability Guard and Save Stability Profile."
+                ),
+                io.String.Output("report", display_name="report", tooltip="What was measured, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["calibrate", "memorization detector", "broken memories", "clean prompts"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, negative: Any, latent: dict, prompts: str, seeds: int, seed: int, steps: int, cfg: float,
+        sampler_name: str, scheduler: str,
+    ) -> io.NodeOutput:  # fmt: skip
+        texts = list(dict.fromkeys(prompt_list(prompts)))
+        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+        sampling = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
+        stored = calibrate(model, positives, negative, latent, seeds, sampling)
+        report = {**stored.facts, "runs": stored.profile.runs}
+        return io.NodeOutput(stored, json.dumps(report, indent=1), ui={"unmemorize_report": [report]})
+
+
+class SaveStabilityProfile(io.ComfyNode):
+    """Keep a profile."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeSaveStabilityProfile",
+            display_name="Save Stability Profile",
+            category="unmemorize/stability",
+            description="Keeps a profile in ComfyUI's user folder (unmemorize/profiles). "
+            "Never overwrites: a name that is taken gets a number.",
+            inputs=[
+                Profile.Input("profile", tooltip="From Calibrate Stability Profile."),
+                io.String.Input("name", default="my-model", tooltip="File name without suffix; a / makes a folder."),
+            ],
+            outputs=[io.String.Output("saved", display_name="name", tooltip="The name it got, as Load Stability Profile lists it.")],
+            is_output_node=True,
+            **hints(io.Schema, search_aliases=["save", "export", "stability"]),
+        )
+
+    @classmethod
+    def execute(cls, profile: StoredProfile, name: str) -> io.NodeOutput:
+        if not isinstance(profile, StoredProfile):
+            raise ValueError("This is not a stability profile. Connect Calibrate Stability Profile.")
+        saved = save_profile(profile, name)
+        return io.NodeOutput(saved, ui={"text": [f"saved as {saved}"]})
+
+
+class LoadStabilityProfile(io.ComfyNode):
+    """Use a kept profile."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeLoadStabilityProfile",
+            display_name="Load Stability Profile",
+            category="unmemorize/stability",
+            description="A profile that Save Stability Profile kept, or the demo model's own (demo/...). It fits one model only; the guard "
+            "says so if it is another one.",
+            inputs=[
+                io.Combo.Input(
+                    "profile", options=profile_names(), tooltip="Saved profiles; demo/... come with the pack. R refreshes the list."
+                )
+            ],
+            outputs=[
+                Profile.Output("loaded", display_name="profile", tooltip="For KSampler (Stability Guard) and Stability Guard."),
+                io.String.Output("report", display_name="report", tooltip="What it was measured on, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["load", "stability", "guard"]),
+        )
+
+    @classmethod
+    def execute(cls, profile: str) -> io.NodeOutput:
+        stored = load_profile(profile)
+        return io.NodeOutput(stored, json.dumps({**stored.facts, "runs": stored.profile.runs}, indent=1))
+
+    @classmethod
+    def fingerprint_inputs(cls, profile: str) -> str:
+        return f"{profile}/{load_profile(profile).facts}"
+
+    @classmethod
+    def validate_inputs(cls, profile: str) -> bool | str:
+        return True if profile in profile_names() else f"There is no stability profile {profile!r}. Press R to refresh the list."

@@ -1,0 +1,150 @@
+"""LoRA files: saved, by the folder, damaged and hostile."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from unmemorize_pack.tests.comfy.loras import HOW, LEAKING, layer_names
+
+# --- saving -------------------------------------------------------------------------------------------------
+
+
+def test_saved_files_keep_metadata_and_tell_what_was_done(nodes, split, file, loras, host):
+    kept, _, info, *_ = split(deviations=3.0, info=file[1] | {"metadata": file[1]["metadata"] | {"sshs_model_hash": "old"}})
+    save = nodes["UnmemorizeSaveFilteredLoRA"]
+    assert save.execute(kept, "mine/a", info).args == ("mine/a.safetensors",)
+    assert save.execute(kept, "mine/a", info).args == ("mine/a_001.safetensors",)
+    with safe_open(loras / "mine" / "a.safetensors", "pt") as saved:
+        metadata = saved.metadata()
+        assert all(torch.equal(saved.get_tensor(k), kept[k]) for k in kept)
+    assert metadata["ss_output_name"] == "leaking" and metadata["ss_network_dim"] == "Dynamic"
+    made = json.loads(metadata["unmemorize_baf"])
+    assert made["source"] == {"name": LEAKING, "sha256": file[1]["sha256"]} and made["settings"]["deviations"] == 3.0
+    assert len(metadata["sshs_model_hash"]) == 64 and len(metadata["sshs_legacy_hash"]) == 8
+    opened, again, _ = nodes["UnmemorizeOpenLoRA"].execute("mine/a.safetensors").args
+    assert set(opened) == set(kept) and again["key_style"] == "kohya" and again["metadata"] == metadata
+    assert not list(loras.rglob("*.tmp"))
+
+
+def test_hashes_are_kohyas(host, tmp_path):
+    """By hand: of a file with only the ss_ metadata, from behind the header; and 64 KB from the first megabyte on."""
+    import hashlib
+
+    from safetensors.torch import save
+
+    tensors = {"a": torch.arange(600_000, dtype=torch.float32)}
+    raw = save(tensors, {"ss_x": "1"})
+    behind = raw[8 + int.from_bytes(raw[:8], "little") :]
+    found = host("lora.lora_files").kohya_hashes(tensors, {"ss_x": "1", "other": "2"}, tmp_path)
+    assert found["sshs_model_hash"] == hashlib.sha256(behind).hexdigest()
+    assert found["sshs_legacy_hash"] == hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../b", "/abs", "", "a//b", "..", "a\\b", "x\0y", "con:x"])
+def test_names_cannot_leave_the_folder(nodes, file, loras, name):
+    with pytest.raises(ValueError, match="cannot be a file name|leads outside"):
+        nodes["UnmemorizeSaveFilteredLoRA"].execute(file[0], name)
+    assert not list(loras.rglob("*"))
+
+
+def test_nothing_left_is_said(nodes, loras):
+    with pytest.raises(ValueError, match="removed every channel"):
+        nodes["UnmemorizeSaveFilteredLoRA"].execute({}, "x")
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_resumed(nodes, demo, loras, monkeypatch):
+    run = nodes["UnmemorizeFilterLoRAFolder"].execute
+    (loras / "=cmd.safetensors").write_bytes(b"broken")
+    given = {"model": demo[0], "output": "clean", **HOW, "deviations": 3.0}
+    table, written = run(folder="demo", **given).args
+    assert written == 2 and sorted(p.name for p in (loras / "clean").iterdir()) == ["leaking.safetensors", "style.safetensors"]
+    table, written = run(folder="demo", **given).args
+    assert written == 0 and table.count("was done before") == 2
+    table, written = run(folder="demo", **(given | {"deviations": 2.0})).args
+    assert written == 2 and (loras / "clean" / "style_001.safetensors").is_file()
+    table, written = run(folder=".", **given).args
+    assert written == 0 and "'=cmd.safetensors" in table and "cannot be read" in table
+    with pytest.raises(ValueError, match="no folder"):
+        run(folder="nowhere", **given)
+    with pytest.raises(ValueError, match="leads outside|cannot be"):
+        run(folder="demo", **(given | {"output": "../x"}))
+
+
+# --- hostile and odd files ----------------------------------------------------------------------------------
+
+
+def broken(file, how):
+    tensors = {k: v.clone() for k, v in file[0].items()}
+    name = layer_names(tensors)[3]
+    up, down, alpha = f"{name}.lora_up.weight", f"{name}.lora_down.weight", f"{name}.alpha"
+    if how == "NaN":
+        tensors[up][0, 0] = float("nan")
+    if how == "infinite alpha":
+        tensors[alpha] = torch.tensor(float("inf"))
+    if how == "wrong shape":
+        tensors[up] = torch.zeros(7, 8)
+    if how == "ranks differ":
+        tensors[down] = tensors[down][:5]
+    if how == "rank 0":
+        tensors[up], tensors[down] = tensors[up][:, :0], tensors[down][:0]
+    if how == "half a layer":
+        del tensors[down]
+    if how == "long alpha":
+        tensors[alpha] = torch.ones(3)
+    return tensors
+
+
+@pytest.mark.parametrize("how", ["NaN", "infinite alpha", "wrong shape", "ranks differ", "rank 0", "half a layer", "long alpha"])
+def test_broken_layers_are_refused_before_work(split, file, how, monkeypatch, host):
+    monkeypatch.setattr(host("lora.filter_file"), "channels_of", lambda *_: pytest.fail("work had begun"))
+    with pytest.raises(ValueError, match="broken|damaged|another model"):
+        split(lora=broken(file, how))
+
+
+def test_a_missing_alpha_means_one(split, file):
+    tensors = {k: v for k, v in file[0].items() if not k.endswith(".alpha")}
+    kept, *_ = split(lora=tensors, deviations=3.0)
+    assert kept and not [k for k in kept if k.endswith(".alpha")]
+
+
+def test_a_lora_of_another_model_is_refused(split):
+    with pytest.raises(ValueError, match="made for another model"):
+        split(lora={"lora_unet_foo.lora_up.weight": torch.ones(4, 2), "lora_unet_foo.lora_down.weight": torch.ones(2, 4)})
+
+
+def test_unknown_keys_pass_and_are_named(split, file):
+    odd = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 2), "<b>evil</b>": torch.ones(3)}
+    kept, removed, *_, report = split(lora=file[0] | odd, deviations=3.0)
+    assert all(kept[k] is odd[k] for k in odd) and not set(odd) & set(removed)
+    assert sorted(sum(json.loads(report)["passed_through"].values(), [])) == sorted(odd)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8 + b"{}", (2**40).to_bytes(8, "little") + b"{}"])
+def test_damaged_files(nodes, loras, content):
+    (loras / "bad.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read"):
+        nodes["UnmemorizeOpenLoRA"].execute("bad.safetensors")
+
+
+def test_truncated_empty_and_pickled_files(nodes, loras, file):
+    save_file(dict(list(file[0].items())[:6]), loras / "whole.safetensors")
+    (loras / "cut.safetensors").write_bytes((loras / "whole.safetensors").read_bytes()[:-10])
+    save_file({}, loras / "empty.safetensors")
+    (loras / "old.pt").write_bytes(b"pickle")
+    for name, message in (("cut.safetensors", "cannot be read"), ("empty.safetensors", "no tensors"), ("old.pt", "no LoRA")):
+        with pytest.raises(ValueError, match=message):
+            nodes["UnmemorizeOpenLoRA"].execute(name)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "demo/../../x", "demo/nothing", ""])
+def test_names_are_never_paths(nodes, loras, name, tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "secret.safetensors")
+    with pytest.raises(ValueError, match="no LoRA"):
+        nodes["UnmemorizeOpenLoRA"].execute(name)
