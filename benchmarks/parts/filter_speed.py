@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...host.core.base_weights import BaseWeights
+from ...host.core.weights import Weights
 from ...host.lora import filter_file as filtering
 from ...host.lora import lora_files
 from ...host.lora.report import provenance
@@ -107,19 +107,19 @@ def counted_weights() -> Iterator[list[int]]:
     """After each read of a base weight: how many of them are still in memory."""
     living: weakref.WeakSet[Tensor] = weakref.WeakSet()
     counts = [0]
-    plain = BaseWeights.read
+    plain = Weights.base
 
-    def read(self: BaseWeights, key: str, device: torch.device) -> Tensor:
+    def read(self: Weights, key: str, device: torch.device) -> Tensor:
         weight = plain(self, key, device)
         living.add(weight)
         counts.append(len(living))
         return weight
 
-    BaseWeights.read = read  # type: ignore[method-assign]
+    Weights.base = read  # type: ignore[method-assign]
     try:
         yield counts
     finally:
-        BaseWeights.read = plain  # type: ignore[method-assign]
+        Weights.base = plain  # type: ignore[method-assign]
 
 
 def warm(base: Base, folder: Path, settings: Settings) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...host.core.base_weights import BaseWeights
+from ...host.core.weights import Weights
 from ...host.lora import keys
 from ...host.lora.adapters import channels_of
 from ...host.lora.filter_file import base_of
@@ -47,10 +47,10 @@ def root(metric: Tensor) -> Tensor:
 
 def layers_of(tensors: dict[str, Tensor], model: Any) -> list[Layer]:
     """Every layer of a LoRA of linear layers."""
-    weights = BaseWeights(model)
+    weights = Weights(model)
     found = []
     for update in keys.take_apart(tensors, model, None).updates:
-        weight = base_of(weights.read(update.target, CPU), update.offset, update.function)
+        weight = base_of(weights.base(update.target, CPU), update.offset, update.function)
         found.append(Layer(update.prefix, update.target, channels_of(update.adapter, CPU), weight))
     return found
 

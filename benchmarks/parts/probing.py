@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...demo.scripts.generate import Generator
 from ...demo.scripts.lab import Lab
-from ...host.core.denoiser import Denoiser, derived_seed, differentiable, unit_noise, with_denoiser
+from ...host.core.denoiser import Denoiser, differentiable, with_denoiser
+from ...host.core.seeds import derived_seed, unit_noise
 from ...host.curvature.measuring import RECOMMENDED, How, measure_map
 from ...unmemorize.curvature import diagonal
 from .common import log, shared_out

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...host.core.effective_weights import effective_weights
+from ...host.core.weights import Weights
 from ...host.neurons.finding import StoredActivity, find, record
 from ...host.neurons.masks import StoredMask, pruned
 from ...unmemorize.neurons import masks as neurons
@@ -68,12 +68,17 @@ class Masks:
         memorized = self.activity(captions, how.place, how.low)
         return find(self.model, memorized, self.reference(how), how.share, how.select_ratio, how.rows, how.score)
 
+    def weights(self, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """(Key, weight as the sampler uses it), one at a time."""
+        known = Weights(self.model)
+        return ((key, known.effective(key, self.model.load_device)) for key in keys)
+
     @torch.inference_mode()
     def without_null(self, captions: list[str], how: Setting, density: float) -> StoredMask:
         """Wanda's score alone, not compared with anything, with the share of the top that gives a density."""
         memorized = self.activity(captions, how.place, how.low)
         sides = neurons.SIDES[how.rows]
-        weights = list(effective_weights(self.model, list(memorized.activity.squares)))
+        weights = list(self.weights(memorized.activity.squares))
 
         def unasked(weight: Tensor, mem: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             score = weight.abs() * mem
@@ -91,7 +96,7 @@ class Masks:
         """A mask with as many weights in each layer as another; `choose` gives each weight of [out, d] a rank."""
         generator = torch.Generator().manual_seed(7)
         bits = {}
-        for key, weight in effective_weights(self.model, list(like.mask.bits)):
+        for key, weight in self.weights(like.mask.bits):
             share = like.mask.density_by_layer()[key]
             bits[key] = neurons.pack(choose(weight, round(share * weight.shape[1]), generator))
         return StoredMask(Mask(bits, like.mask.shapes), like.facts)

@@ -8,7 +8,6 @@ prediction work as they do while sampling.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...unmemorize.curvature.differences import NoiseLevel
+from ...unmemorize.core.noise import NoiseLevel
+from .noise import model_sigma, noise_level
 
 
 @dataclass(frozen=True)
@@ -119,49 +119,13 @@ def _check_active(conds: list[dict[str, Any]], sigma: Tensor, side: str) -> None
     )
 
 
-def noise_level(model_sampling: Any, sigma: float) -> NoiseLevel:
-    """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them. `sigma` is the model's own."""
-    return noise_levels(model_sampling, torch.tensor([sigma]))[0]
-
-
-def noise_levels(model_sampling: Any, sigmas: Tensor) -> list[NoiseLevel]:
-    """The same for each of several sigmas [s]."""
-    sigmas = sigmas.detach().float().cpu()
-    one, nothing = torch.ones(len(sigmas), 1, 1, 1), torch.zeros(len(sigmas), 1, 1, 1)
-    a = model_sampling.noise_scaling(sigmas, nothing.clone(), one.clone())
-    b = model_sampling.noise_scaling(sigmas, one.clone(), nothing.clone())
-    return [NoiseLevel(*pair) for pair in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
-
-
-def model_sigma(model: Any, ratio: float) -> float:
-    """The model's own sigma for a noise-to-signal ratio b / a; ValueError where the model has none.
-
-    VE models mix x0 + sigma eps, flow models (1 - s) x0 + k s eps (k is 1 for all but a few).
-    """
-    sampling = model.get_model_object("model_sampling")
-    half = noise_level(sampling, 0.5)
-    if half.b == 0 or half.a not in (0.5, 1.0):
-        raise ValueError("This kind of model does not start from noise, so no noise level of it can be measured.")
-    k = half.b / 0.5
-
-    def to_ratio(s: float) -> float:
-        return k * s if half.a == 1 else k * s / max(1 - s, 1e-6)
-
-    value = ratio / k if half.a == 1 else ratio / (k + ratio)
-    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-    if not low <= value <= high:
-        raise ValueError(
-            f"sigma {ratio:g} is outside this model's noise levels ({to_ratio(low):.4g} to {to_ratio(high):.4g}). Choose one inside."
-        )
-    return value
-
-
 def with_denoiser(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], sigma: float, seed: int, work: Callable[[Denoiser], None]
 ) -> None:
     """Run `work` once with the denoiser of `model` at `sigma` = b / a on a LATENT. Leaves all inputs as they were.
 
-    `negative` may be None: then only the positive prompt is evaluated.
+    `negative` may be None: then only the positive prompt is evaluated. Gradients are off, inside ComfyUI's inference mode and outside it;
+    work that needs them asks for `differentiable`.
     """
     samples = latent["samples"]
     guider = comfy.samplers.CFGGuider(model)
@@ -169,7 +133,8 @@ def with_denoiser(
     sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
     nothing = torch.zeros_like(samples)
     mask = latent.get("noise_mask")  # an inpainting model is also told what it may change
-    guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+    with torch.no_grad():
+        guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
 
 
 def check_channels(model: Any, samples: Tensor) -> None:
@@ -180,15 +145,3 @@ def check_channels(model: Any, samples: Tensor) -> None:
             f"The latent has {samples.shape[1]} channels, but this model works on {wanted}. "
             "It was made by another kind of model: encode or sample it with the model connected here."
         )
-
-
-def derived_seed(purpose: str, seed: int, index: int) -> int:
-    """A seed of its own for each use, so that measuring never meets the noise the picture was made from."""
-    digest = hashlib.sha256(f"unmemorize/{purpose}/{seed}/{index}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def unit_noise(samples: Tensor, seed: int) -> Tensor:
-    """Gaussian noise [1, c, ...] of a seed; every sample of a batch gets the same, so a batch equals its parts."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(samples[:1].shape, generator=generator)

@@ -7,12 +7,17 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.utils
 from torch import Tensor
 
 
 def one(x: Any, i: int, n: int) -> Any:
-    """Sample i of a tensor that has a row for each of n samples; whatever serves all samples, or is no tensor, stays as it is."""
-    return x[i : i + 1] if isinstance(x, Tensor) and x.ndim > 0 and n > 1 and x.shape[0] == n else x
+    """Sample i of n, [1, ...], of a tensor; fewer rows are repeated over the batch as the core does it. What is no batch stays as it is."""
+    if not isinstance(x, Tensor) or x.ndim == 0 or n == 1:
+        return x
+    if x.ndim == 1 and len(x) != n:  # numbers that belong to all samples
+        return x
+    return comfy.utils.repeat_to_batch_size(x, n)[i : i + 1]
 
 
 def conds_of_one(conds: dict[str, list[dict[str, Any]]], i: int, n: int) -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .denoiser import noise_level
+from .noise import noise_level
 
 
 @dataclass(frozen=True)

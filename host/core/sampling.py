@@ -62,8 +62,3 @@ def ksampler(
     return nodes.common_ksampler(  # type: ignore[attr-defined]
         model, seed, *settings, positive, negative, latent, denoise=denoise
     )[0]
-
-
-def later_seed(seed: int, i: int) -> int:
-    """The i-th seed after a seed, within ComfyUI's range."""
-    return (seed + i) % 2**64

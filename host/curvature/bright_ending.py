@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...unmemorize.curvature.maps import make_map
-from ..core.denoiser import Denoiser, check_channels, derived_seed, unit_noise, with_denoiser
+from ..core.denoiser import Denoiser, check_channels, with_denoiser
+from ..core.seeds import derived_seed, unit_noise
 from .measuring import check_picture, generated
 
 LAST_SIGMA = 0.0413

@@ -17,9 +17,11 @@ from torch import Tensor
 from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import CONTRASTS
 from ...unmemorize.curvature.maps import make_map
-from ..core.denoiser import Denoiser, check_channels, derived_seed, differentiable, model_sigma, unit_noise, with_denoiser
+from ..core.denoiser import Denoiser, check_channels, differentiable, with_denoiser
 from ..core.identity import identity
+from ..core.noise import model_sigma
 from ..core.progress import Progress
+from ..core.seeds import derived_seed, unit_noise
 
 METHODS = (*CONTRASTS, "ds_0", "ds_~")
 ESTIMATORS = ("forward difference", "central difference", "reverse mode")

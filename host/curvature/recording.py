@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
-from ..core.denoiser import noise_level
+from ..core.noise import noise_level
 from .measuring import check_picture, generated
 
 KEY = "unmemorize_score_difference"

@@ -12,7 +12,8 @@ from ...unmemorize.curvature.maps import per_channel
 from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold
 from ..core.identity import differences
 from ..core.progress import Progress
-from ..core.sampling import draw, later_seed
+from ..core.sampling import draw
+from ..core.seeds import later_seed
 from .measuring import ESTIMATORS, How, check, measure_map
 
 COMPARED = ("method", "sigmas", "probes", "structured", "noises", "estimator")

@@ -12,11 +12,12 @@ from ...unmemorize.lora.channels import refactored
 from ...unmemorize.lora.filtering import Verdict, judge
 from ...unmemorize.lora.gates import READING, WHOLE_FILE, Settings, threshold_of_file
 from ...unmemorize.lora.reading import judge_by_layer
-from ..core.base_weights import BaseWeights, linalg_device
 from ..core.progress import Progress
+from ..core.weights import Weights
 from .adapters import Unsupported, channels_of, check_supported, size_of, tensors_of
 from .filter_file import ODD_FUNCTION, UNDEFINED, Filtered, Layer, base_of, cache_name, on_cpu, warnings_of
 from .keys import is_finite
+from .linalg import linalg_device
 from .prompt_layers import reads_the_prompt
 from .subspaces import Subspaces
 
@@ -32,7 +33,7 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     work = [(key, i) for key in sorted(model.patches, key=str) for i, p in enumerate(model.patches[key]) if _is_lora(p)]
     if not work:
         raise ValueError(NO_LORA)
-    weights, subspaces = BaseWeights(model), Subspaces(settings.energy)
+    weights, subspaces = Weights(model), Subspaces(settings.energy)
     passes = 2 if settings.gate == WHOLE_FILE else 1
     progress = Progress(passes * len(work))
     result = Filtered({}, {}, [], {})
@@ -68,7 +69,7 @@ def _is_lora(patch: Patch) -> bool:
 
 
 def _judged(
-    patch: Patch, key: str, number: int, weights: BaseWeights, settings: Settings, subspaces: Subspaces, progress: Progress,
+    patch: Patch, key: str, number: int, weights: Weights, settings: Settings, subspaces: Subspaces, progress: Progress,
     threshold: float | None,
 ) -> Verdict | str:  # fmt: skip
     """The verdict on one patch, or why there is none."""
@@ -77,7 +78,7 @@ def _judged(
     _, adapter, _, offset, function = patch
 
     def read() -> Tensor:
-        return base_of(weights.read(key, device), offset, function)
+        return base_of(weights.base(key, device), offset, function)
 
     try:
         check_supported(adapter)

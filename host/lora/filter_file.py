@@ -19,12 +19,13 @@ from ...unmemorize.lora.channels import Channels, refactored
 from ...unmemorize.lora.filtering import Verdict, judge
 from ...unmemorize.lora.gates import READING, WHOLE_FILE, Settings, threshold_of_file
 from ...unmemorize.lora.reading import judge_by_layer
-from ..core.base_weights import BaseWeights, linalg_device
 from ..core.progress import Progress
 from ..core.schema import hints
+from ..core.weights import Weights
 from . import keys
 from .adapters import channels_of, kind_of, size_of, tensors_of
 from .keys import Contents, Update
+from .linalg import linalg_device
 from .lora_files import LoRAFile
 from .prompt_layers import reads_the_prompt
 from .subspaces import Subspaces
@@ -122,14 +123,14 @@ def warnings_of(layers: list[Layer], settings: Settings) -> list[str]:
     return found
 
 
-def weights_of(job: Job) -> dict[bool, BaseWeights]:
+def weights_of(job: Job) -> dict[bool, Weights]:
     """Base weights of the diffusion model (False) and of the text encoder (True)."""
-    return {False: BaseWeights(job.model)} | ({} if job.clip is None else {True: BaseWeights(job.clip.patcher)})
+    return {False: Weights(job.model)} | ({} if job.clip is None else {True: Weights(job.clip.patcher)})
 
 
 def verdicts(
     contents: Contents,
-    weights: dict[bool, BaseWeights],
+    weights: dict[bool, Weights],
     settings: Settings,
     subspaces: Subspaces,
     progress: Progress,
@@ -153,8 +154,8 @@ def verdicts(
             continue
         base = weights[update.text_encoder]
 
-        def read(base: BaseWeights = base, update: Update = update) -> Tensor:
-            return base_of(base.read(update.target, device), update.offset, update.function)
+        def read(base: Weights = base, update: Update = update) -> Tensor:
+            return base_of(base.base(update.target, device), update.offset, update.function)
 
         try:
             name = cache_name(base.digest(update.target), update.offset, update.function)
@@ -220,7 +221,7 @@ def written(update: Update, channels: Channels, sigma: Tensor, kernel: tuple[int
     return result | {k: torch.full_like(tensors[k], float(rank)) for k in update.keys if k.endswith(".alpha")}
 
 
-def _kernel(weights: BaseWeights, update: Update) -> tuple[int, ...]:
+def _kernel(weights: Weights, update: Update) -> tuple[int, ...]:
     """[in, *kernel] of the layer, as a LoRA's down has it behind the rank."""
     shape = weights.shape(update.target)[1:]
     size = size_of(update.adapter)[1]

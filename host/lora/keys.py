@@ -11,7 +11,7 @@ import comfy.lora_convert
 import torch
 from torch import Tensor
 
-from ..core.base_weights import BaseWeights
+from ..core.weights import Weights
 from .adapters import Unsupported, check_supported, kind_of, numbers_of, rank_of, size_of, tensors_of
 
 OTHER_MODEL = "This LoRA was made for another model, or another version of it. Connect the model it was trained on."
@@ -116,7 +116,7 @@ def _common_prefix(keys: list[str]) -> str:
     return keys[0].rsplit(".", 1)[0] if keys else ""
 
 
-def check(contents: Contents, weights: dict[bool, BaseWeights]) -> None:
+def check(contents: Contents, weights: dict[bool, Weights]) -> None:
     """ValueError before work: nothing matches, values are not numbers, shapes are not the model's. `weights` by `text_encoder`."""
     if not contents.updates:
         reasons = "; ".join(f"{len(keys)} keys: {reason}" for reason, keys in contents.passed.items())
@@ -139,7 +139,7 @@ def is_finite(values: Tensor) -> bool:
     return bool(torch.stack(extremes).float().isfinite().all())
 
 
-def _check_shape(update: Update, weights: BaseWeights, what: str) -> None:
+def _check_shape(update: Update, weights: Weights, what: str) -> None:
     try:
         size = size_of(update.adapter)
     except (ValueError, IndexError) as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...unmemorize.lora.subspace import Subspace, principal_subspace
 from ..core import files
-from ..core.base_weights import fast_dtype, linalg_device
+from .linalg import fast_dtype, linalg_device
 
 FOLDER, KIND = "subspaces", "base subspace"
 VERSION = 3

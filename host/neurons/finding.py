@@ -20,11 +20,13 @@ from torch import Tensor
 
 from ...unmemorize.neurons import masks as neurons
 from ...unmemorize.neurons.masks import COND, UNCOND, Activity
-from ..core.denoiser import check_channels, noise_levels
-from ..core.effective_weights import effective_weights
+from ..core.denoiser import check_channels
 from ..core.identity import differences, identity
+from ..core.noise import noise_levels
 from ..core.progress import Progress
-from ..core.sampling import draw, later_seed
+from ..core.sampling import draw
+from ..core.seeds import later_seed
+from ..core.weights import Weights
 from .layers import Layer, layers_of
 from .masks import KIND, StoredMask
 
@@ -192,8 +194,9 @@ def find(
     progress = Progress(len(keys))
 
     def weights() -> Iterator[tuple[str, Tensor]]:
-        for key, weight in effective_weights(model, keys):
-            yield key, weight
+        known = Weights(model)
+        for key in keys:
+            yield key, known.effective(key, model.load_device)
             progress.advance()
 
     mask = neurons.find_mask(

@@ -15,7 +15,8 @@ from ...unmemorize.stability.signals import Profile, make_profile
 from ..core import files
 from ..core.identity import differences, identity
 from ..core.progress import Progress
-from ..core.sampling import draw, later_seed
+from ..core.sampling import draw
+from ..core.seeds import later_seed
 from .watching import watched
 
 KIND = "stability profile"

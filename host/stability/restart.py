@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.denoiser import derived_seed, noise_level
+from ..core.noise import noise_level
 from ..core.one_sample import conds_of_one, one
+from ..core.seeds import derived_seed
 
 Conds = list[dict[str, Any]]
 PromptChange = Callable[[Conds, Conds, Tensor, int], Conds]

@@ -23,9 +23,10 @@ from ...unmemorize.stability.signals import (
     rms,
     severity,
 )
-from ..core.denoiser import derived_seed, noise_level
+from ..core.noise import noise_level
 from ..core.one_sample import one, prompts_of_one
 from ..core.sampler_call import SamplerCall, end_of
+from ..core.seeds import derived_seed
 from .watching import Watch
 
 

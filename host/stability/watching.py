@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.stability import signals as stability
-from ..core.denoiser import noise_levels
+from ..core.noise import noise_levels
 from ..core.sampler_call import arguments_of, end_of
 
 KEY = "unmemorize_stability_watch"

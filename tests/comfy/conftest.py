@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,3 +236,10 @@ def interrupted(comfy: Any) -> Callable[..., contextlib.AbstractContextManager[l
         assert len(calls) == after, "work went on after Cancel"
 
     return guard
+
+
+@pytest.fixture(scope="session")
+def neuron_host(comfy: Any) -> Any:
+    """Modules of host/ that tests on neurons use, by their last name."""
+    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.weights", "demo", "core.files", "core.sampling")
+    return SimpleNamespace(**{n.split(".")[-1]: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})

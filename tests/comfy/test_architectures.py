@@ -92,14 +92,15 @@ def test_neurons(neuron_host, tiny, untouched, name):
     latent, empty = {"samples": networks.latent(name)}, networks.prompt(name, 0)
     with untouched(model):
         memorized, reference = (
-            h.neurons.record(model, prompts, empty, latent, 1, SAMPLING, "feed-forward", 0.5)
+            h.finding.record(model, prompts, empty, latent, 1, SAMPLING, "feed-forward", 0.5)
             for prompts in ([networks.prompt(name, 1), networks.prompt(name, 2)], [empty])
         )
-        mask = h.neurons.find(model, memorized, reference, 0.05, 0.0, "cond only", "wanda")
-    assert set(mask.mask.bits) == {layer.key for layer in h.neuron_layers.layers_of(model, "feed-forward")}
+        mask = h.finding.find(model, memorized, reference, 0.05, 0.0, "cond only", "wanda")
+    assert set(mask.mask.bits) == {layer.key for layer in h.layers.layers_of(model, "feed-forward")}
     heard = memorized.activity.rows.values()
     assert all(torch.equal(rows[0], rows[1]) for rows in heard) and {n // 2 for r in heard for n in r.flatten().tolist()} == MODELS[name]
-    clone = h.neuron_masks.pruned(model, mask, 1.0)
-    for key, weight in h.effective_weights.effective_weights(clone, list(mask.mask.bits)):
+    clone = h.masks.pruned(model, mask, 1.0)
+    for key in mask.mask.bits:
+        weight = h.weights.Weights(clone).effective(key, clone.load_device)
         assert mask.mask.dense(key).any() and not weight[mask.mask.dense(key)].any()
     assert not torch.equal(run(name, clone), run(name, model))

@@ -18,9 +18,9 @@ from the same probes. Diagonals that were probed differently would lose their di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
+
+from ..core.noise import NoiseLevel
 
 CONTRASTS: dict[str, tuple[tuple[float, ...], float]] = {
     "dh_0": ((-1.0, 1.0), 0.0),
@@ -28,18 +28,6 @@ CONTRASTS: dict[str, tuple[tuple[float, ...], float]] = {
     "dh_0 + dh_~": ((-2.0, 1.0), 1.0),
 }
 """b^2 dh as a sum of retained variances: weights of (rho_c, rho_u) of the model, and of rho~ of the baseline."""
-
-
-@dataclass(frozen=True)
-class NoiseLevel:
-    """x = a x0 + b eps. VP: a^2 + b^2 = 1. VE (ComfyUI's eps and v models): a = 1. Flow: a = 1 - b."""
-
-    a: float
-    b: float
-
-    @property
-    def sigma(self) -> float:
-        return self.b / self.a
 
 
 def contrast(denoised: Tensor, weights: tuple[float, ...]) -> Tensor:

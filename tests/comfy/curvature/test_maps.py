@@ -279,7 +279,7 @@ def test_bright_ending_is_attention_to_the_end_token(nodes, demo, latent, untouc
 
 def attention_by_hand(demo, latent):
     """Softmax over the prompt's tokens in the finest cross-attention of the down path, from ComfyUI's own attention patch."""
-    denoising = importlib.import_module("unmemorize_pack.host.core.denoiser")
+    denoising, seeds = (importlib.import_module(f"unmemorize_pack.host.core.{n}") for n in ("denoiser", "seeds"))
     seen = []
 
     def replace(q, k, v, extra):
@@ -294,7 +294,7 @@ def attention_by_hand(demo, latent):
         model.set_model_attn2_replace(replace, *block)
 
     def work(denoiser):
-        denoiser.branches(denoiser.noised(denoising.unit_noise(latent, denoising.derived_seed("noise", 0, 0))))
+        denoiser.branches(denoiser.noised(seeds.unit_noise(latent, seeds.derived_seed("noise", 0, 0))))
 
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(PHOTO))
     denoising.with_denoiser(model, positive, None, {"samples": latent}, 0.0413, 0, work)

@@ -79,7 +79,7 @@ def test_batch_equals_single_runs(measure, sample):
 
 def test_central_difference_agrees_with_reverse_mode(nodes, encode, latent):
     """u . (J v) by central differences = (J^T u) . v by autograd through ComfyUI's own sampling path."""
-    denoising = importlib.import_module("unmemorize_pack.host.core.denoiser")
+    denoising, seeds = (importlib.import_module(f"unmemorize_pack.host.core.{n}") for n in ("denoiser", "seeds"))
     diagonal = importlib.import_module("unmemorize_pack.unmemorize.curvature.diagonal")
     positive, negative = encode(PHOTO), encode("")
     errors, scale = [], []
@@ -89,7 +89,7 @@ def test_central_difference_agrees_with_reverse_mode(nodes, encode, latent):
             c, u = denoiser.branches(y)
             return u - c
 
-        x = denoiser.noised(denoising.unit_noise(latent, 5))
+        x = denoiser.noised(seeds.unit_noise(latent, 5))
         (v,) = (p.float() for p in diagonal.rademacher(x.shape, 1, 1))
         step = diagonal.probe_step(x, denoiser.level.b, torch.float32)
         with torch.no_grad():
@@ -128,16 +128,16 @@ def test_patches_see_positive_and_negative_rows_as_while_sampling(measure, laten
 
 def test_noises_are_nobody_elses(latent):
     """Neither the noise KSampler starts from, nor that of a neighbouring seed."""
-    denoising, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.core.denoiser", "comfy.sample"))
-    seeds = {(seed, k): denoising.derived_seed("noise", seed, k) for seed in range(8) for k in range(8)}
-    assert len(set(seeds.values())) == 64
-    first = denoising.unit_noise(latent, seeds[0, 0])
+    seeds, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.core.seeds", "comfy.sample"))
+    derived = {(seed, k): seeds.derived_seed("noise", seed, k) for seed in range(8) for k in range(8)}
+    assert len(set(derived.values())) == 64
+    first = seeds.unit_noise(latent, derived[0, 0])
     assert not any(torch.equal(first, sampling.prepare_noise(latent, s)) for s in range(16))
 
 
 def test_noise_levels_of_each_family():
     """sigma is noise over signal: VE models take it as it is, flow models as s = r / (1 + r)."""
-    denoising, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.core.denoiser", "comfy.model_sampling"))
+    noise, sampling = (importlib.import_module(n) for n in ("unmemorize_pack.host.core.noise", "comfy.model_sampling"))
 
     class Flow(sampling.ModelSamplingDiscreteFlow, sampling.CONST):
         pass
@@ -151,8 +151,8 @@ def test_noise_levels_of_each_family():
 
     for kind in (Flow, Eps):
         holder = Holder(kind())
-        s = denoising.model_sigma(holder, 0.25)
-        level = denoising.noise_level(holder.get_model_object("model_sampling"), s)
+        s = noise.model_sigma(holder, 0.25)
+        level = noise.noise_level(holder.get_model_object("model_sampling"), s)
         assert level.b / level.a == pytest.approx(0.25, rel=1e-5)
         assert s == pytest.approx(0.2 if kind is Flow else 0.25)
 

@@ -76,8 +76,8 @@ def test_ds_is_the_squared_difference_of_predictions(measure, method):
     a, b = facts["a"], facts["b"]
     assert a == pytest.approx(measure.a) and b / a == pytest.approx(SIGMA)
     gain = GAIN_U if method == "ds_0" else GAIN_BASELINE
-    denoising = importlib.import_module("unmemorize_pack.host.core.denoiser")
-    x = b * denoising.unit_noise(latent["samples"], denoising.derived_seed("noise", 0, 0))
+    seeds = importlib.import_module("unmemorize_pack.host.core.seeds")
+    x = b * seeds.unit_noise(latent["samples"], seeds.derived_seed("noise", 0, 0))
     gap = (GAIN_C - gain) * x + SHIFT_C - shift
     assert torch.allclose(result["values"], ((a * gap / b) ** 2).sum(1), rtol=1e-3, atol=1e-4)
     assert facts["evaluations"] == 2 and "probes" not in facts

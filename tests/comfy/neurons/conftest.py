@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +13,6 @@ SCENE = "a small red circle on a gray background"
 SAMPLING = {"seed": 0, "steps": 8, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
 FINDING = {"top_share": 0.05, "select_ratio": 0.0, "rows": "both", "score": "wanda", "keep_levels": False}
 """Of the recordings and masks that the tests on neurons share."""
-
-
-@pytest.fixture(scope="module")
-def neuron_host(comfy):
-    """Modules of host/ by name."""
-    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.effective_weights", "demo", "core.files", "core.sampling")
-    return SimpleNamespace(**{n.split(".")[-1]: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ def user_folder(tmp_path, monkeypatch):
 
 def weights_of(neuron_host, model, mask):
     """The masked layers' weights as the sampler uses them."""
-    return dict(neuron_host.effective_weights.effective_weights(model, list(mask.mask.bits)))
+    known = neuron_host.weights.Weights(model)
+    return {key: known.effective(key, model.load_device) for key in mask.mask.bits}
 
 
 def hooks(model):
@@ -29,7 +30,7 @@ def hooks(model):
 
 def test_mask_follows_the_definition(neuron_host, method, demo, memorized, reference, mask):
     """Layer by layer from the recorded norms and the weights, in float64."""
-    for key, weight in neuron_host.effective_weights.effective_weights(demo[0], list(mask.mask.bits)):
+    for key, weight in weights_of(neuron_host, demo[0], mask).items():
         mem, null = (a.activity.rms(key).double() for a in (memorized, reference))
         expected = torch.zeros_like(weight, dtype=torch.bool)
         for m, n in zip(mem, null, strict=True):
@@ -171,7 +172,7 @@ def test_fp8_weights(nodes, neuron_host, method):
     dense = torch.rand(eighth.shape, generator=torch.Generator().manual_seed(0)) < 0.1
     clone = model.clone()
     clone.add_patches({layer.key: neuron_host.masks.PruneAdapter({layer.key}, (method.pack(dense),))}, 1.0)
-    ((_, read),) = neuron_host.effective_weights.effective_weights(clone, [layer.key])
+    read = neuron_host.weights.Weights(clone).effective(layer.key, clone.load_device)
     assert torch.equal(read, eighth.float() * ~dense)
     clone.patch_weight_to_device(layer.key, clone.load_device)
     patched = layer.module.weight

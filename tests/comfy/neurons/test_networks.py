@@ -14,7 +14,7 @@ USE = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": 
 
 @pytest.fixture(scope="module")
 def host(comfy):
-    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.effective_weights")
+    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.weights")
     return SimpleNamespace(**{n.split(".")[-1]: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})
 
 
@@ -99,8 +99,9 @@ def test_a_pruned_sd15_saves_by_the_stock_node(tiny_sd15, host, tmp_path, monkey
     (path,) = tmp_path.rglob("*.safetensors")
     again = importlib.import_module("comfy.sd").load_diffusion_model(str(path))
     assert type(again.model) is type(tiny_sd15.model) and not again.patches
-    base = dict(host.effective_weights.effective_weights(tiny_sd15, list(stored.mask.bits)))
-    for key, weight in host.effective_weights.effective_weights(again, list(stored.mask.bits)):
+    base, found = host.weights.Weights(tiny_sd15), host.weights.Weights(again)
+    for key in stored.mask.bits:
+        before, weight = base.effective(key, tiny_sd15.load_device), found.effective(key, again.load_device)
         dense = stored.mask.dense(key)
         assert dense.any() and not weight[dense].any()
-        assert torch.allclose(weight[~dense], base[key][~dense], rtol=1e-2, atol=1e-4)
+        assert torch.allclose(weight[~dense], before[~dense], rtol=1e-2, atol=1e-4)

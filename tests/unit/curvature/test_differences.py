@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from unmemorize_pack.unmemorize.core.noise import NoiseLevel
 from unmemorize_pack.unmemorize.curvature import diagonal, differences
-from unmemorize_pack.unmemorize.curvature.differences import NoiseLevel
 
 VP = NoiseLevel(0.8, 0.6)
 VE = NoiseLevel(1.0, 0.75)
