@@ -11,7 +11,8 @@ from torch import Tensor
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.profiles import calibrate as calibrate_profile
 from ...host.stability.watching import watched
-from ...unmemorize.stability import signals as stability
+from ...unmemorize.stability.profile import Profile, default_score, deviations, paper_score
+from ...unmemorize.stability.rule import Rule, severity
 from .common import auc, log, shared_out
 from .guarding import Bench
 
@@ -74,15 +75,15 @@ def watch(bench: Bench, captions: list[str], seeds: list[int], what: str, **chan
     return shared_out(work, captions)
 
 
-def scores(run: dict[str, Any], profile: stability.Profile, detector: str) -> Tensor:
+def scores(run: dict[str, Any], profile: Profile, detector: str) -> Tensor:
     """A detector's value for each generation of a caption, large = memorized, [n]."""
     angles, observed = run["angles"], run["observed"]
     rules = {
-        "guard_default": lambda: stability.default_score(profile, angles, observed),
-        "guard_default_first3": lambda: stability.default_score(profile, angles, observed, first=3),
-        "guard_paper": lambda: stability.paper_score(profile, angles, observed),
-        "guard_paper_first3": lambda: stability.paper_score(profile, angles, observed, first=3),
-        "guard_paper_mean": lambda: stability.paper_score(profile, angles, observed, average=True),
+        "guard_default": lambda: default_score(profile, angles, observed),
+        "guard_default_first3": lambda: default_score(profile, angles, observed, first=3),
+        "guard_paper": lambda: paper_score(profile, angles, observed),
+        "guard_paper_first3": lambda: paper_score(profile, angles, observed, first=3),
+        "guard_paper_mean": lambda: paper_score(profile, angles, observed, average=True),
         "wen": lambda: run["wen"].mean(0),
         "wen_first": lambda: run["wen"][0],
         "anisotropy": lambda: ANISOTROPY[0] * run["wen"][[0, -3]].mean(0) + ANISOTROPY[1] * run["cosine"][[0, -3]].mean(0),
@@ -102,7 +103,7 @@ SPLITS = {
 }
 
 
-def aucs(runs: dict[str, dict[str, Any]], groups: dict[str, list[str]], profile: stability.Profile, detector: str) -> dict[str, float]:
+def aucs(runs: dict[str, dict[str, Any]], groups: dict[str, list[str]], profile: Profile, detector: str) -> dict[str, float]:
     """auc_<detector>_<split>; a memory counts only where the generation really copied."""
 
     def values(names: tuple[str, ...], copied: bool) -> Tensor:
@@ -117,15 +118,15 @@ def aucs(runs: dict[str, dict[str, Any]], groups: dict[str, list[str]], profile:
     return found
 
 
-def conditionals(runs: dict[str, dict[str, Any]], captions: list[str], profile: stability.Profile, limit: float) -> dict[str, float]:
+def conditionals(runs: dict[str, dict[str, Any]], captions: list[str], profile: Profile, limit: float) -> dict[str, float]:
     """Does brokenness imply memorization, and the reverse? For the default detector and for the paper's region."""
-    rule = stability.Rule()
+    rule = Rule()
     copied = torch.cat([runs[c]["copied"] for c in captions])
     flags = {"default": torch.cat([scores(runs[c], profile, "guard_default") > limit for c in captions])}
     left = []
     for c in captions:
-        z = [stability.deviations(profile, k, runs[c]["angles"], runs[c]["observed"][k]) for k in ("update", "prediction")]
-        left.append((stability.severity(*z, rule) > 0).any(0))
+        z = [deviations(profile, k, runs[c]["angles"], runs[c]["observed"][k]) for k in ("update", "prediction")]
+        left.append((severity(*z, rule) > 0).any(0))
     flags["paper"] = torch.cat(left)
     found = {}
     for name, flagged in flags.items():

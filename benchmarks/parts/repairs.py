@@ -15,7 +15,7 @@ from ...host.core.denoiser import differentiable
 from ...host.stability import guard as guarding
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.restart import How, Phase, nothing
-from ...unmemorize.stability.signals import Rule
+from ...unmemorize.stability.rule import Rule
 from .common import log, shared_out
 from .detecting import sampling_of
 from .guarding import Bench, always, broken, obeys, pictures_of

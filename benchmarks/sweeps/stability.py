@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...demo.scripts.judge import compare
 from ...host.stability.restart import Conds, How, Phase, PromptChange, nothing, parts_left_out
-from ...unmemorize.stability.signals import Profile, deviations
+from ...unmemorize.stability.profile import Profile, deviations
 from ..parts.common import arguments, auc, log, shared_out
 from ..parts.detecting import profile_of, scores, watch
 from ..parts.guarding import Bench, always, broken, hatched, obeys, pictures_of

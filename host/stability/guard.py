@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves, guard_view
-from ...unmemorize.stability import signals as stability
+from ...unmemorize.stability.profile import WINDOW, default_score, deviation, deviations, paper_score, region_along
+from ...unmemorize.stability.rule import Rule, active, severity
 from ..core.sampler_call import arguments_of, end_of
 from ..curvature.recording import marks
 from . import restart, step_rule
@@ -40,7 +41,7 @@ class Guard:
     method: str = "recommended"
     parent: Any = None
     limit: float = LIMIT
-    rule: stability.Rule = field(default_factory=stability.Rule)
+    rule: Rule = field(default_factory=Rule)
     how: restart.How | None = None
     """None: `restart.how_for(parent)`."""
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +145,7 @@ def _listen(run: Run, guard: Guard, facts: dict[str, Any]) -> None:
     if guard.method == "paper" and watch.before is not None and watch.before.step == step - 1:
         _note_first_edits(run, guard, watch.before, facts["input"] / watch.scales[step])
     can_stop = guard.mode == "correct" and guard.method == "recommended" and not run.looked
-    if can_stop and watch.angles[step] < stability.WINDOW:
+    if can_stop and watch.angles[step] < WINDOW:
         run.looked = True
         found = judged(run, guard)
         if bool(found[1].all()):
@@ -165,7 +166,7 @@ def _tell(line: Live, run: Run, guard: Guard) -> None:
 def regions_of(run: Run, guard: Guard, observed: dict[str, Any]) -> dict[str, list[list[float]]]:
     """Mean and standard deviation of clean runs by step, [steps][2], of those observed signals that the profile knows."""
     profile, angles = guard.stored.profile, torch.tensor(run.watch.angles[:-1])
-    return {name: torch.stack(stability.region_along(profile, name, angles), 1).tolist() for name in observed if name in profile.mean}
+    return {name: torch.stack(region_along(profile, name, angles), 1).tolist() for name in observed if name in profile.mean}
 
 
 def finish(run: Run, guard: Guard, end: Tensor) -> None:
@@ -184,12 +185,12 @@ def _note_first_edits(run: Run, guard: Guard, call: Call, y: Tensor) -> None:
     """Keep, for each sample, the first step after which the rule would edit it. A step that is seen again (heun) is judged again."""
     profile, watch, t = guard.stored.profile, run.watch, call.step
     observed = watch.observed()
-    z_update, z_prediction = (stability.deviation(profile, name, watch.angles[t], observed[name][t]) for name in ("update", "prediction"))
+    z_update, z_prediction = (deviation(profile, name, watch.angles[t], observed[name][t]) for name in ("update", "prediction"))
     if run.grades is None:
         run.grades = torch.zeros(watch.steps, len(y), dtype=torch.long)
     before = run.grades[t - 1] if t else run.grades.new_zeros(len(y))
-    run.grades[t] = torch.where(before > 0, before, stability.severity(z_update, z_prediction, guard.rule))
-    acts = stability.active(run.grades[t], z_update, t, watch.steps, guard.rule)
+    run.grades[t] = torch.where(before > 0, before, severity(z_update, z_prediction, guard.rule))
+    acts = active(run.grades[t], z_update, t, watch.steps, guard.rule)
     for i in range(len(y)):
         known = run.first.get(i)
         if known is not None and known.step != t:
@@ -211,12 +212,12 @@ def judged(run: Run, guard: Guard) -> tuple[Tensor, Tensor, str]:
         )
     angles = torch.tensor(watch.angles[:-1])
     if guard.method == "recommended":
-        score = stability.default_score(profile, angles, observed)
+        score = default_score(profile, angles, observed)
         if not torch.isnan(score).all():
             return score, score > guard.limit, "default"
-    score = stability.paper_score(profile, angles, observed)
-    z = [stability.deviations(profile, name, angles, observed[name]) for name in ("update", "prediction")]
-    return score, (stability.severity(*z, guard.rule) > 0).any(0), "paper"
+    score = paper_score(profile, angles, observed)
+    z = [deviations(profile, name, angles, observed[name]) for name in ("update", "prediction")]
+    return score, (severity(*z, guard.rule) > 0).any(0), "paper"
 
 
 def record_of(run: Run, guard: Guard, result: Tensor) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.signals import Profile, make_profile
+from ...unmemorize.stability.profile import Profile, make_profile
 from ..core import files
 from ..core.identity import differences, identity
 from ..core.progress import Progress

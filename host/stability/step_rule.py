@@ -11,18 +11,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.signals import (
-    Profile,
-    Rule,
-    active,
-    corrected,
-    deviation,
-    region_at,
-    renoised,
-    renormalised_guidance,
-    rms,
-    severity,
-)
+from ...unmemorize.stability.profile import Profile, deviation, region_at
+from ...unmemorize.stability.rule import Rule, active, corrected, renoised, renormalised_guidance, severity
+from ...unmemorize.stability.signals import rms
 from ..core.noise import noise_level
 from ..core.one_sample import one, prompts_of_one
 from ..core.sampler_call import SamplerCall, end_of

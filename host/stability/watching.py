@@ -14,7 +14,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability import signals as stability
+from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
 from ..core.noise import noise_levels
 from ..core.sampler_call import arguments_of, end_of
 
@@ -83,7 +83,7 @@ class Watch:
         last = self.now
         if last is not None and last.step == self.steps - 1:
             y = end.to(last.z) / self.scales[self.steps]
-            norms = stability.rms_of_each(torch.stack([y, y - last.z]), self._region_like(y)).cpu()
+            norms = rms_of_each(torch.stack([y, y - last.z]), self._region_like(y)).cpu()
             self._notes[self.steps] = ("latent", "update"), norms
         self.before = self.now = None
 
@@ -101,10 +101,10 @@ class Watch:
                 names += ["change_uncond", "change_cond"]
                 parts += [call.uncond - last.uncond, call.cond - last.cond]
         region = self._region_like(call.z)
-        values = stability.rms_of_each(torch.stack(parts), region)
+        values = rms_of_each(torch.stack(parts), region)
         if self.every_sharpness or last is None:
             names.append("sharpness")
-            values = torch.cat([values, stability.sharpness(call.cond, region)[None]])
+            values = torch.cat([values, sharpness(call.cond, region)[None]])
         self._notes[call.step] = tuple(names), values.cpu()
 
     def observed(self) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class Watch:
         for step, (names, values) in self._notes.items():
             rows = dict(zip(names, values, strict=True))
             if "change_uncond" in rows:
-                rows["revision"] = stability.revision(rows.pop("change_uncond"), rows.pop("change_cond"))
+                rows["revision"] = revision(rows.pop("change_uncond"), rows.pop("change_cond"))
             if "update" in rows:  # noted with the call that follows its step
                 rows["update"] = rows["update"] / max(self.angles[step - 1] - self.angles[step], 1e-6)
             for name, row in rows.items():

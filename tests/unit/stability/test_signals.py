@@ -9,8 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unmemorize_pack.unmemorize.stability import signals as stability
-from unmemorize_pack.unmemorize.stability.signals import Profile
+from unmemorize_pack.unmemorize.stability.profile import (
+    LEAST_SD,
+    Profile,
+    default_score,
+    deviations,
+    make_profile,
+    paper_score,
+    region_at,
+    upper_spread,
+)
+from unmemorize_pack.unmemorize.stability.rule import Rule, severity
+from unmemorize_pack.unmemorize.stability.signals import SIGNALS, revision, rms, rms_of_each, sharpness
 
 STEPS, SHAPE = 12, (4, 4, 4)
 ANGLES = torch.linspace(1.55, 0.0, STEPS + 1, dtype=torch.float64)
@@ -25,18 +35,18 @@ def rotated(z, prediction, angle, angle_next):
 
 def observed(cond, uncond, start, angles=ANGLES):
     """Signals [steps, n] of a DDIM run by the conditional denoiser, as the host observes them; and its latents."""
-    z, before, signals, latents = start, None, {name: [] for name in stability.SIGNALS}, [start]
+    z, before, signals, latents = start, None, {name: [] for name in SIGNALS}, [start]
     for angle, angle_next in zip(angles[:-1].tolist(), angles[1:].tolist(), strict=True):
         d_c, d_u = cond(z, angle), uncond(z, angle)
         y = rotated(z, d_c, angle, angle_next)
         nothing = torch.full((len(z),), math.nan)
         for name, values in {
-            "latent": stability.rms(y),
-            "update": stability.rms(y - z) / (angle - angle_next),
-            "prediction": stability.rms(d_c),
-            "guidance": stability.rms(d_c - d_u),
-            "revision": nothing if before is None else stability.revision(stability.rms(d_u - before[1]), stability.rms(d_c - before[0])),
-            "sharpness": stability.sharpness(d_c),
+            "latent": rms(y),
+            "update": rms(y - z) / (angle - angle_next),
+            "prediction": rms(d_c),
+            "guidance": rms(d_c - d_u),
+            "revision": nothing if before is None else revision(rms(d_u - before[1]), rms(d_c - before[0])),
+            "sharpness": sharpness(d_c),
         }.items():
             signals[name].append(values.float())
         z, before = y, (d_c, d_u)
@@ -62,7 +72,7 @@ def noise(n, seed=0):
 def clean():
     """Profile and signals of 2000 runs on N(0, I)."""
     signals, _ = observed(normal_data, wide_data, noise(2000))
-    return stability.make_profile(ANGLES[:-1], signals), signals
+    return make_profile(ANGLES[:-1], signals), signals
 
 
 # --- METHODS 4.7, 1 and 2 ----------------------------------------------------------------------------------
@@ -100,12 +110,12 @@ def test_a_point_mass_fires_every_detector(clean):
     profile, _ = clean
     angles = ANGLES[:-1]
     for variant in ({}, {"first": 3}, {"average": True}):
-        assert stability.paper_score(profile, angles, signals, **variant).min() > 10
-        assert stability.paper_score(profile, angles, others, **variant).max() < 6
-    assert stability.default_score(profile, angles, signals).min() > 10
-    assert stability.default_score(profile, angles, others).abs().max() < 6
-    z = [stability.deviations(profile, name, angles, signals[name]) for name in ("update", "prediction")]
-    assert (stability.severity(*z, stability.Rule()) > 0).any(0).all()
+        assert paper_score(profile, angles, signals, **variant).min() > 10
+        assert paper_score(profile, angles, others, **variant).max() < 6
+    assert default_score(profile, angles, signals).min() > 10
+    assert default_score(profile, angles, others).abs().max() < 6
+    z = [deviations(profile, name, angles, signals[name]) for name in ("update", "prediction")]
+    assert (severity(*z, Rule()) > 0).any(0).all()
 
 
 # --- profiles ----------------------------------------------------------------------------------------------
@@ -113,7 +123,7 @@ def test_a_point_mass_fires_every_detector(clean):
 
 def test_default_score_of_its_own_runs_is_standard(clean):
     profile, signals = clean
-    scores = stability.default_score(profile, ANGLES[:-1], signals)
+    scores = default_score(profile, ANGLES[:-1], signals)
     assert float(scores.median()) == pytest.approx(0.0, abs=1e-4)
     assert float(scores[scores > 0].square().mean().sqrt()) == pytest.approx(1.0, abs=1e-3)
 
@@ -122,33 +132,33 @@ def test_a_second_kind_of_clean_prompts_does_not_hide_memories():
     """Scores of two kinds, far apart: the limit lies above the upper kind, not above the mixture."""
     g = torch.Generator().manual_seed(3)
     drawings, photographs = torch.randn(400, generator=g), torch.randn(200, generator=g) - 12
-    centre, spread = stability.upper_spread(torch.cat([drawings, photographs]))
+    centre, spread = upper_spread(torch.cat([drawings, photographs]))
     assert 0.5 < spread < 1.5 and (3.5 - centre) / spread > 3 > (2.0 - centre) / spread
 
 
 def some_signals(runs, steps=3, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(steps, runs, generator=g) for name in stability.SIGNALS}
+    return {name: torch.randn(steps, runs, generator=g) for name in SIGNALS}
 
 
 @pytest.mark.parametrize(("runs", "factor"), [(2, 2.0), (5, 1.4), (19, 1 + 2 / 19), (20, 1.0), (50, 1.0)])
 def test_few_runs_inflate_the_deviations(runs, factor):
     signals = some_signals(runs)
-    profile = stability.make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
-    for name in stability.SIGNALS:
+    profile = make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+    for name in SIGNALS:
         assert torch.allclose(profile.sd[name].flip(0), signals[name].std(1) * factor, rtol=1e-6)
         assert torch.allclose(profile.mean[name].flip(0), signals[name].mean(1), atol=1e-6)
-    scores = stability.default_score(profile, torch.tensor([1.5, 1.0, 0.6]), signals)
+    scores = default_score(profile, torch.tensor([1.5, 1.0, 0.6]), signals)
     above = [float(v) for v in scores if v > 0]
     assert sum(v * v for v in above) / max(len(above), 1) == pytest.approx(1 / factor**2, rel=1e-3)
 
 
 def test_equal_runs_have_a_floor_and_one_run_makes_a_profile():
-    equal = {name: torch.ones(3, 4) for name in stability.SIGNALS}
-    profile = stability.make_profile(torch.tensor([1.5, 1.0, 0.6]), equal)
-    assert all((sd == stability.LEAST_SD).all() for sd in profile.sd.values()) and profile.score_spread == stability.LEAST_SD
-    single = stability.make_profile(torch.tensor([1.5]), some_signals(1, steps=1))
-    assert single.runs == 1 and single.sd["update"].tolist() == pytest.approx([stability.LEAST_SD])
+    equal = {name: torch.ones(3, 4) for name in SIGNALS}
+    profile = make_profile(torch.tensor([1.5, 1.0, 0.6]), equal)
+    assert all((sd == LEAST_SD).all() for sd in profile.sd.values()) and profile.score_spread == LEAST_SD
+    single = make_profile(torch.tensor([1.5]), some_signals(1, steps=1))
+    assert single.runs == 1 and single.sd["update"].tolist() == pytest.approx([LEAST_SD])
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -156,20 +166,20 @@ def test_a_broken_calibration_run_is_refused(broken):
     signals = some_signals(5)
     signals["prediction"][1, 3] = broken
     with pytest.raises(ValueError, match="not numbers"):
-        stability.make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+        make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
 
 
 def test_a_calibration_of_nothing_but_nan_is_refused():
-    signals = {name: torch.full((3, 5), math.nan) for name in stability.SIGNALS}
+    signals = {name: torch.full((3, 5), math.nan) for name in SIGNALS}
     with pytest.raises(ValueError, match="not numbers"):
-        stability.make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+        make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
 
 
 def test_steps_without_a_value_take_their_neighbours():
     """The first step has no revision."""
     signals = some_signals(5)
     signals["revision"][0] = math.nan
-    profile = stability.make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+    profile = make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
     assert profile.mean["revision"][2] == profile.mean["revision"][1] == signals["revision"][1].mean()
 
 
@@ -177,19 +187,19 @@ def test_without_an_unconditional_prediction_there_is_no_default_score():
     signals = some_signals(5)
     unguided = {k: v for k, v in signals.items() if k not in ("guidance", "revision")}
     angles = torch.tensor([1.5, 1.0, 0.6])
-    profile = stability.make_profile(angles, unguided)
-    assert "revision" not in profile.mean and torch.isnan(stability.default_score(profile, angles, unguided)).all()
-    guided = stability.make_profile(angles, signals)
-    assert torch.isnan(stability.default_score(guided, angles, unguided)).all(), "an unguided run, or one of a single step"
+    profile = make_profile(angles, unguided)
+    assert "revision" not in profile.mean and torch.isnan(default_score(profile, angles, unguided)).all()
+    guided = make_profile(angles, signals)
+    assert torch.isnan(default_score(guided, angles, unguided)).all(), "an unguided run, or one of a single step"
     late = torch.tensor([0.4, 0.3, 0.2])
-    assert torch.isnan(stability.default_score(guided, late, signals)).all(), "no step in the window"
+    assert torch.isnan(default_score(guided, late, signals)).all(), "no step in the window"
 
 
 @pytest.fixture
 def knots():
     """A profile of three steps with round numbers."""
-    mean = {name: torch.tensor([1.0, 3.0, 7.0]) for name in stability.SIGNALS}
-    sd = {name: torch.tensor([0.1, 0.2, 0.6]) for name in stability.SIGNALS}
+    mean = {name: torch.tensor([1.0, 3.0, 7.0]) for name in SIGNALS}
+    sd = {name: torch.tensor([0.1, 0.2, 0.6]) for name in SIGNALS}
     return Profile(torch.tensor([0.5, 1.0, 1.5]), mean, sd, 50, 0.0, 1.0)
 
 
@@ -207,20 +217,20 @@ def knots():
     ],
 )
 def test_regions_between_and_beyond_the_knots(knots, angle, mean, sd):
-    assert stability.region_at(knots, "update", angle) == pytest.approx((mean, sd), rel=1e-5)
+    assert region_at(knots, "update", angle) == pytest.approx((mean, sd), rel=1e-5)
 
 
 def test_a_profile_of_a_single_step_serves_every_angle():
     profile = Profile(torch.tensor([1.2]), {"update": torch.tensor([2.0])}, {"update": torch.tensor([0.5])}, 5, 0.0, 1.0)
     for angle in (0.0, 1.2, 1.5):
-        assert stability.region_at(profile, "update", angle) == (2.0, 0.5)
+        assert region_at(profile, "update", angle) == (2.0, 0.5)
 
 
 @settings(deadline=None)
-@given(angle=st.floats(0.0, 1.57), name=st.sampled_from(stability.SIGNALS))
+@given(angle=st.floats(0.0, 1.57), name=st.sampled_from(SIGNALS))
 def test_regions_stay_within_their_neighbours(angle, name):
-    profile = stability.make_profile(torch.tensor([1.5, 1.1, 0.7, 0.2]), some_signals(6, steps=4))
-    mean, sd = stability.region_at(profile, name, angle)
+    profile = make_profile(torch.tensor([1.5, 1.1, 0.7, 0.2]), some_signals(6, steps=4))
+    mean, sd = region_at(profile, name, angle)
     assert profile.mean[name].min() - 1e-5 <= mean <= profile.mean[name].max() + 1e-5
     assert profile.sd[name].min() - 1e-5 <= sd <= profile.sd[name].max() + 1e-5
 
@@ -228,12 +238,10 @@ def test_regions_stay_within_their_neighbours(angle, name):
 def test_a_profile_serves_other_step_counts():
     """Half the steps: updates are measured by radian, so that their lengths are nearly those of the finer run."""
     levels = torch.linspace(1.55, 0.0, 49, dtype=torch.float64)
-    fine, coarse = (
-        stability.make_profile(angles[:-1], observed(wide_data, normal_data, noise(200), angles)[0]) for angles in (levels, levels[::2])
-    )
+    fine, coarse = (make_profile(angles[:-1], observed(wide_data, normal_data, noise(200), angles)[0]) for angles in (levels, levels[::2]))
     for name in ("update", "prediction", "guidance", "sharpness"):
         for angle, want in zip(coarse.angles[1:].tolist(), coarse.mean[name][1:].tolist(), strict=True):
-            assert stability.region_at(fine, name, angle)[0] == pytest.approx(want, rel=0.2, abs=0.05), name
+            assert region_at(fine, name, angle)[0] == pytest.approx(want, rel=0.2, abs=0.05), name
 
 
 # --- scores ------------------------------------------------------------------------------------------------
@@ -245,16 +253,16 @@ def test_scores_are_those_of_loops(knots):
     signals["revision"][0] = math.nan
     for i in range(3):
         z = [abs((float(signals["update"][t, i]) - region(knots, angles[t])[0]) / region(knots, angles[t])[1]) for t in range(4)]
-        assert float(stability.paper_score(knots, angles, signals)[i]) == pytest.approx(max(z), rel=1e-4)
-        assert float(stability.paper_score(knots, angles, signals, first=2)[i]) == pytest.approx(max(z[:2]), rel=1e-4)
-        assert float(stability.paper_score(knots, angles, signals, average=True)[i]) == pytest.approx(sum(z) / 4, rel=1e-4)
+        assert float(paper_score(knots, angles, signals)[i]) == pytest.approx(max(z), rel=1e-4)
+        assert float(paper_score(knots, angles, signals, first=2)[i]) == pytest.approx(max(z[:2]), rel=1e-4)
+        assert float(paper_score(knots, angles, signals, average=True)[i]) == pytest.approx(sum(z) / 4, rel=1e-4)
         revised = [(float(signals["revision"][t, i]) - region(knots, angles[t])[0]) / region(knots, angles[t])[1] for t in (1, 2)]
         sharp = (float(signals["sharpness"][0, i]) - 7.0) / 0.6
         shifted = dataclasses.replace(knots, score_centre=2.0, score_spread=4.0)
         want = (sum(revised) / 2 + sharp - 2.0) / 4.0
-        assert float(stability.default_score(shifted, angles, signals)[i]) == pytest.approx(want, rel=1e-4)
+        assert float(default_score(shifted, angles, signals)[i]) == pytest.approx(want, rel=1e-4)
         want = (revised[0] + sharp - 2.0) / 4.0
-        assert float(stability.default_score(shifted, angles, signals, first=2)[i]) == pytest.approx(want, rel=1e-4)
+        assert float(default_score(shifted, angles, signals, first=2)[i]) == pytest.approx(want, rel=1e-4)
 
 
 def region(profile, angle):
@@ -272,15 +280,15 @@ def test_a_broken_sample_has_no_score_and_harms_no_neighbour(knots):
     alone = {name: values[:, :2].clone() for name, values in signals.items()}
     for values in signals.values():
         values[:, 2] = math.nan
-    for score in (stability.default_score, stability.paper_score):
+    for score in (default_score, paper_score):
         found = score(knots, angles, signals)
         assert torch.isnan(found).tolist() == [False, False, True]
         assert torch.equal(found[:2], score(knots, angles, alone))
         signals["revision"][2, 0] = math.nan
         found, single = (score(knots, angles, {k: v[:, :n] for k, v in signals.items()}) for n in (3, 1))
         assert torch.equal(found[:1], single), "a run that breaks later has what it had until then"
-    z = [stability.deviations(knots, name, angles, signals[name]) for name in ("update", "prediction")]
-    assert (stability.severity(*z, stability.Rule())[:, 2] == 0).all()
+    z = [deviations(knots, name, angles, signals[name]) for name in ("update", "prediction")]
+    assert (severity(*z, Rule())[:, 2] == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -292,10 +300,10 @@ def test_a_batch_of_two_is_two_of_one(seed):
     inside = torch.randint(0, 2, (2, 1, 5, 6), generator=g).float()
     for r in (None, inside):
         parts = [None, None] if r is None else [r[:1], r[1:]]
-        for f in (stability.rms, stability.sharpness):
+        for f in (rms, sharpness):
             assert torch.equal(f(x, r), torch.cat([f(x[:1], parts[0]), f(x[1:], parts[1])]))
-        both = stability.rms_of_each(torch.stack([x - before, other - other_before]), r)
-        assert torch.equal(both, torch.stack([stability.rms(x - before, r), stability.rms(other - other_before, r)]))
+        both = rms_of_each(torch.stack([x - before, other - other_before]), r)
+        assert torch.equal(both, torch.stack([rms(x - before, r), rms(other - other_before, r)]))
 
 
 # --- norms -------------------------------------------------------------------------------------------------
@@ -317,27 +325,27 @@ def test_norms_and_sharpness_in_a_region_are_those_of_loops():
                         across.append(float(x[i, c, h, w + 1] - x[i, c, h, w]) ** 2)
                     if here and h + 1 < 4 and inside[i, 0, h + 1, w] > 0:
                         down.append(float(x[i, c, h + 1, w] - x[i, c, h, w]) ** 2)
-        assert float(stability.rms(x, inside)[i]) == pytest.approx(math.sqrt(sum(squares) / len(squares)), rel=1e-5)
+        assert float(rms(x, inside)[i]) == pytest.approx(math.sqrt(sum(squares) / len(squares)), rel=1e-5)
         want = 0.5 * math.log((sum(across) / len(across) + sum(down) / len(down)) / 2)
-        assert float(stability.sharpness(x, inside)[i]) == pytest.approx(want, rel=1e-4)
+        assert float(sharpness(x, inside)[i]) == pytest.approx(want, rel=1e-4)
 
 
 @pytest.mark.parametrize("everywhere", [None, torch.ones(2, 1, 4, 4)])
 def test_norms_of_known_pictures(everywhere):
     ramp = torch.arange(4.0).repeat(2, 3, 4, 1)
-    assert stability.rms(2 * torch.ones(2, 3, 4, 4), everywhere).tolist() == [2.0, 2.0]
-    assert stability.sharpness(ramp, everywhere).tolist() == pytest.approx([0.5 * math.log(0.5)] * 2, rel=1e-5)
-    assert stability.sharpness(torch.ones(2, 3, 4, 4), everywhere).isfinite().all(), "a flat picture has a logarithm too"
+    assert rms(2 * torch.ones(2, 3, 4, 4), everywhere).tolist() == [2.0, 2.0]
+    assert sharpness(ramp, everywhere).tolist() == pytest.approx([0.5 * math.log(0.5)] * 2, rel=1e-5)
+    assert sharpness(torch.ones(2, 3, 4, 4), everywhere).isfinite().all(), "a flat picture has a logarithm too"
 
 
 def test_an_empty_region_has_no_norm():
-    assert stability.rms(torch.ones(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)).tolist() == [0.0]
+    assert rms(torch.ones(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)).tolist() == [0.0]
 
 
 def test_revision_is_large_for_what_is_known_from_the_start():
     g = torch.Generator().manual_seed(1)
     u, before = torch.randn(1, 3, 4, 4, generator=g), torch.randn(1, 3, 4, 4, generator=g)
     memory = torch.randn(1, 3, 4, 4, generator=g)
-    change = stability.rms(u - before)
-    assert float(stability.revision(change, stability.rms(memory - memory))) > 15
-    assert float(stability.revision(change, stability.rms(2 * (u - before)))) == pytest.approx(-math.log(2), rel=1e-5)
+    change = rms(u - before)
+    assert float(revision(change, rms(memory - memory))) > 15
+    assert float(revision(change, rms(2 * (u - before)))) == pytest.approx(-math.log(2), rel=1e-5)
