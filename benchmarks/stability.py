@@ -8,7 +8,7 @@ import torch
 
 from ..demo.scripts.judge import compare
 from ..host.stability import guard as guarding
-from ..host.stability.restart import how_for
+from ..host.stability.restart import default_restart
 from .parts.common import arguments, log, rate, shared_out, write
 from .parts.detecting import DETECTORS, aucs, conditionals, profile_of, sampling_of, scores, watch
 from .parts.guarding import Bench, hatched, obeys, pictures_of
@@ -186,7 +186,7 @@ def main() -> None:
     metrics |= lora(bench, seeds)
     metrics |= extra_calls(bench, stored) | overhead(bench, stored)
     sheet(bench, stored, options.name or "stability")
-    phases = [f"{'parent' if p.parent else 'model'} until {p.until:g}, {p.cfg:g} x guidance" for p in how_for(bench.early).phases]
+    phases = [f"{'parent' if p.parent else 'model'} until {p.until:g}, {p.cfg:g} x guidance" for p in default_restart(bench.early).phases]
     settings = {
         "lab_seed": bench.lab.facts["seed"],
         "seeds": options.seeds,

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..host.core.schema import hints
 from ..host.curvature.bright_ending import bright_ending
-from ..host.curvature.measuring import ESTIMATORS, METHODS, NEEDS_BASELINE, PAPER, RECOMMENDED, How, measure_map
+from ..host.curvature.measuring import ESTIMATORS, METHODS, PAPER, RECOMMENDED, How, measure_map
 from ..host.curvature.recording import record, recorded_map
 from ..unmemorize.curvature.maps import scores
 
@@ -152,7 +152,7 @@ class CurvatureDifferenceMap(io.ComfyNode):
 
 def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:
     """Ask for a baseline that is linked but not evaluated yet (None); one that is not linked at all is absent."""
-    return ["baseline"] if method in NEEDS_BASELINE and inputs.get("baseline", ...) is None else []
+    return ["baseline"] if method in METHODS and METHODS[method].needs_baseline and inputs.get("baseline", ...) is None else []
 
 
 def chosen_settings(method: str, preset: str, sigmas: str, probes: int, noises: int, probing: str, estimator: str) -> How:

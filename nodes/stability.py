@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
 from ..host.core.sampling import ksampler
 from ..host.core.schema import hints
-from ..host.stability import guard as guarding
-from ..host.stability.profiles import StoredProfile, check_guidance, check_profile
-from ..host.stability.restart import check_parent
-from ..unmemorize.pictures.stability_chart import chart, verdict
+from ..host.stability.guard import METHODS, Guard, check, guarded
+from ..host.stability.profiles import StoredProfile
+from ..host.stability.records import in_short, of_batch, read_record, sample_of
+from ..unmemorize.pictures.stability_chart import chart
 from ..unmemorize.pictures.views import guard_view
 from .stability_profiles import Profile, sampling_inputs
 
@@ -52,7 +51,7 @@ class KSamplerStabilityGuard(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="The latent to sample from."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Less than 1 keeps part of latent_image."),
                 io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
-                io.Combo.Input("method", options=list(guarding.METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
             ],
@@ -79,46 +78,16 @@ class KSamplerStabilityGuard(io.ComfyNode):
         latent_image: dict, denoise: float, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        if mode != "off":
-            check(mode, method, profile, model, parent)
-            check_guidance(profile, cfg)
-        guard = guarding.Guard(profile, mode, method, parent, sampling=use)
-        clone, record = guarding.guarded(model, guard)
+        guard = Guard(profile, mode, method, parent, sampling=use)
+        check(guard, model)
+        clone, record = guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
-        memorized, score = summary(record)
-        return io.NodeOutput(latent, memorized, score, json.dumps(record), ui=views(record))
+        return io.NodeOutput(latent, *of_batch(record.facts), json.dumps(record.facts), ui=views(record.facts))
 
 
-def check(mode: str, method: str, profile: Any, model: Any, parent: Any) -> None:
-    """ValueError before work on what does not fit together."""
-    if mode not in guarding.MODES or method not in guarding.METHODS:
-        raise ValueError(f"mode {mode!r} or method {method!r} is none of {guarding.MODES}, {guarding.METHODS}.")
-    check_profile(profile, model)
-    if parent is not None:
-        check_parent(parent, model)
-
-
-def summary(record: dict[str, Any]) -> tuple[bool, float]:
-    """memorized and score of a batch; False and 0 for a run that was not watched."""
-    return (any(record["memorized"]), highest(record["scores"])) if record else (False, 0.0)
-
-
-def highest(scores: list[float | None]) -> float:
-    """The highest score of a batch; a run that broke (NaN) has none."""
-    return max((s for s in scores if s is not None), default=0.0)
-
-
-def short(record: dict[str, Any]) -> dict[str, Any]:
-    """What the front end shows of a record."""
-    if not record:
-        return {"verdict": "off"}
-    kept = ("mode", "method", "detector", "limit", "memorized", "scores", "restarted", "edited_steps", "warnings")
-    return {"verdict": verdict(record, record["memorized"].index(any(record["memorized"]))), **{k: record[k] for k in kept}}
-
-
-def views(record: dict[str, Any], sample: int | None = None) -> dict[str, list[Any]]:
+def views(facts: dict[str, Any], sample: int | None = None) -> dict[str, list[Any]]:
     """`ui` of a guarded run; `sample`: the one to show first, else the first that is memorized."""
-    return {"unmemorize_report": [short(record)], "unmemorize_guard": [guard_view(record) | {"sample": sample}]}
+    return {"unmemorize_report": [in_short(facts)], "unmemorize_guard": [guard_view(facts) | {"sample": sample}]}
 
 
 class StabilityGuard(io.ComfyNode):
@@ -135,7 +104,7 @@ class StabilityGuard(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model, with all its LoRAs."),
                 io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
-                io.Combo.Input("method", options=list(guarding.METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
             ],
@@ -148,9 +117,9 @@ class StabilityGuard(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None) -> io.NodeOutput:
-        if mode != "off":
-            check(mode, method, profile, model, parent)
-        return io.NodeOutput(*guarding.guarded(model, guarding.Guard(profile, mode, method, parent)))
+        guard = Guard(profile, mode, method, parent)
+        check(guard, model)
+        return io.NodeOutput(*guarded(model, guard))
 
 
 class StabilityChart(io.ComfyNode):
@@ -181,11 +150,9 @@ class StabilityChart(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, sample: int, report: str | None = None, record: dict | None = None, latent: dict | None = None) -> io.NodeOutput:
-        found = guarding.read_record(report, record, latent)
-        if sample >= len(found["scores"]):
-            raise ValueError(f"sample {sample} was asked for, but the batch has {len(found['scores'])} (counted from 0).")
-        picture: torch.Tensor = chart(found, sample)
+    def execute(cls, sample: int, report: str | None = None, record: Any = None, latent: dict | None = None) -> io.NodeOutput:
+        facts = read_record(report, record, latent)
+        memorized, score = sample_of(facts, sample)
+        picture = chart(facts, sample)
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        values = (found["memorized"][sample], highest(found["scores"][sample : sample + 1]), json.dumps(found))
-        return io.NodeOutput(picture, *values, ui={**preview, **views(found, sample)})
+        return io.NodeOutput(picture, memorized, score, json.dumps(facts), ui={**preview, **views(facts, sample)})

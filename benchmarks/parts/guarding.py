@@ -15,8 +15,9 @@ from ...demo.scripts import judge, scene_judge, style
 from ...demo.scripts.generate import Generator
 from ...demo.scripts.judge import Criterion
 from ...demo.scripts.lab import Lab, load_lab
+from ...host.core.sampler_call import run_arguments_of
 from ...host.demo import load_demo_lora
-from ...host.stability import restart
+from ...host.stability.restart import Restart
 from .common import tuning_and_test
 
 BLANK = 0.02
@@ -72,7 +73,7 @@ def roughness(pictures: Tensor) -> Tensor:
     return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
 
 
-def always(model: Any, how: restart.How) -> Any:
+def always(model: Any, how: Restart) -> Any:
     """A clone of MODEL whose every run is sampled by a restart's phases, flagged or not."""
     clone = model.clone()
     busy = [False]
@@ -83,7 +84,8 @@ def always(model: Any, how: restart.How) -> Any:
         busy[0] = True
         try:
             everyone = torch.ones(len(noise), dtype=torch.bool)
-            return restart.replace_flagged(executor.class_obj, everyone, how, torch.zeros_like(noise), noise, *rest, **more)
+            call = run_arguments_of(executor.class_obj, noise, *rest, **more)
+            return how.begin(None).after(call, everyone, torch.zeros_like(noise))
         finally:
             busy[0] = False
 

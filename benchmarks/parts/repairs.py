@@ -14,7 +14,7 @@ from torch import Tensor
 from ...host.core.denoiser import differentiable
 from ...host.stability import guard as guarding
 from ...host.stability.profiles import StoredProfile
-from ...host.stability.restart import How, Phase, nothing
+from ...host.stability.restart import Phase, Restart, nothing
 from ...unmemorize.stability.rule import Rule
 from .common import log, shared_out
 from .detecting import sampling_of
@@ -44,7 +44,7 @@ def repairs(bench: Bench, stored: StoredProfile, clean_norm: float) -> dict[str,
         return lambda caption, seeds: pictures_of(bench.final, clone, caption, seeds)
 
     def restarted(*phases: Phase, parent: Any = None) -> Draw:
-        clone = always(model, How(phases, parent))
+        clone = always(model, Restart(phases, parent))
         return lambda caption, seeds: pictures_of(bench.final, clone, caption, seeds)
 
     off = Rule(rescale=False, clamp_update=False, clamp_latent=False)

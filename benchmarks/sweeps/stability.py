@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...demo.scripts.judge import compare
-from ...host.stability.restart import Conds, How, Phase, PromptChange, nothing, parts_left_out
+from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, parts_left_out
 from ...unmemorize.stability.profile import Profile, deviations
 from ..parts.common import arguments, auc, log, shared_out
 from ..parts.detecting import profile_of, scores, watch
@@ -19,28 +19,28 @@ from ..parts.rows import Rows
 SEEDS = [500, 501]
 
 
-def rules(bench: Bench) -> dict[str, How]:
+def rules(bench: Bench) -> dict[str, Restart]:
     """Everything tried, by name."""
-    found: dict[str, How] = {"as it was": How((Phase(1.0),)), "nothing": How((Phase(1.0, prompt=nothing),))}
+    found: dict[str, Restart] = {"as it was": Restart((Phase(1.0),)), "nothing": Restart((Phase(1.0, prompt=nothing),))}
     endings = {"whole": None, "nothing": nothing, "parts": parts_left_out(0.5)}
     for share, (ending, prompt) in itertools.product((0.4, 0.6, 0.8), endings.items()):
-        found[f"early {share:g}, then {ending}"] = How((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
-    found["early"] = How((Phase(1.0, parent=True),), bench.early)
+        found[f"early {share:g}, then {ending}"] = Restart((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
+    found["early"] = Restart((Phase(1.0, parent=True),), bench.early)
     for cfg in (1.5, 2.0, 3.0):
-        found[f"early cfg {cfg:g}"] = How((Phase(1.0, parent=True, cfg=cfg),), bench.early)
+        found[f"early cfg {cfg:g}"] = Restart((Phase(1.0, parent=True, cfg=cfg),), bench.early)
         for share in (0.6, 0.8):
             phases = (Phase(share, parent=True, cfg=cfg), Phase(1.0, prompt=nothing))
-            found[f"early {share:g} cfg {cfg:g}, then nothing"] = How(phases, bench.early)
+            found[f"early {share:g} cfg {cfg:g}, then nothing"] = Restart(phases, bench.early)
     for left_out, cfg, until in itertools.product((0.3, 0.5, 0.7), (1.0, 1.6, 2.5), (0.8, 1.0)):
         phases = (Phase(until, prompt=parts_left_out(left_out), cfg=cfg), Phase(1.0, prompt=nothing))
-        found[f"parts {left_out:g} cfg {cfg:g} until {until:g}, then nothing"] = How(phases)
+        found[f"parts {left_out:g} cfg {cfg:g} until {until:g}, then nothing"] = Restart(phases)
     for faded, cfg in itertools.product((0.3, 0.5, 0.7), (1.0, 2.0)):
-        found[f"faded {faded:g} cfg {cfg:g}"] = How((Phase(1.0, prompt=fading(faded), cfg=cfg),))
+        found[f"faded {faded:g} cfg {cfg:g}"] = Restart((Phase(1.0, prompt=fading(faded), cfg=cfg),))
     for noise, cfg in itertools.product((0.5, 1.0), (1.0, 1.6)):
-        found[f"noisy {noise:g} cfg {cfg:g}"] = How((Phase(1.0, prompt=noisy(noise), cfg=cfg),))
+        found[f"noisy {noise:g} cfg {cfg:g}"] = Restart((Phase(1.0, prompt=noisy(noise), cfg=cfg),))
     for until in (0.3, 0.5, 0.7):
-        found[f"nothing until {until:g}"] = How((Phase(until, prompt=nothing), Phase(1.0)))
-        found[f"nothing after {until:g}"] = How((Phase(until), Phase(1.0, prompt=nothing)))
+        found[f"nothing until {until:g}"] = Restart((Phase(until, prompt=nothing), Phase(1.0)))
+        found[f"nothing after {until:g}"] = Restart((Phase(until), Phase(1.0, prompt=nothing)))
     return found
 
 
@@ -67,10 +67,10 @@ def noisy(amount: float) -> PromptChange:
     return change
 
 
-def lora_rules(base: Any) -> dict[str, How]:
+def lora_rules(base: Any) -> dict[str, Restart]:
     """The same for a LoRA, whose parent is the model without it."""
     return {
-        f"base {share:g}, then {ending}": How((Phase(share, parent=True), Phase(1.0, prompt=prompt)), base)
+        f"base {share:g}, then {ending}": Restart((Phase(share, parent=True), Phase(1.0, prompt=prompt)), base)
         for share, (ending, prompt) in itertools.product((0.3, 0.5, 0.6, 0.7, 0.8, 0.9), (("whole", None), ("nothing", nothing)))
     }
 
@@ -137,7 +137,7 @@ def main() -> None:
             log.info("%s: %s", name, rows.last)
 
 
-def checkpoint_scores(bench: Bench, how: How) -> dict[str, float]:
+def checkpoint_scores(bench: Bench, how: Restart) -> dict[str, float]:
     """Copies of each group, adherence of MC, and broken pictures, when every run is restarted."""
     captions = [(g, c) for g in ("MC", "MV", "TV", "scene") for c in bench.tuning[g]]
     model = always(bench.final.model, how)
@@ -170,7 +170,7 @@ def _joint(made: dict[tuple[str, str], list[tuple[bool, bool, bool]]]) -> float:
     return sum(hits) / len(hits)
 
 
-def lora_scores(bench: Bench, model: Any, photos: list[Any], how: How) -> dict[str, float]:
+def lora_scores(bench: Bench, model: Any, photos: list[Any], how: Restart) -> dict[str, float]:
     """Copies of the LoRA's photographs, and its style on tuning scenes, when every run is restarted."""
     restarted = always(model, how)
     seeds = list(range(500, 504))

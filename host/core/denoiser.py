@@ -135,13 +135,3 @@ def with_denoiser(
     mask = latent.get("noise_mask")  # an inpainting model is also told what it may change
     with torch.no_grad():
         guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
-
-
-def check_channels(model: Any, samples: Tensor) -> None:
-    """ValueError if the latent belongs to another kind of model."""
-    wanted = model.get_model_object("latent_format").latent_channels
-    if samples.shape[1] != wanted:
-        raise ValueError(
-            f"The latent has {samples.shape[1]} channels, but this model works on {wanted}. "
-            "It was made by another kind of model: encode or sample it with the model connected here."
-        )

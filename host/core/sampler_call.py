@@ -40,3 +40,26 @@ def end_of(model_sampling: Any, result: Tensor, sigmas: Tensor) -> Tensor:
     """The latent a sampler ended with, before `inverse_noise_scaling`: flow models divide it by a."""
     end = noise_level(model_sampling, float(sigmas[-1]))
     return result * (end.a if not math.isclose(end.a, 0.0) else 1.0)
+
+
+@dataclass(frozen=True)
+class RunCall:
+    """What ComfyUI's guiders are asked for a whole run with, around the sampler: latents as nodes see them."""
+
+    guider: Any
+    noise: Tensor
+    latent: Tensor
+    sampler: Any
+    sigmas: Tensor
+    mask: Tensor | None
+    callback: Callable[..., None] | None
+    disable_pbar: bool
+    seed: int | None
+
+
+def run_arguments_of(
+    guider: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, denoise_mask: Tensor | None = None,
+    callback: Any = None, disable_pbar: bool = False, seed: int | None = None, **_: Any,
+) -> RunCall:  # fmt: skip
+    """The arguments of comfy.samplers.CFGGuider.outer_sample, by name."""
+    return RunCall(guider, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...unmemorize.curvature.maps import make_map
-from ..core.denoiser import Denoiser, check_channels, with_denoiser
+from ..core.denoiser import Denoiser, with_denoiser
+from ..core.latents import check_channels, check_picture, generated
 from ..core.seeds import derived_seed, unit_noise
-from .measuring import check_picture, generated
 
 LAST_SIGMA = 0.0413
 """Noise over signal at the last step of DDIM-50, where the authors look."""

@@ -9,28 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...unmemorize.curvature import diagonal, differences
-from ...unmemorize.curvature.differences import CONTRASTS
+from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map
-from ..core.denoiser import Denoiser, check_channels, differentiable, with_denoiser
+from ..core.denoiser import Denoiser, differentiable, with_denoiser
 from ..core.identity import identity
-from ..core.noise import model_sigma
+from ..core.latents import check_channels, check_picture, generated
+from ..core.noise import NoiseLevel, model_sigma
 from ..core.progress import Progress
 from ..core.seeds import derived_seed, unit_noise
 
-METHODS = (*CONTRASTS, "ds_0", "ds_~")
 ESTIMATORS = ("forward difference", "central difference", "reverse mode")
+"""Of dh; ds needs none."""
 FINE_STEP = 0.02
 """Of the differences that gradients are checked against, in units of the noise."""
 INSTEAD = {"reverse mode": "central difference"}
 """What steps in where an estimator is not possible."""
-NEEDS_BASELINE = ("dh_~", "dh_0 + dh_~", "ds_~")
-NEEDS_NEGATIVE = ("dh_0", "dh_0 + dh_~", "ds_0")
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,15 @@ class Impossible(RuntimeError):
 
 @dataclass
 class Measured:
-    """What one model contributed: its part of the map at every noise level and noise, [n, h, w] each."""
+    """What one model contributed at every noise level and noise."""
 
     parts: list[Tensor] = dataclasses.field(default_factory=list)
+    """Its weighted retained variances, channels summed [n, h, w]; for ds its weighted denoisers [n, c, h, w]."""
     evaluations: int = 0
     """Model evaluations per picture, a backward pass counted as two."""
     dtype: str = ""
-    level: differences.NoiseLevel | None = None
+    levels: list[NoiseLevel] = dataclasses.field(default_factory=list)
+    """Of each part."""
 
 
 def measure_map(
@@ -81,7 +80,7 @@ def measure_map(
         try:
             values, target = _attempt(model, positive, negative, latent, how, seed, baseline)
         except (RuntimeError, NotImplementedError) as error:
-            if how.estimator not in INSTEAD or how.method.startswith("ds"):
+            if how.estimator not in INSTEAD or METHODS[how.method].squared:
                 raise
             why = f"{how.estimator} is not possible with this model here: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
         if values is None:  # outside the handler, where the failed attempt's tensors are gone
@@ -95,17 +94,16 @@ def _attempt(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, seed: int, baseline: Any
 ) -> tuple[Tensor, Measured]:
     """Values [n, h, w] by one estimator for the model and its baseline; raises what the estimator raises."""
-    progress = Progress(_calls(how) * (1 + (how.method in NEEDS_BASELINE)))
-    empty = negative if how.method in NEEDS_NEGATIVE else None
-    if how.method.startswith("ds"):
-        target = _score_differences(model, positive, empty, baseline, latent, how, seed, progress)
-    else:
-        weights, weight_baseline = CONTRASTS[how.method]
-        target = read(model, positive, empty, latent, how, weights, seed, progress)
-        if weight_baseline:
-            other = read(baseline, positive, None, latent, how, (weight_baseline,), seed, progress)
-            target.parts = [a + b for a, b in zip(target.parts, other.parts, strict=True)]
-            target.evaluations += other.evaluations
+    method = METHODS[how.method]
+    progress = Progress(_calls(how) * (1 + method.needs_baseline))
+    target = read(model, positive, negative if method.needs_negative else None, latent, how, method.weights, seed, progress)
+    if method.needs_baseline:
+        other = read(baseline, positive, None, latent, how, (method.baseline,), seed, progress)
+        target.parts = [a + b for a, b in zip(target.parts, other.parts, strict=True)]
+        target.evaluations += other.evaluations
+    if method.squared:
+        pairs = zip(target.parts, target.levels, strict=True)
+        target.parts = [differences.channel_sum(differences.score_difference(gap, level)) for gap, level in pairs]
     values = torch.stack(target.parts).mean(0)
     if not torch.isfinite(values).all():
         if how.estimator in INSTEAD:
@@ -119,12 +117,12 @@ def _attempt(
 
 def _settings(how: How, why: str, seed: int, target: Measured, model: Any) -> dict[str, Any]:
     """What a map says of itself."""
-    level = target.level or differences.NoiseLevel(1, 0)
+    level = target.levels[-1]
     settings = {
         "method": how.method, "estimator": how.estimator, "why": why, "sigmas": list(how.sigmas), "a": level.a, "b": level.b,
         "noises": how.noises, "seed": seed, "dtype": target.dtype, "evaluations": target.evaluations, "model": identity(model),
     }  # fmt: skip
-    if how.method.startswith("ds"):
+    if METHODS[how.method].squared:
         return {**settings, "estimator": "score difference"}
     return {**settings, "probes": how.probes, "structured": how.structured}
 
@@ -132,19 +130,24 @@ def _settings(how: How, why: str, seed: int, target: Measured, model: Any) -> di
 def read(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], how: How, weights: tuple[float, ...], seed: int, progress: Progress
 ) -> Measured:
-    """One model's retained variances under its prompts, weighted and summed over channels; the same probes for every model."""
+    """One model's weighted retained variances, or for ds denoisers, under its prompts; noises and probes are the same for every model."""
     found = Measured()
     streamed = hasattr(model, "is_dynamic") and model.is_dynamic()
-    if how.estimator == "reverse mode" and streamed:
+    if streamed and how.estimator == "reverse mode" and not METHODS[how.method].squared:
         raise Impossible("its weights are streamed from memory as they are needed (dynamic VRAM)")
 
     def work(denoiser: Denoiser) -> None:
-        found.dtype, found.level = str(denoiser.compute_dtype).removeprefix("torch."), denoiser.level
+        found.dtype = str(denoiser.compute_dtype).removeprefix("torch.")
         for k in range(how.noises):
-            x = denoiser.noised(_noise(latent, seed, k))
-            probes = _probes(x, how, derived_seed("probe", seed, k))
-            rho, calls = _retained_variance(denoiser, x, weights, how.estimator, probes, progress)
-            found.parts.append(rho)
+            x = denoiser.noised(unit_noise(latent["samples"], derived_seed("noise", seed, k)))
+            if METHODS[how.method].squared:
+                progress.advance()
+                part, calls = differences.contrast(denoiser.branches(x).float().cpu(), weights), 1
+            else:
+                probes = _probes(x, how, derived_seed("probe", seed, k))
+                part, calls = _retained_variance(denoiser, x, weights, how.estimator, probes, progress)
+            found.parts.append(part)
+            found.levels.append(denoiser.level)
             found.evaluations += calls * len(weights)
 
     for sigma in how.sigmas:
@@ -185,42 +188,6 @@ def _retained_variance(
     return differences.channel_sum(differences.retained_variance(found, denoiser.level)).float().cpu(), calls
 
 
-def _score_differences(
-    model: Any, positive: Any, negative: Any, baseline: Any, latent: dict[str, Any], how: How, seed: int, progress: Progress
-) -> Measured:
-    """ds_0 or ds_~ at every noise level and noise: two evaluations each."""
-    found = Measured()
-    ours: list[Tensor] = []
-    theirs: list[Tensor] = []
-
-    def evaluate(model: Any, empty: Any, into: list[Tensor]) -> None:
-        def work(denoiser: Denoiser) -> None:
-            found.dtype, found.level = str(denoiser.compute_dtype).removeprefix("torch."), denoiser.level
-            for k in range(how.noises):
-                progress.advance()
-                denoised = denoiser.branches(denoiser.noised(_noise(latent, seed, k))).float().cpu()
-                into.extend(denoised)
-                found.evaluations += len(denoised)
-                levels.append(denoiser.level)
-
-        for sigma in how.sigmas:
-            with_denoiser(model, positive, empty, latent, sigma, seed, work)
-
-    levels: list[differences.NoiseLevel] = []
-    evaluate(model, negative, ours)
-    if baseline is None or how.method == "ds_0":
-        ours, theirs = ours[0::2], ours[1::2]
-    else:
-        evaluate(baseline, None, theirs)
-    pairs = zip(ours, theirs, levels[: len(ours)], strict=True)
-    found.parts = [differences.channel_sum(differences.score_difference(c, other, level)) for c, other, level in pairs]
-    return found
-
-
-def _noise(latent: dict[str, Any], seed: int, k: int) -> Tensor:
-    return unit_noise(latent["samples"], derived_seed("noise", seed, k))
-
-
 def _probes(x: Tensor, how: How, seed: int) -> Iterator[Tensor]:
     draw = diagonal.structured if how.structured else diagonal.rademacher
     return draw((1, *x.shape[1:]), how.probes, seed)
@@ -229,21 +196,22 @@ def _probes(x: Tensor, how: How, seed: int) -> Iterator[Tensor]:
 def _calls(how: How) -> int:
     """Network calls of one model, for the progress bar."""
     each = {"forward difference": how.probes + 1, "central difference": 2 * how.probes, "reverse mode": how.probes + 3}
-    return len(how.sigmas) * how.noises * (1 if how.method.startswith("ds") else each[how.estimator])
+    return len(how.sigmas) * how.noises * (1 if METHODS[how.method].squared else each[how.estimator])
 
 
 def check(model: Any, positive: Any, negative: Any, samples: Tensor, how: How, baseline: Any) -> None:
     """ValueError in plain words for everything that cannot be measured."""
     if how.method not in METHODS or how.estimator not in ESTIMATORS:
         raise ValueError(f"Unknown method {how.method!r} or estimator {how.estimator!r}.")
-    if how.method in NEEDS_NEGATIVE and not negative:
+    method = METHODS[how.method]
+    if method.needs_negative and not negative:
         raise ValueError(
             f"{how.method} compares the prompt with the empty prompt, but nothing is connected to `negative`. "
             "Connect a CLIP Text Encode without text."
         )
     if not positive:
         raise ValueError("`positive` is empty. Connect the CLIP Text Encode of the prompt the picture was made with.")
-    if how.method in NEEDS_BASELINE and baseline is None:
+    if method.needs_baseline and baseline is None:
         raise ValueError(
             f"{how.method} compares with a less-trained model, but nothing is connected to `baseline`. For a LoRA that is the model "
             "before the LoRA loader; for a checkpoint an older one. Or choose dh_0, which needs none."
@@ -252,23 +220,11 @@ def check(model: Any, positive: Any, negative: Any, samples: Tensor, how: How, b
         raise ValueError(f"At least one probe, noise and sigma are needed (probes = {how.probes}, noises = {how.noises}).")
     check_picture(samples)
     check_channels(model, samples)
-    if how.method in NEEDS_BASELINE:
+    if method.needs_baseline:
         check_baseline(model, baseline)
-    for m in [model, baseline] if how.method in NEEDS_BASELINE else [model]:
+    for m in [model, baseline] if method.needs_baseline else [model]:
         for sigma in how.sigmas:
             model_sigma(m, sigma)
-
-
-def check_picture(samples: Tensor) -> None:
-    """ValueError unless this is a finite latent of single pictures."""
-    nested = getattr(samples, "is_nested", False)
-    if nested or not (samples.ndim == 4 or (samples.ndim == 5 and samples.shape[2] == 1)):
-        shape = "several parts" if nested else str(tuple(samples.shape))
-        raise ValueError(f"Only latents of single pictures can be mapped so far, not of video or audio: this one has the shape {shape}.")
-    if not torch.isfinite(samples).all():
-        raise ValueError(
-            "The latent holds values that are not numbers (NaN or infinite): the run that made it failed. Check its VAE and precision."
-        )
 
 
 def check_baseline(model: Any, baseline: Any) -> None:
@@ -286,12 +242,3 @@ def check_baseline(model: Any, baseline: Any) -> None:
     different = [f"{k} ({ours[k]} here, {theirs[k]} there)" for k in ours if ours[k] != theirs[k]]
     if different:
         raise ValueError(f"`baseline` is another kind of model, it cannot be compared: {', '.join(different)}.")
-
-
-def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
-    """[n, h, w] of 0 and 1: what an inpainting latent left untouched was not generated. None without a mask."""
-    mask = latent.get("noise_mask")
-    if mask is None:
-        return None
-    resized = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu(), size=shape[1:], mode="bilinear")[:, 0]
-    return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > 0.5).float()

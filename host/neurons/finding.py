@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ...unmemorize.neurons import masks as neurons
 from ...unmemorize.neurons.masks import COND, UNCOND, Activity
-from ..core.denoiser import check_channels
 from ..core.identity import differences, identity
+from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
 from ..core.sampling import draw

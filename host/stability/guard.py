@@ -1,13 +1,12 @@
-"""The stability guard: watches a run of any sampler, and corrects the samples that leave the region.
+"""Run control of the stability guard: watches the runs of a MODEL, asks for a verdict, lets a strategy correct.
 
-The stock sampler runs untouched. A sample that is flagged is sampled again alone; its neighbours keep their bits.
+The stock sampler runs untouched. A sample that is flagged is corrected alone; its neighbours keep their bits.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,26 +14,35 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves, guard_view
-from ...unmemorize.stability.profile import WINDOW, default_score, deviation, deviations, paper_score, region_along
-from ...unmemorize.stability.rule import Rule, active, severity
-from ..core.sampler_call import arguments_of, end_of
-from ..curvature.recording import marks
-from . import restart, step_rule
-from .live_view import Live, live
-from .profiles import StoredProfile, check_guidance, warnings_for
-from .watching import Call, Watch, new_watch
+from ...unmemorize.pictures.views import guard_view
+from ...unmemorize.stability.profile import WINDOW, Profile
+from ...unmemorize.stability.rule import Rule
+from ..core.latents import marks
+from ..core.sampler_call import SamplerCall, arguments_of, end_of, run_arguments_of
+from .live_view import live
+from .profiles import StoredProfile, check_guidance, check_profile, warnings_for
+from .records import Record, numbers, so_far
+from .restart import check_parent, default_restart
+from .step_rule import StepRule
+from .strategies import Correction, Strategy
+from .verdicts import LIMIT, Verdict, default_verdict, paper_verdict, regions_of
+from .watching import Watch, new_watch
 
 KEY = "unmemorize_stability_guard"
 MODES = ("detect", "correct", "off")
-METHODS = ("recommended", "paper")
-LIMIT = 3.0
-"""A default score from here, in standard deviations of clean runs, is called memorized."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A detector and the strategy that goes with it."""
+
+    judge: Callable[[Watch, Profile, float, Rule], Verdict]
+    strategy: Callable[[Guard], Strategy]
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What to watch with, and what to do. Methods: `recommended` restarts a flagged sample, `paper` edits it step by step."""
+    """What to watch with, and what to do."""
 
     stored: StoredProfile
     mode: str = "detect"
@@ -42,228 +50,162 @@ class Guard:
     parent: Any = None
     limit: float = LIMIT
     rule: Rule = field(default_factory=Rule)
-    how: restart.How | None = None
-    """None: `restart.how_for(parent)`."""
+    strategy: Strategy | None = None
+    """None: the method's own."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """What is known of the run beforehand: sampler_name, scheduler ..., for warnings."""
 
+    def judge(self, watch: Watch) -> Verdict:
+        """By the method's detector."""
+        return METHODS[self.method].judge(watch, self.stored.profile, self.limit, self.rule)
+
+
+METHODS: dict[str, Method] = {
+    "recommended": Method(default_verdict, lambda guard: default_restart(guard.parent)),
+    "paper": Method(paper_verdict, lambda guard: StepRule(guard.stored.profile, guard.rule)),
+}
+"""`recommended` was best in our benchmarks; `paper` is arXiv 2605.22050."""
+
+
+def check(guard: Guard, model: Any) -> None:
+    """ValueError before work on what does not fit together; mode off fits everything."""
+    if guard.mode == "off":
+        return
+    if guard.mode not in MODES or guard.method not in METHODS:
+        raise ValueError(f"mode {guard.mode!r} or method {guard.method!r} is none of {MODES}, {tuple(METHODS)}.")
+    check_profile(guard.stored, model)
+    if guard.parent is not None:
+        check_parent(guard.parent, model)
+    if "cfg" in guard.sampling:
+        check_guidance(guard.stored, guard.sampling["cfg"])
+
+
+def guarded(model: Any, guard: Guard) -> tuple[Any, Record]:
+    """A clone of MODEL under guard, and the record of its runs. Mode off: the model itself, a record that stays empty."""
+    if guard.mode == "off":
+        return model, Record()
+    control, clone = _Control(guard), model.clone()
+    wrappers = comfy.patcher_extension.WrappersMP
+    clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, control.whole_run)
+    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, control.sampling)
+    clone.set_model_sampler_post_cfg_function(control.listen)
+    return clone, control.record
+
 
 class _Enough(Exception):
-    """Every sample of the batch is flagged and will be sampled again: the rest of this run is not needed."""
+    """Every sample of the batch is flagged and will be drawn again: the rest of this run is not needed."""
 
 
 @dataclass
-class Run:
-    """One run of a sampler under guard."""
+class _Run:
+    """One run of a sampler under guard, from the sampler's start on."""
 
     watch: Watch
-    score: Tensor = field(default_factory=lambda: torch.zeros(0))
-    flagged: Tensor | None = None
-    """None until the verdict."""
+    correction: Correction | None
+    verdict: Verdict | None = None
     looked: bool = False
     """Was it asked, when the score was complete, whether the rest of the run is needed?"""
-    observed: dict[str, Tensor] = field(default_factory=dict)
-    """Of the finished run."""
-    detector: str = ""
-    grades: Tensor | None = None
-    """Severity of the first departure so far, [steps, n]."""
-    first: dict[int, step_rule.FirstEdit] = field(default_factory=dict)
-    """Sample -> where the paper's rule would edit it first."""
-    edits: dict[int, list[int]] = field(default_factory=dict)
-    """Sample -> steps that the paper's rule edited."""
-    restarted: list[int] = field(default_factory=list)
 
 
-def guarded(model: Any, guard: Guard) -> tuple[Any, dict[str, Any]]:
-    """A clone of MODEL under guard, and a record that each finished run replaces. Mode off: the model itself, an empty record."""
-    record: dict[str, Any] = {}
-    if guard.mode == "off":
-        return model, record
-    clone, line = model.clone(), live()
-    state: dict[str, Any] = {"run": None, "busy": False, "restarting": False}
+class _Control:
+    """Who acts when in the runs of one guarded model. A run that samples inside another (a restart) passes unwatched."""
 
-    def whole_run(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **more: Any) -> Tensor:
-        if state["busy"]:
-            return executor(noise, latent_image, sampler, sigmas, *rest, **more)
-        state["busy"] = True
+    def __init__(self, guard: Guard) -> None:
+        self.record = Record()
+        self._guard, self._line = guard, live()
+        self._strategy = (guard.strategy or METHODS[guard.method].strategy(guard)) if guard.mode == "correct" else None
+        self._run: _Run | None = None
+        self._inside = False
+        """A whole run is going on."""
+        self._correcting = False
+
+    def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        """Around everything: the run is watched, corrected if need be, recorded."""
+        if self._inside:
+            return executor(*arguments, **more)
+        self._inside = True
         try:
-            result = executor(noise, latent_image, sampler, sigmas, *rest, **more)
-            run, state["run"] = state["run"], None
-            if run is not None:
-                if guard.mode == "correct" and guard.method == "recommended" and run.flagged is not None and bool(run.flagged.any()):
-                    state["restarting"] = True
-                    how = guard.how or restart.how_for(guard.parent)
-                    line.send("restart", {"samples": torch.nonzero(run.flagged).flatten().tolist()})
-                    arguments = (result, noise, latent_image, sampler, sigmas, *rest)
-                    result = restart.replace_flagged(executor.class_obj, run.flagged, how, *arguments, **more)
-                    run.restarted = torch.nonzero(run.flagged).flatten().tolist()
-                record.clear()
-                record.update(record_of(run, guard, result))
-                line.send("done", {"view": guard_view(record)})
+            result = executor(*arguments, **more)
+            run, self._run = self._run, None
+            if run is not None and run.verdict is not None:
+                result = self._corrected(run, run.verdict, result, executor.class_obj, arguments, more)
+                self.record.facts = facts_of(self._guard, run.watch, run.verdict, run.correction, result)
+                self._line.send("done", {"view": guard_view(self.record.facts)})
             return result
         finally:
-            state.update(busy=False, restarting=False, run=None)
+            self._inside = self._correcting = False
+            self._run = None
 
-    def sampling(executor: Any, *arguments: Any, **more: Any) -> Tensor:
-        s = arguments_of(executor.class_obj, *arguments, **more)
-        if state["run"] is not None or state["restarting"] or len(s.sigmas) < 2:
+    def _corrected(self, run: _Run, verdict: Verdict, result: Tensor, guider: Any, arguments: Any, more: Any) -> Tensor:
+        if run.correction is None or not bool(verdict.flagged.any()):
+            return result
+        self._correcting = True
+        if self._redraws():
+            self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
+        return run.correction.after(run_arguments_of(guider, *arguments, **more), verdict.flagged, result)
+
+    def sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        """Around the sampler: its steps belong to one run."""
+        call = arguments_of(executor.class_obj, *arguments, **more)
+        if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
-        run = state["run"] = Run(new_watch(s.guider.inner_model.model_sampling, s.sigmas, s.mask))
+        watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask)
+        run = self._run = _Run(watch, None if self._strategy is None else self._strategy.begin(watch))
         try:
             result = executor(*arguments, **more)
         except _Enough:
-            return torch.zeros_like(s.noise)
-        finish(run, guard, end_of(s.guider.inner_model.model_sampling, result, s.sigmas))
-        if guard.mode == "correct" and run.first:
-            result = result.clone()
-            for i, first in run.first.items():
-                profile = guard.stored.profile
-                result[i : i + 1], run.edits[i] = step_rule.step_by_step(s, run.watch, first, i, len(result), profile, guard.rule)
-        return result
+            return torch.zeros_like(call.noise)
+        return self._finished(run, call, result)
 
-    def listen(facts: dict[str, Any]) -> Tensor:
-        if state["run"] is not None and state["run"].flagged is None:
-            _listen(state["run"], guard, facts)
-            if line.open():
-                _tell(line, state["run"], guard)
+    def _finished(self, run: _Run, call: SamplerCall, result: Tensor) -> Tensor:
+        watch, correction = run.watch, run.correction
+        last, end = watch.now, end_of(call.guider.inner_model.model_sampling, result, call.sigmas)
+        watch.finish(end)
+        if correction is not None and last is not None and last.step == watch.steps - 1:
+            correction.saw(last, end.to(last.z) / watch.scales[-1])
+        run.verdict = self._guard.judge(watch)
+        return result if correction is None else correction.within(call, result)
+
+    def listen(self, facts: dict[str, Any]) -> Tensor:
+        """After each call of the guided model."""
+        run = self._run
+        if run is not None and run.verdict is None:
+            self._step(run, facts)
+            if self._line.open():
+                began = time.monotonic()
+                view = so_far(run.watch, self._guard.stored.profile)
+                if view is not None:
+                    self._line.send("step", view, began)
         return facts["denoised"]
 
-    wrappers = comfy.patcher_extension.WrappersMP
-    clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, whole_run)
-    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, sampling)
-    clone.set_model_sampler_post_cfg_function(listen)
-    return clone, record
+    def _redraws(self) -> bool:
+        return self._strategy is not None and self._strategy.redraws
+
+    def _step(self, run: _Run, facts: dict[str, Any]) -> None:
+        watch, correction = run.watch, run.correction
+        if watch.now is None:
+            check_guidance(self._guard.stored, float(facts["cond_scale"]), facts["uncond"] is not None)
+        step = watch.see(facts)
+        if step is None or correction is None or watch.now is None:
+            return
+        if watch.before is not None and watch.before.step == step - 1:
+            correction.saw(watch.before, watch.now.z)
+        if self._redraws() and not run.looked and watch.angles[step] < WINDOW:
+            run.looked = True
+            verdict = self._guard.judge(watch)
+            if bool(verdict.flagged.all()):
+                run.verdict = verdict
+                raise _Enough
 
 
-def _listen(run: Run, guard: Guard, facts: dict[str, Any]) -> None:
-    watch = run.watch
-    if watch.now is None:
-        check_guidance(guard.stored, float(facts["cond_scale"]), facts["uncond"] is not None)
-    step = watch.see(facts)
-    if step is None:
-        return
-    if guard.method == "paper" and watch.before is not None and watch.before.step == step - 1:
-        _note_first_edits(run, guard, watch.before, facts["input"] / watch.scales[step])
-    can_stop = guard.mode == "correct" and guard.method == "recommended" and not run.looked
-    if can_stop and watch.angles[step] < WINDOW:
-        run.looked = True
-        found = judged(run, guard)
-        if bool(found[1].all()):
-            run.score, run.flagged, run.detector = found
-            raise _Enough
-
-
-def _tell(line: Live, run: Run, guard: Guard) -> None:
-    """Show the browser the steps so far. They are on the CPU already: nothing waits for the device."""
-    began, watch = time.monotonic(), run.watch
-    if watch.now is None or watch.steps > MOST_STEPS:
-        return
-    observed = {k: _numbers(v[:, :MOST_SAMPLES]) for k, v in watch.observed().items()}
-    signals = curves(observed, regions_of(run, guard, observed))
-    line.send("step", {"step": watch.now.step, "steps": watch.steps, "signals": signals}, began)
-
-
-def regions_of(run: Run, guard: Guard, observed: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Mean and standard deviation of clean runs by step, [steps][2], of those observed signals that the profile knows."""
-    profile, angles = guard.stored.profile, torch.tensor(run.watch.angles[:-1])
-    return {name: torch.stack(region_along(profile, name, angles), 1).tolist() for name in observed if name in profile.mean}
-
-
-def finish(run: Run, guard: Guard, end: Tensor) -> None:
-    """The verdict on a run that reached its end, given the latent it ended with."""
-    now = run.watch.now
-    if guard.method == "paper" and now is not None and now.step == run.watch.steps - 1:
-        call, y = now, end.to(now.z) / run.watch.scales[-1]
-        run.watch.finish(end)
-        _note_first_edits(run, guard, call, y)
-    else:
-        run.watch.finish(end)
-    run.score, run.flagged, run.detector = judged(run, guard)
-
-
-def _note_first_edits(run: Run, guard: Guard, call: Call, y: Tensor) -> None:
-    """Keep, for each sample, the first step after which the rule would edit it. A step that is seen again (heun) is judged again."""
-    profile, watch, t = guard.stored.profile, run.watch, call.step
-    observed = watch.observed()
-    z_update, z_prediction = (deviation(profile, name, watch.angles[t], observed[name][t]) for name in ("update", "prediction"))
-    if run.grades is None:
-        run.grades = torch.zeros(watch.steps, len(y), dtype=torch.long)
-    before = run.grades[t - 1] if t else run.grades.new_zeros(len(y))
-    run.grades[t] = torch.where(before > 0, before, severity(z_update, z_prediction, guard.rule))
-    acts = active(run.grades[t], z_update, t, watch.steps, guard.rule)
-    for i in range(len(y)):
-        known = run.first.get(i)
-        if known is not None and known.step != t:
-            continue
-        run.first.pop(i, None)
-        if acts[i]:
-            parts = (x[i : i + 1].detach().clone() for x in (call.z, y, call.prediction))
-            run.first[i] = step_rule.FirstEdit(t, int(run.grades[t, i]), *parts)
-
-
-def judged(run: Run, guard: Guard) -> tuple[Tensor, Tensor, str]:
-    """Score and verdict of each sample, and the detector: the default one, or the paper's where it is chosen or guidance is off."""
-    profile, watch = guard.stored.profile, run.watch
-    observed = run.observed = watch.observed()
-    if "update" not in observed:
-        raise ValueError(
-            "This sampler did not evaluate the model at the steps of its schedule, so the stability guard saw nothing. "
-            "Use another sampler (euler, dpmpp_2m ...), or set the guard's mode to off."
-        )
-    angles = torch.tensor(watch.angles[:-1])
-    if guard.method == "recommended":
-        score = default_score(profile, angles, observed)
-        if not torch.isnan(score).all():
-            return score, score > guard.limit, "default"
-    score = paper_score(profile, angles, observed)
-    z = [deviations(profile, name, angles, observed[name]) for name in ("update", "prediction")]
-    return score, (severity(*z, guard.rule) > 0).any(0), "paper"
-
-
-def record_of(run: Run, guard: Guard, result: Tensor) -> dict[str, Any]:
-    """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report."""
-    watch, observed = run.watch, run.observed
+def facts_of(guard: Guard, watch: Watch, verdict: Verdict, correction: Correction | None, result: Tensor) -> dict[str, Any]:
+    """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
+    observed = {k: numbers(v) for k, v in verdict.observed.items()}
+    done = correction or Correction()
     return {
-        "mode": guard.mode, "method": guard.method, "detector": run.detector, "limit": guard.limit, "rule": vars(guard.rule),
-        "memorized": [] if run.flagged is None else run.flagged.tolist(), "scores": _numbers(run.score), "restarted": run.restarted,
-        "edited_steps": {str(i): steps for i, steps in run.edits.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
-        "observed": {k: _numbers(v) for k, v in observed.items()}, "regions": regions_of(run, guard, observed),
+        "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
+        "memorized": verdict.flagged.tolist(), "scores": numbers(verdict.score), "restarted": done.restarted,
+        "edited_steps": {str(i): steps for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
+        "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
         "warnings": warnings_for(guard.stored, result, guard.sampling), "profile": guard.stored.facts, "marks": marks(result).tolist(),
     }  # fmt: skip
-
-
-def _numbers(values: Tensor) -> list[Any]:
-    """Lists of numbers, [n] or [steps, n]; None where there is none, since JSON has no NaN."""
-    if values.ndim > 1:
-        return [_numbers(row) for row in values]
-    return [v if math.isfinite(v) else None for v in values.tolist()]
-
-
-def read_record(report: str | None, record: dict[str, Any] | None, latent: dict[str, Any] | None) -> dict[str, Any]:
-    """The record of a guarded run, from a report or from the guard's own record; ValueError if there is none that fits."""
-    if (report is None) == (record is None):
-        raise ValueError("Connect either the report of KSampler (Stability Guard) or the record of Stability Guard, one of the two.")
-    if report is not None:
-        try:
-            found = json.loads(report)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"The report is not JSON ({error}). Connect the report of KSampler (Stability Guard).") from error
-    else:
-        found = record
-    if not isinstance(found, dict) or (found and "observed" not in found):
-        raise ValueError("This is not the report of a guarded run. Connect the report of KSampler (Stability Guard).")
-    if not found:
-        raise ValueError(
-            "No guarded run was recorded: the guard's mode is off, or the guarded MODEL does not go into a sampler that ran before. "
-            "Set mode to detect or correct, and connect the sampler's latent to the chart."
-        )
-    if record is not None and latent is not None and not _fits(found, latent["samples"]):
-        raise ValueError(
-            "The record belongs to another run than this latent. Connect the latent of the sampler that uses the guarded MODEL."
-        )
-    return found
-
-
-def _fits(found: dict[str, Any], samples: Tensor) -> bool:
-    theirs, ours = torch.tensor(found["marks"]), marks(samples)
-    return theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2)

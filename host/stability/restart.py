@@ -7,6 +7,7 @@ a parent model (the model before the LoRA, an older checkpoint), or from a promp
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from ..core.noise import noise_level
 from ..core.one_sample import conds_of_one, one
+from ..core.sampler_call import RunCall
 from ..core.seeds import derived_seed
+from .strategies import Correction
+from .watching import Watch
 
 Conds = list[dict[str, Any]]
 PromptChange = Callable[[Conds, Conds, Tensor, int], Conds]
@@ -39,21 +43,26 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class How:
-    """A restart: its phases and the model that those of the parent use."""
+class Restart:
+    """Draw flagged samples again: the phases, and the model that those of the parent use."""
 
     phases: tuple[Phase, ...]
     parent: Any = None
+    redraws = True
+
+    def begin(self, watch: Watch | None) -> Correction:
+        """Nothing of the run that was watched is needed."""
+        return _Restarting(self)
 
 
-def how_for(parent: Any) -> How:
-    """The default restart, with a parent model or without one; chosen by `nox -s sweep -- stability`.
+def default_restart(parent: Any) -> Restart:
+    """The default, with a parent model or without one; chosen by `nox -s sweep -- stability`.
 
     A parent has learnt less and needs more guidance for whole pictures; so does a prompt of which half is missing.
     """
     if parent is not None:
-        return How((Phase(1.0, parent=True, cfg=1.5),), parent)
-    return How((Phase(1.0, prompt=parts_left_out(0.5), cfg=2.5),))
+        return Restart((Phase(1.0, parent=True, cfg=1.5),), parent)
+    return Restart((Phase(1.0, prompt=parts_left_out(0.5), cfg=2.5),))
 
 
 def check_parent(parent: Any, model: Any) -> None:
@@ -68,40 +77,45 @@ def check_parent(parent: Any, model: Any) -> None:
         )
 
 
-def replace_flagged(
-    guider: Any, flagged: Tensor, how: How, result: Tensor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor,
-    denoise_mask: Tensor | None = None, callback: Callable[..., None] | None = None, disable_pbar: bool = False, seed: int | None = None,
-    **_: Any,
-) -> Tensor:  # fmt: skip
-    """`result` with each flagged sample replaced by its restart; the others keep their bits. Shapes as in CFGGuider.outer_sample."""
-    n, result = len(noise), result.clone()
-    for i in torch.nonzero(flagged).flatten().tolist():
-        other = copy.copy(guider)
-        other.original_conds = conds_of_one(guider.original_conds, i, n)
-        result[i : i + 1] = _restarted(
-            other, how, one(noise, i, n), one(latent, i, n), sampler, sigmas, one(denoise_mask, i, n), callback, disable_pbar, seed
-        )
-    return result
+class _Restarting(Correction):
+    def __init__(self, how: Restart) -> None:
+        super().__init__()
+        self._how = how
+
+    def after(self, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
+        """`result` with each flagged sample replaced by its restart; the others keep their bits."""
+        n, result = len(call.noise), result.clone()
+        for i in torch.nonzero(flagged).flatten().tolist():
+            result[i : i + 1] = restarted(_call_of_one(call, i, n), self._how)
+            self.restarted.append(i)
+        return result
 
 
-def _restarted(
-    guider: Any, how: How, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None,
-    callback: Callable[..., None] | None, disable_pbar: bool, seed: int | None,
-) -> Tensor:  # fmt: skip
-    steps, start, samples, first_noise = len(sigmas) - 1, 0, latent, noise
+def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
+    """The run of sample i alone."""
+    guider = copy.copy(call.guider)
+    guider.original_conds = conds_of_one(guider.original_conds, i, n)
+    noise, latent, mask = (one(x, i, n) for x in (call.noise, call.latent, call.mask))
+    return dataclasses.replace(call, guider=guider, noise=noise, latent=latent, mask=mask)
+
+
+def restarted(call: RunCall, how: Restart) -> Tensor:
+    """The run once more, phase by phase; a latent as nodes see it."""
+    sigmas, callback, seed = call.sigmas, call.callback, call.seed
+    steps, start, samples, noise = len(sigmas) - 1, 0, call.latent, call.noise
     for phase in how.phases:
         stop = round(phase.until * steps)
         if stop <= start:
             continue
         part = sigmas[start : stop + 1]
-        phase_guider = _guider_for(guider, phase, how.parent, part, seed)
+        guider = _guider_for(call.guider, phase, how.parent, part, seed)
         shown = None if callback is None else (lambda i, x0, x, _total, start=start: callback(start + i, x0, x, steps))
         phase_seed = seed if start == 0 or seed is None else derived_seed("phase", seed, start)
-        samples = phase_guider.sample(noise, latent, sampler, part, mask, shown, disable_pbar, phase_seed)
+        samples = guider.sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)
         if stop < steps:
-            noise = _noise_to_go_on(guider.model_patcher.model, samples, latent, float(sigmas[stop]), first_noise, mask)
+            noise = _noise_to_go_on(call.guider.model_patcher.model, samples, call.latent, float(sigmas[stop]), call.noise, call.mask)
         start = stop
-    return samples.to(latent)
+    return samples.to(call.latent)
 
 
 def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: int | None) -> Any:

@@ -18,7 +18,21 @@ from ..core.noise import noise_level
 from ..core.one_sample import one, prompts_of_one
 from ..core.sampler_call import SamplerCall, end_of
 from ..core.seeds import derived_seed
-from .watching import Watch
+from .strategies import Correction
+from .watching import Call, Watch
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """Edit flagged samples step by step, from the first step at which they leave their region."""
+
+    profile: Profile
+    rule: Rule
+    redraws = False
+
+    def begin(self, watch: Watch) -> Correction:
+        """Where each sample would be edited first is noted while the run goes on."""
+        return _Editing(self.profile, self.rule, watch)
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,44 @@ class FirstEdit:
     z: Tensor
     y: Tensor
     prediction: Tensor
+
+
+class _Editing(Correction):
+    def __init__(self, profile: Profile, rule: Rule, watch: Watch) -> None:
+        super().__init__()
+        self._profile, self._rule, self._watch = profile, rule, watch
+        self._grades: Tensor | None = None
+        """Severity of the first departure so far, [steps, n]."""
+        self._first: dict[int, FirstEdit] = {}
+
+    def saw(self, call: Call, proposed: Tensor) -> None:
+        """Keep, for each sample, the first step after which the rule would edit it. A step seen again (heun) is judged again."""
+        profile, rule, watch, t = self._profile, self._rule, self._watch, call.step
+        observed = watch.observed()
+        z_update, z_prediction = (deviation(profile, name, watch.angles[t], observed[name][t]) for name in ("update", "prediction"))
+        n = len(proposed)
+        if self._grades is None:
+            self._grades = torch.zeros(watch.steps, n, dtype=torch.long)
+        before = self._grades[t - 1] if t else self._grades.new_zeros(n)
+        self._grades[t] = torch.where(before > 0, before, severity(z_update, z_prediction, rule))
+        acts = active(self._grades[t], z_update, t, watch.steps, rule)
+        for i in range(n):
+            known = self._first.get(i)
+            if known is not None and known.step != t:
+                continue
+            self._first.pop(i, None)
+            if acts[i]:
+                parts = (x[i : i + 1].detach().clone() for x in (call.z, proposed, call.prediction))
+                self._first[i] = FirstEdit(t, int(self._grades[t, i]), *parts)
+
+    def within(self, call: SamplerCall, result: Tensor) -> Tensor:
+        """`result` with each noted sample replaced by its edited run; the others keep their bits."""
+        if not self._first:
+            return result
+        result = result.clone()
+        for i, first in self._first.items():
+            result[i : i + 1], self.edited[i] = step_by_step(call, self._watch, first, i, len(result), self._profile, self._rule)
+        return result
 
 
 def step_by_step(s: SamplerCall, watch: Watch, first: FirstEdit, i: int, n: int, profile: Profile, rule: Rule) -> tuple[Tensor, list[int]]:

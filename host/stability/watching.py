@@ -138,28 +138,39 @@ def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, 
     )
 
 
-def watched(model: Any) -> tuple[Any, list[Watch]]:
-    """A clone of MODEL that only notes: the list gets a Watch for each finished run."""
-    clone = model.clone()
-    runs: list[Watch] = []
-    state: dict[str, Watch | None] = {"watch": None}
+class Watcher:
+    """Only notes. `runs` gets a Watch when a run of the model that it is attached to ends; a run that is cancelled leaves none."""
 
-    def sampling(executor: Any, *arguments: Any, **more: Any) -> Tensor:
-        s = arguments_of(executor.class_obj, *arguments, **more)
-        watch = state["watch"] = new_watch(s.guider.inner_model.model_sampling, s.sigmas, s.mask, every_sharpness=True)
+    def __init__(self) -> None:
+        self.runs: list[Watch] = []
+        self._now: Watch | None = None
+
+    def attached(self, model: Any) -> Any:
+        """A clone of MODEL that is watched."""
+        clone = model.clone()
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, self._sampling)
+        clone.set_model_sampler_post_cfg_function(self._listen)
+        return clone
+
+    def _sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        call = arguments_of(executor.class_obj, *arguments, **more)
+        model_sampling = call.guider.inner_model.model_sampling
+        watch = self._now = new_watch(model_sampling, call.sigmas, call.mask, every_sharpness=True)
         try:
             result = executor(*arguments, **more)
         finally:
-            state["watch"] = None
-        watch.finish(end_of(s.guider.inner_model.model_sampling, result, s.sigmas))
-        runs.append(watch)
+            self._now = None
+        watch.finish(end_of(model_sampling, result, call.sigmas))
+        self.runs.append(watch)
         return result
 
-    def listen(facts: dict[str, Any]) -> Tensor:
-        if state["watch"] is not None:
-            state["watch"].see(facts)
+    def _listen(self, facts: dict[str, Any]) -> Tensor:
+        if self._now is not None:
+            self._now.see(facts)
         return facts["denoised"]
 
-    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, sampling)
-    clone.set_model_sampler_post_cfg_function(listen)
-    return clone, runs
+
+def watched(model: Any) -> tuple[Any, list[Watch]]:
+    """A clone of MODEL that only notes: the list gets a Watch for each finished run."""
+    watcher = Watcher()
+    return watcher.attached(model), watcher.runs

@@ -94,7 +94,7 @@ def sample(demo: tuple[Any, Any, Any], encode: Callable[[str], list]) -> Callabl
 
 @pytest.fixture(scope="session")
 def guarding(comfy: Any) -> Any:
-    """host.stability.guard, and through it the modules it uses: guarding.stability, guarding.restart ..."""
+    """host.stability.guard."""
     return importlib.import_module("unmemorize_pack.host.stability.guard")
 
 

@@ -78,11 +78,12 @@ def test_guard(guarding, host, tiny, untouched, off_is_exact, name):
     with untouched(model):
         clone, record = guarding.guarded(model, guarding.Guard(stored, limit=ALL))
         off_is_exact(run(name, clone, 2), stock)
-        assert record["memorized"] == [True, True] and record["detector"] == "default"
-        how = guarding.restart.How((guarding.restart.Phase(0.5, parent=True), guarding.restart.Phase(1.0)), model)
-        clone, record = guarding.guarded(model, guarding.Guard(stored, mode="correct", limit=ALL, how=how))
+        assert record.facts["memorized"] == [True, True] and record.facts["detector"] == "default"
+        restart = host("stability.restart")
+        how = restart.Restart((restart.Phase(0.5, parent=True), restart.Phase(1.0)), model)
+        clone, record = guarding.guarded(model, guarding.Guard(stored, mode="correct", limit=ALL, strategy=how))
         again = run(name, clone, 2)
-    assert record["restarted"] == [0, 1] and torch.allclose(again, stock, rtol=1e-3, atol=1e-3 * float(stock.abs().max()))
+    assert record.facts["restarted"] == [0, 1] and torch.allclose(again, stock, rtol=1e-3, atol=1e-3 * float(stock.abs().max()))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -12,22 +12,48 @@ written on D, so noise, v and flow prediction need no special case; only (a, b) 
     ds_~ (Eq. 6)        (s_c - s~)^2            = a^2 (D_c - D~)^2 / b^4
 
 Maps here hold `b^2 dh` and `b^2 ds`: they have no unit and are the same in every family of models.
-A derivative is linear, so b^2 dh is a times the diagonal of one difference of denoisers (CONTRASTS): all its terms come
-from the same probes. Diagonals that were probed differently would lose their difference in noise.
+Both come from one weighted sum of denoisers (METHODS): dh is a times the diagonal of its derivative, ds its scaled square. A derivative
+is linear, so that all terms of a dh come from the same probes; diagonals that were probed differently would lose their difference in noise.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..core.noise import NoiseLevel
 
-CONTRASTS: dict[str, tuple[tuple[float, ...], float]] = {
-    "dh_0": ((-1.0, 1.0), 0.0),
-    "dh_~": ((-1.0,), 1.0),
-    "dh_0 + dh_~": ((-2.0, 1.0), 1.0),
+
+@dataclass(frozen=True)
+class Method:
+    """What a map compares: a weighted sum of denoisers, and what is taken of it."""
+
+    weights: tuple[float, ...]
+    """Of D_c and, where there are two, of D_u of the model."""
+    baseline: float = 0.0
+    """Of D~, the baseline model under the prompt."""
+    squared: bool = False
+    """ds, the square of the sum; else dh, the diagonal of its derivative."""
+
+    @property
+    def needs_negative(self) -> bool:
+        """Is the empty prompt asked for?"""
+        return len(self.weights) > 1
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Is another model asked for?"""
+        return self.baseline != 0
+
+
+METHODS: dict[str, Method] = {
+    "dh_0": Method((-1.0, 1.0)),
+    "dh_~": Method((-1.0,), 1.0),
+    "dh_0 + dh_~": Method((-2.0, 1.0), 1.0),
+    "ds_0": Method((-1.0, 1.0), squared=True),
+    "ds_~": Method((-1.0,), 1.0, squared=True),
 }
-"""b^2 dh as a sum of retained variances: weights of (rho_c, rho_u) of the model, and of rho~ of the baseline."""
 
 
 def contrast(denoised: Tensor, weights: tuple[float, ...]) -> Tensor:
@@ -46,9 +72,8 @@ def raw_curvature(rho_c: Tensor) -> Tensor:
     return 1 - rho_c
 
 
-def score_difference(denoised_c: Tensor, denoised_baseline: Tensor, level: NoiseLevel) -> Tensor:
-    """b^2 ds = a^2 (D_c - D~)^2 / b^2 per coordinate (Eq. 5, 6 times b^2), without unit as above."""
-    gap = denoised_c - denoised_baseline
+def score_difference(gap: Tensor, level: NoiseLevel) -> Tensor:
+    """b^2 ds = a^2 gap^2 / b^2 per coordinate of a difference of denoisers, D_c - D_u or D_c - D~ (Eq. 5, 6 times b^2)."""
     return (level.a * gap / level.b).square()
 
 

@@ -43,7 +43,7 @@ def early(nodes):
 def test_recording_leaves_the_picture_bit_identical(nodes, demo, sample, sampler, off_is_exact):
     model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
     off_is_exact(sample(PHOTO, sampler=sampler, model=model), sample(PHOTO, sampler=sampler))
-    assert recording["steps"]
+    assert recording.sums.steps
 
 
 def test_recording_costs_no_evaluation_and_modifies_nothing(nodes, demo, sample, untouched):
@@ -78,10 +78,10 @@ def test_recorded_values_are_those_of_the_sampler(nodes, demo, sample):
 def test_the_range_chooses_steps_and_each_run_starts_anew(nodes, demo, sample):
     model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.5, 1.0).args
     sample(PHOTO, steps=5, model=model)
-    assert recording["steps"] == {2, 3, 4}
-    first = recording["sum"].clone()
+    assert recording.sums.steps == {2, 3, 4}
+    first = recording.sums.total.clone()
     sample(PHOTO, steps=5, model=model)
-    assert torch.equal(recording["sum"], first) and recording["count"] == 3
+    assert torch.equal(recording.sums.total, first) and recording.sums.count == 3
 
 
 def test_recording_errors(nodes, demo, sample, encode):

@@ -36,10 +36,12 @@ def test_a_run_that_stays_inside_is_bit_identical(guard, draw, wide, off_is_exac
         model, record = guard(mode, method, stored=wide)
         off_is_exact(draw(model, sampler=sampler, n=2), stock)
         if mode == "off":
-            assert record == {}
+            assert record.facts == {}
         else:
-            assert (record["memorized"], record["restarted"], record["edited_steps"]) == ([False, False], [], {})
-            assert all(None not in row for t in ("update", "prediction", "latent") for row in record["observed"][t]), "every step was seen"
+            assert (record.facts["memorized"], record.facts["restarted"], record.facts["edited_steps"]) == ([False, False], [], {})
+            assert all(None not in row for t in ("update", "prediction", "latent") for row in record.facts["observed"][t]), (
+                "every step was seen"
+            )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -47,10 +49,10 @@ def test_detecting_a_memory_changes_nothing(guard, draw, profile_of, off_is_exac
     stock = draw(sampler=sampler, n=2)
     model, record = guard("detect", limit=ALL)
     off_is_exact(draw(model, sampler=sampler, n=2), stock)
-    assert record["memorized"] == [True, True] and record["detector"] == "default"
-    model, record = guard("detect", "paper", stored=profile_of(record, 0))
+    assert record.facts["memorized"] == [True, True] and record.facts["detector"] == "default"
+    model, record = guard("detect", "paper", stored=profile_of(record.facts, 0))
     off_is_exact(draw(model, sampler=sampler, n=2), stock)
-    assert record["memorized"] == [False, True] and record["detector"] == "paper"
+    assert record.facts["memorized"] == [False, True] and record.facts["detector"] == "paper"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -58,11 +60,11 @@ def test_only_the_flagged_sample_of_a_batch_changes(guard, draw, sampler):
     stock = draw(sampler=sampler, n=2)
     model, record = guard("detect")
     draw(model, sampler=sampler, n=2)
-    low, high = sorted(record["scores"])
-    flagged = record["scores"].index(high)
+    low, high = sorted(record.facts["scores"])
+    flagged = record.facts["scores"].index(high)
     model, record = guard("correct", limit=(low + high) / 2)
     result = draw(model, sampler=sampler, n=2)
-    assert record["restarted"] == [flagged] and record["memorized"][flagged] and not record["memorized"][1 - flagged]
+    assert record.facts["restarted"] == [flagged] and record.facts["memorized"][flagged] and not record.facts["memorized"][1 - flagged]
     assert torch.equal(result[1 - flagged], stock[1 - flagged])
     assert not torch.allclose(result[flagged], stock[flagged], atol=1e-3) and result.isfinite().all()
 
@@ -74,9 +76,9 @@ def test_only_the_edited_sample_of_a_batch_changes(guard, draw, profile_of, samp
     model, record = guard("detect")
     draw(model, sampler=sampler, n=2)
     for kept in (0, 1):
-        model, record_of_rule = guard("correct", "paper", stored=profile_of(record, kept))
+        model, record_of_rule = guard("correct", "paper", stored=profile_of(record.facts, kept))
         result = draw(model, sampler=sampler, n=2)
-        assert set(record_of_rule["edited_steps"]) == {str(1 - kept)} and record_of_rule["memorized"][kept] is False
+        assert set(record_of_rule.facts["edited_steps"]) == {str(1 - kept)} and record_of_rule.facts["memorized"][kept] is False
         assert torch.equal(result[kept], stock[kept])
         assert not torch.allclose(result[1 - kept], stock[1 - kept], atol=1e-3) and result.isfinite().all()
 
@@ -90,7 +92,7 @@ def test_every_sampler_is_watched_without_a_trace(guard, draw, guarding):
         if name in UNWATCHED:
             with pytest.raises(ValueError, match="Use another sampler"):
                 draw(model, sampler=name, steps=3)
-        elif not torch.equal(draw(model, sampler=name, steps=3), draw(sampler=name, steps=3)) or record["scores"] == [None]:
+        elif not torch.equal(draw(model, sampler=name, steps=3), draw(sampler=name, steps=3)) or record.facts["scores"] == [None]:
             wrong.append(name)
     assert wrong == [] and set(core) >= UNWATCHED | set(SAMPLERS)
 
@@ -100,8 +102,8 @@ def test_every_scheduler_is_watched_without_a_trace(guard, draw):
     for name in importlib.import_module("comfy.samplers").KSampler.SCHEDULERS:
         model, record = guard("detect")
         same = torch.equal(draw(model, scheduler=name), draw(scheduler=name))
-        seen = [row[0] for row in record.get("observed", {}).get("update", [[None]])]
-        if not same or None in seen or record["detector"] != "default":
+        seen = [row[0] for row in record.facts.get("observed", {}).get("update", [[None]])]
+        if not same or None in seen or record.facts["detector"] != "default":
             wrong.append(name)
     assert wrong == []
 
@@ -122,7 +124,7 @@ def test_every_sampler_can_restart_in_phases(guard, demo, draw, steps):
         except Exception as error:
             failed[name] = repr(error)
             continue
-        if not result.isfinite().all() or record["restarted"] != [0]:
+        if not result.isfinite().all() or record.facts["restarted"] != [0]:
             failed[name] = "not finite, or not restarted"
     assert failed == {}
 
@@ -136,15 +138,13 @@ def test_every_sampler_can_go_on_step_by_step(guard, guarding, draw, profile_of)
         if name in UNWATCHED:
             continue
         try:
-            model, found = guard(
-                "correct", "paper", stored=profile_of(record, 0), rule=guarding.stability.Rule(tau_mild=0.0, tau_strong=0.0)
-            )
+            model, found = guard("correct", "paper", stored=profile_of(record.facts, 0), rule=guarding.Rule(tau_mild=0.0, tau_strong=0.0))
             result = draw(model, sampler=name, n=1, steps=4, seed=2)
         except Exception as error:
             failed[name] = repr(error)
             continue
-        if not result.isfinite().all() or found["edited_steps"] != {"0": [0, 1, 2, 3]}:
-            failed[name] = f"not finite, or edited at {found['edited_steps']}"
+        if not result.isfinite().all() or found.facts["edited_steps"] != {"0": [0, 1, 2, 3]}:
+            failed[name] = f"not finite, or edited at {found.facts['edited_steps']}"
     assert failed == {}
 
 
@@ -193,14 +193,14 @@ def situation(name):
 @pytest.mark.parametrize("where", SITUATIONS)
 def test_a_restart_with_the_model_itself_is_the_stock_run(guard, guarding, demo, draw, kind, where):
     """Phases at one and two thirds, all with the same predictions: nothing is lost where one sampler ends and the next begins."""
-    restart = guarding.restart
+    restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     model = kinds(demo, kind)
-    how = restart.How((restart.Phase(0.4, parent=True), restart.Phase(0.6), restart.Phase(1.0, parent=True)), model)
+    how = restart.Restart((restart.Phase(0.4, parent=True), restart.Phase(0.6), restart.Phase(1.0, parent=True)), model)
     given = situation(where)
     stock = draw(model, **given)
-    clone, record = guard(model=model, how=how, limit=ALL)
+    clone, record = guard(model=model, strategy=how, limit=ALL)
     result = draw(clone, **given)
-    assert record["memorized"] == [True, True] and record["restarted"] == [0, 1]
+    assert record.facts["memorized"] == [True, True] and record.facts["restarted"] == [0, 1]
     assert result.shape == stock.shape and not torch.equal(result, torch.zeros_like(result))
     assert torch.allclose(result, stock, rtol=1e-4, atol=2e-4 * float(stock.abs().max()))
 
@@ -213,20 +213,20 @@ def test_going_on_without_any_edit_is_the_stock_run(guard, guarding, demo, draw,
     stock = draw(model, **given)
     clone, record = guard("detect", model=model)
     draw(clone, **given)
-    nothing = guarding.stability.Rule(tau_mild=0.0, tau_strong=0.0, rescale=False, clamp_update=False, clamp_latent=False)
-    clone, found = guard("correct", "paper", model=model, stored=profile_of(record, 0, width=1e3), rule=nothing)
+    nothing = guarding.Rule(tau_mild=0.0, tau_strong=0.0, rescale=False, clamp_update=False, clamp_latent=False)
+    clone, found = guard("correct", "paper", model=model, stored=profile_of(record.facts, 0, width=1e3), rule=nothing)
     result = draw(clone, **given)
-    steps = len(record["sigmas"]) - 1
-    assert found["edited_steps"]["1"] == list(range(steps)), "from the first step, acting on every one"
+    steps = len(record.facts["sigmas"]) - 1
+    assert found.facts["edited_steps"]["1"] == list(range(steps)), "from the first step, acting on every one"
     assert torch.allclose(result, stock, rtol=1e-4, atol=2e-4 * float(stock.abs().max()))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm_2", "gradient_estimation"])
 def test_samplers_without_a_memory_go_on_exactly_too(guard, guarding, demo, draw, sampler):
-    restart = guarding.restart
+    restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     stock = draw(sampler=sampler)
-    how = restart.How((restart.Phase(0.5), restart.Phase(1.0)))
-    result = draw(guard(how=how, limit=ALL)[0], sampler=sampler)
+    how = restart.Restart((restart.Phase(0.5), restart.Phase(1.0)))
+    result = draw(guard(strategy=how, limit=ALL)[0], sampler=sampler)
     if sampler == "gradient_estimation":
         assert not torch.allclose(result, stock, atol=1e-3), "a sampler with a memory shows the seam"
     else:
@@ -236,6 +236,6 @@ def test_samplers_without_a_memory_go_on_exactly_too(guard, guarding, demo, draw
 @pytest.mark.parametrize(("cfg", "restarted"), [(1.0, 1.0), (2.0, 3.0)])
 def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg, restarted):
     """A distilled model knows no negative prompt: CFG 1 stays CFG 1."""
-    restart = guarding.restart
+    restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     phase = restart.Phase(1.0, cfg=1.5)
     assert restart._guider_for(SimpleNamespace(cfg=cfg, original_conds={}), phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted

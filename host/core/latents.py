@@ -1,0 +1,55 @@
+"""What is asked of a LATENT: does it fit the model, is it of single pictures, which part was generated, which run made it?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MARKS = 64
+
+
+def check_channels(model: Any, samples: Tensor) -> None:
+    """ValueError if the latent belongs to another kind of model."""
+    wanted = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != wanted:
+        raise ValueError(
+            f"The latent has {samples.shape[1]} channels, but this model works on {wanted}. "
+            "It was made by another kind of model: encode or sample it with the model connected here."
+        )
+
+
+def check_picture(samples: Tensor) -> None:
+    """ValueError unless this is a finite latent of single pictures."""
+    nested = getattr(samples, "is_nested", False)
+    if nested or not (samples.ndim == 4 or (samples.ndim == 5 and samples.shape[2] == 1)):
+        shape = "several parts" if nested else str(tuple(samples.shape))
+        raise ValueError(f"Only latents of single pictures can be mapped so far, not of video or audio: this one has the shape {shape}.")
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "The latent holds values that are not numbers (NaN or infinite): the run that made it failed. Check its VAE and precision."
+        )
+
+
+def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
+    """[n, h, w] of 0 and 1: what an inpainting latent left untouched was not generated. None without a mask."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    resized = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu(), size=shape[1:], mode="bilinear")[:, 0]
+    return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > 0.5).float()
+
+
+def marks(samples: Tensor) -> Tensor:
+    """A few values of every sample, by which its latent is known again, [n, <= 64]."""
+    flat = samples.detach().flatten(1)
+    return flat[:, :: max(1, flat.shape[1] // MARKS)][:, :MARKS].float().cpu()
+
+
+def is_marked(samples: Tensor, known: Tensor) -> bool:
+    """Is this the latent of which these are the marks? Rounding in a file or another precision is forgiven."""
+    ours = marks(samples)
+    return known.shape == ours.shape and torch.allclose(known, ours, rtol=1e-2, atol=1e-2)
