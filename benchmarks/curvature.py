@@ -14,8 +14,7 @@ from ..demo.scripts.lab import Lab, load_lab
 from ..host.core.progress import Progress
 from ..host.curvature.bright_ending import bright_ending
 from ..host.curvature.measuring import PAPER, RECOMMENDED, How, measure_map, read
-from ..host.curvature.recording import record, recorded_map
-from ..nodes.curvature import RECORD_END, RECORD_START
+from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
 from ..unmemorize.curvature.differences import raw_curvature
 from ..unmemorize.curvature.threshold import QUANTILE, clean_threshold
 from .parts.common import arguments, iou, log, rate, shared_out, tuning_and_test, write

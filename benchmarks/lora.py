@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..demo.scripts import lora_set
 from ..demo.scripts.style import STYLES
-from ..host.lora.filter_file import Filtered, Job, filter_lora
+from ..host.lora.filter_file import Job, filter_lora
+from ..host.lora.results import Filtered
 from ..unmemorize.lora.gates import WHOLE_FILE, Settings
 from .parts.common import ROOT, arguments, log, rate, write
 from .parts.filter_speed import speed

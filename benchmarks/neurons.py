@@ -11,7 +11,8 @@ import torch
 from ..demo.scripts.demo_mask import SETTING
 from ..host.neurons import finding as recording
 from ..host.neurons.masks import StoredMask, pruned
-from ..unmemorize.neurons import masks as neurons
+from ..unmemorize.neurons.activity import Activity
+from ..unmemorize.neurons.masks import iou_by_layer
 from .parts.attacks import attacked, extracted
 from .parts.common import arguments, log, rate, write
 from .parts.guarding import Bench, pictures_of
@@ -60,7 +61,7 @@ def halves(captions: dict[str, list[str]]) -> tuple[list[str], list[str]]:
 
 def iou(a: StoredMask, b: StoredMask) -> float:
     """Mean over layers."""
-    by_layer = neurons.iou_by_layer([a.mask, b.mask])
+    by_layer = iou_by_layer([a.mask, b.mask])
     return float(torch.stack([m[0, 1] for m in by_layer.values()]).mean())
 
 
@@ -87,7 +88,7 @@ def overlaps(masks: Masks, seen: list[str], unseen: list[str], how: Setting) -> 
 def overhead(bench: Bench, masks: Masks, how: Setting) -> dict[str, float]:
     """Share of a recording's CPU time that is spent in our own functions; numbers kept for one prompt and for eight."""
     spent = [0.0]
-    plain = neurons.Activity.add
+    plain = Activity.add
 
     def timed(*given: Any) -> None:
         begun = time.process_time()
@@ -96,13 +97,13 @@ def overhead(bench: Bench, masks: Masks, how: Setting) -> dict[str, float]:
 
     captions = bench.test["scene"][:8]
     sizes = [sum(v.numel() for v in masks.activity(c, how.place, how.low).activity.squares.values()) for c in (captions[:1], captions)]
-    neurons.Activity.add = timed  # type: ignore[method-assign]
+    Activity.add = timed  # type: ignore[method-assign]
     try:
         begun = time.process_time()
         masks.activity(bench.test["scene"][8:12], how.place, how.low)
         total = time.process_time() - begun
     finally:
-        neurons.Activity.add = plain  # type: ignore[method-assign]
+        Activity.add = plain  # type: ignore[method-assign]
     return {
         "recording_overhead_share": spent[0] / total,
         "recording_numbers_1_prompt": float(sizes[0]), "recording_numbers_8_prompts": float(sizes[1]),

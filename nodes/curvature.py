@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -10,22 +9,13 @@ from comfy_api.latest import io
 
 from ..host.core.schema import hints
 from ..host.curvature.bright_ending import bright_ending
-from ..host.curvature.measuring import ESTIMATORS, METHODS, PAPER, RECOMMENDED, How, measure_map
-from ..host.curvature.recording import record, recorded_map
-from ..unmemorize.curvature.maps import scores
+from ..host.curvature.measuring import ESTIMATORS, measure_map, numbers_of
+from ..host.curvature.presets import PRESETS, PROBINGS, WHY, chosen
+from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
+from ..unmemorize.curvature.differences import METHODS
 
 Map = io.Custom("UNMEMORIZE_MAP")
 Recording = io.Custom("UNMEMORIZE_RECORDING")
-RECORD_START, RECORD_END = 0.0, 0.3
-"""Early steps place things; `nox -s sweep -- curvature` compares windows."""
-PRESETS: dict[str, How | None] = {"recommended": RECOMMENDED, "paper": PAPER, "custom": None}
-WHY = {
-    "recommended": "preset recommended: the cheapest accurate one, without gradients, so that every model allows it",
-    "paper": "preset paper: the published one",
-    "custom": "as chosen",
-}
-"""Why an estimator runs, for the report."""
-PROBINGS = ("structured", "random")
 
 
 def measuring_inputs() -> list[Any]:
@@ -146,29 +136,13 @@ class CurvatureDifferenceMap(io.ComfyNode):
         negative: Any = None,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen_settings(method, preset, sigmas, probes, noises, probing, estimator)
+        how = chosen(method, preset, sigmas, probes, noises, probing, estimator)
         return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline, WHY[preset]))
 
 
 def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:
     """Ask for a baseline that is linked but not evaluated yet (None); one that is not linked at all is absent."""
     return ["baseline"] if method in METHODS and METHODS[method].needs_baseline and inputs.get("baseline", ...) is None else []
-
-
-def chosen_settings(method: str, preset: str, sigmas: str, probes: int, noises: int, probing: str, estimator: str) -> How:
-    """The preset's settings, or for `custom` those of the widgets. ValueError for a sigma that is no positive number."""
-    if preset not in PRESETS or probing not in PROBINGS:
-        raise ValueError(f"Unknown preset {preset!r} or probing {probing!r}.")
-    ready = PRESETS[preset]
-    if ready is not None:
-        return dataclasses.replace(ready, method=method)
-    try:
-        levels = tuple(float(part) for part in sigmas.split(",") if part.strip())
-    except ValueError:
-        levels = ()
-    if not levels or min(levels) <= 0:
-        raise ValueError(f"sigmas = {sigmas!r} is not a list of positive numbers. Write for instance 0.2, or 0.04, 0.14, 0.35.")
-    return How(method, levels, estimator, probes, probing == "structured", noises)
 
 
 class RecordScoreDifference(io.ComfyNode):
@@ -205,8 +179,6 @@ class RecordScoreDifference(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, start: float, end: float) -> io.NodeOutput:
-        if not 0 <= start <= end <= 1:
-            raise ValueError(f"start = {start:g} and end = {end:g} are shares of the run: 0 <= start <= end <= 1.")
         return io.NodeOutput(*record(model, start, end))
 
 
@@ -278,6 +250,5 @@ class BrightEndingMap(io.ComfyNode):
 
 def _with_numbers(result: dict[str, Any]) -> io.NodeOutput:
     """map, score, report: what every measuring node returns."""
-    numbers = scores(result)
-    report = {**result["settings"], "scores": [round(v, 6) for v in numbers.tolist()]}
-    return io.NodeOutput(result, float(numbers.max()), json.dumps(report, indent=1), ui={"unmemorize_report": [report]})
+    score, report = numbers_of(result)
+    return io.NodeOutput(result, score, json.dumps(report, indent=1), ui={"unmemorize_report": [report]})

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..host.core.sampling import prompt_list, samplers, schedulers
+from ..host.core.prompts import prompt_list
+from ..host.core.sampling import samplers, schedulers
 from ..host.core.schema import hints
-from ..host.curvature.thresholds import calibrate, check_calibration
-from ..unmemorize.curvature.maps import check_map, mean_inside, per_channel
-from ..unmemorize.curvature.threshold import otsu
-from ..unmemorize.pictures import heatmap
-from ..unmemorize.pictures.views import MOST_PICTURES, map_view
-from .curvature import Map, chosen_settings, measuring_inputs, wanted_baseline
+from ..host.curvature.overlays import SMOOTHINGS, Look, overlaid
+from ..host.curvature.presets import chosen
+from ..host.curvature.thresholds import calibrate, split
+from ..unmemorize.pictures.heatmap import COLOUR_MAPS
+from ..unmemorize.pictures.views import MOST_PICTURES
+from .curvature import Map, measuring_inputs, wanted_baseline
 
 Calibration = io.Custom("UNMEMORIZE_MAP_CALIBRATION")
 EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, at least 20, one a line"
@@ -42,7 +41,7 @@ class HeatmapOverlay(io.ComfyNode):
                     tooltip="Show and count only this region (white = inside). It must have the size of the picture.",
                 ),
                 io.Combo.Input(
-                    "colour_map", options=list(heatmap.COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."
+                    "colour_map", options=list(COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."
                 ),
                 io.Float.Input(
                     "opacity",
@@ -72,7 +71,7 @@ class HeatmapOverlay(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "smooth",
-                    options=["0", "3", "7", "13"],
+                    options=list(SMOOTHINGS),
                     default="3",
                     tooltip="Width in latent pixels of a mean filter over the map; 0 = none.",
                 ),
@@ -94,50 +93,20 @@ class HeatmapOverlay(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: torch.Tensor,
+        image: Any,
         map: dict,
         colour_map: str,
         opacity: float,
         full_heat: float,
         clip: float,
         smooth: str,
-        mask: torch.Tensor | None = None,
+        mask: Any = None,
     ) -> io.NodeOutput:
-        check_map(map, image.shape)
-        if smooth not in ("0", "3", "7", "13"):
-            raise ValueError(f"smooth = {smooth!r} is not one of 0, 3, 7, 13.")
-        if not (0 <= opacity <= 1 and 0 <= clip <= 100 and full_heat >= 0):
-            raise ValueError(f"Out of range: opacity {opacity} (0 to 1), clip {clip} (0 to 100) or full_heat {full_heat} (0 or more).")
-        height, width = image.shape[1:3]
-        inside = _inside(mask, image)
-        values = per_channel(map)
-        region = map["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
-        peaks = torch.stack([heatmap.percentile(v[r > 0], clip) for v, r in zip(values, region, strict=True)])
-        smoothed = heatmap.smooth(values, int(smooth))
-        shown = heatmap.heat(smoothed, full_heat or peaks[:, None, None])
-        hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
-        picture = heatmap.overlay(image, hot, colour_map, opacity)
-        mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
-        report = {"mean": mean, "peak": peak, "full_heat": full_heat or peak}
-        preview = ui.PreviewImage(picture, cls=cls).as_dict()
-        # the browser lays the map over the bare picture itself, so that its sliders need no run
-        bare = ui.PreviewImage(image[:MOST_PICTURES], cls=cls).as_dict()["images"]
-        maps = map_view(smoothed, region, [full_heat or float(p) for p in peaks])
-        seen = {"pictures": bare, "maps": maps, "colour_map": colour_map, "opacity": opacity}
-        return io.NodeOutput(picture, hot, mean, peak, ui={**preview, "unmemorize_report": [report], "unmemorize_overlay": [seen]})
-
-
-def _inside(mask: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
-    """Region of interest as [n, h, w], all ones without a mask."""
-    if mask is None:
-        return torch.ones(image.shape[:3])
-    mask = mask if mask.ndim == 3 else mask[None]
-    if mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, image.shape[0]):
-        raise ValueError(
-            f"The mask is {mask.shape[0]} x {mask.shape[2]} x {mask.shape[1]} (number x width x height), but the picture is "
-            f"{image.shape[0]} x {image.shape[2]} x {image.shape[1]}. Give it the picture's size, or leave it unconnected."
-        )
-    return mask.float().cpu().expand(image.shape[:3])
+        found = overlaid(image, map, Look(colour_map, opacity, full_heat, clip, smooth), mask)
+        preview = ui.PreviewImage(found.pictures, cls=cls).as_dict()
+        seen = {"pictures": ui.PreviewImage(image[:MOST_PICTURES], cls=cls).as_dict()["images"], **found.view}
+        shown = {**preview, "unmemorize_report": [found.report], "unmemorize_overlay": [seen]}
+        return io.NodeOutput(found.pictures, found.heat, found.mean, found.peak, ui=shown)
 
 
 class MapThreshold(io.ComfyNode):
@@ -168,24 +137,10 @@ class MapThreshold(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, map: dict, calibration: dict | None = None, image: torch.Tensor | None = None) -> io.NodeOutput:
-        if not isinstance(map, dict) or not isinstance(map.get("values"), torch.Tensor):
-            raise ValueError("This is not a map of Unmemorize. Connect the map output of Curvature Difference Map.")
-        if image is not None:
-            check_map(map, image.shape)
-        if calibration is not None:
-            check_calibration(calibration, map)
-        values, region = per_channel(map), map["region"]
-        limits = [calibration["threshold"] if calibration else otsu(v[r > 0]) for v, r in zip(values, region, strict=True)]
-        hot = (values > torch.tensor(limits)[:, None, None]).float() * region
-        areas = (hot.sum((1, 2)) / region.sum((1, 2)).clamp_min(1)).tolist()
-        mask = hot if image is None else F.interpolate(hot[:, None], image.shape[1:3], mode="nearest")[:, 0]
-        report = {
-            "threshold": "calibrated" if calibration else "uncalibrated (Otsu)", "thresholds": limits, "areas": areas,
-            **({"prompts": calibration["prompts"], "quantile": calibration["quantile"]} if calibration else {}),
-        }  # fmt: skip
-        text = json.dumps(report, indent=1)
-        return io.NodeOutput(mask, max(areas), calibration is not None, text, ui={"unmemorize_report": [report]})
+    def execute(cls, map: dict, calibration: dict | None = None, image: Any = None) -> io.NodeOutput:
+        found = split(map, calibration, image)
+        text = json.dumps(found.report, indent=1)
+        return io.NodeOutput(found.mask, found.area, calibration is not None, text, ui={"unmemorize_report": [found.report]})
 
 
 class CalibrateMapThreshold(io.ComfyNode):
@@ -247,7 +202,7 @@ class CalibrateMapThreshold(io.ComfyNode):
         seed: int,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen_settings(method, preset, sigmas, probes, noises, probing, estimator)
+        how = chosen(method, preset, sigmas, probes, noises, probing, estimator)
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "seed": seed}
         found = calibrate(model, clip, latent, prompt_list(prompts), how, sampling, baseline)
         return io.NodeOutput(found, found["threshold"])

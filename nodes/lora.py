@@ -7,12 +7,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.core import store
 from ..host.core.schema import hints
 from ..host.lora import lora_files
 from ..host.lora.filter_applied import clean_applied
 from ..host.lora.filter_file import Job, filter_lora, load_filtered
+from ..host.lora.lora_files import LORAS
 from ..host.lora.report import provenance, report_of, spectrum_of
-from ..unmemorize.lora.gates import GATES, READING, SCORE_NAMES, Settings
+from ..unmemorize.lora.gates import GATES, Settings
+from ..unmemorize.lora.scores import DEFAULT, SCORES
 from ..unmemorize.pictures.views import spectrum_view
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
@@ -30,8 +33,8 @@ def filter_inputs() -> list[Any]:
         io.Float.Input("filter_strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 = off: the LoRA unchanged, bit for bit."),
         io.Combo.Input(
             "score",
-            options=list(SCORE_NAMES),
-            default=READING,
+            options=list(SCORES),
+            default=DEFAULT,
             tooltip="What goes. cross-attention: how the LoRA reads the prompt; ours. mean, min, left, right, "
             "product: BAF, what does not follow the base. singular value, inverted, random: controls.",
             **advanced,
@@ -119,7 +122,7 @@ class LoadLoRABAF(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
-        names = lora_files.names()
+        names = store.names(LORAS)
         return io.Schema(
             node_id="UnmemorizeLoadLoRABAF",
             display_name="Load LoRA (BAF Filtered)",
@@ -147,7 +150,7 @@ class LoadLoRABAF(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_: Any) -> str:
-        return str(lora_files.find(lora_name).stat().st_mtime_ns) if lora_name in lora_files.names() else "missing"
+        return lora_files.stamp(lora_name)
 
     @classmethod
     def execute(
@@ -156,7 +159,7 @@ class LoadLoRABAF(io.ComfyNode):
         settings = settings_of(how)
         if strength_model == 0 and strength_clip == 0:
             return io.NodeOutput(model, clip, 0.0, None, "{}")
-        file = lora_files.read(lora_files.find(lora_name), lora_name, lora_files.cancelled)
+        file = lora_files.read(lora_name, lora_files.cancelled)
         job = Job(model, clip, settings, text_encoder)
         patched, patched_clip, result = load_filtered(file, strength_model, strength_clip, job)
         if result is None:

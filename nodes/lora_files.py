@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
+from ..host.core import store
 from ..host.core.schema import hints
 from ..host.lora import lora_files
-from ..host.lora.folder import filter_folder, folders
-from ..unmemorize.pictures.lora_spectrum import spectrum_picture
+from ..host.lora.folder import filter_folder, folders, stamp
+from ..host.lora.lora_files import LORAS
+from ..unmemorize.pictures.lora_spectrum import counted, spectrum_picture
 from ..unmemorize.pictures.views import spectrum_view
 from .lora import ALIASES, LoRAInfo, Spectrum, filter_inputs, settings_of
 
@@ -21,7 +22,7 @@ class OpenLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = lora_files.names()
+        names = store.names(LORAS)
         return io.Schema(
             node_id="UnmemorizeOpenLoRA",
             display_name="Open LoRA",
@@ -42,11 +43,11 @@ class OpenLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str) -> str:
-        return str(lora_files.find(lora_name).stat().st_mtime_ns) if lora_name in lora_files.names() else "missing"
+        return lora_files.stamp(lora_name)
 
     @classmethod
     def execute(cls, lora_name: str) -> io.NodeOutput:
-        file = lora_files.read(lora_files.find(lora_name), lora_name, lora_files.cancelled)
+        file = lora_files.read(lora_name, lora_files.cancelled)
         brief = {k: v for k, v in file.info.items() if k != "metadata"}
         return io.NodeOutput(file.tensors, file.info, json.dumps(file.info, indent=1), ui={"unmemorize_report": [brief]})
 
@@ -76,9 +77,8 @@ class LoRASpectrumPlot(io.ComfyNode):
     def execute(cls, spectrum: dict | None) -> io.NodeOutput:
         if not isinstance(spectrum, dict) or "layers" not in spectrum:
             raise ValueError("There is nothing to plot: the filter was off. Set filter_strength and the LoRA's strengths above 0.")
-        picture: torch.Tensor = spectrum_picture(spectrum)
-        channels = sum(len(layer["sigma"]) for layer in spectrum["layers"])
-        removed = sum(int((layer["new_sigma"] == 0).sum()) for layer in spectrum["layers"])
+        picture = spectrum_picture(spectrum)
+        channels, removed = counted(spectrum["layers"])
         report = {"channels": channels, "removed": removed}
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
         shown = {"unmemorize_report": [report], "unmemorize_spectrum": [spectrum_view(spectrum)]}
@@ -141,8 +141,7 @@ class FilterLoRAFolder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:
-        names = [n for n in lora_files.names() if n.startswith(f"{folder}/") or folder == "."]
-        return str([(n, lora_files.find(n).stat().st_mtime_ns) for n in names])
+        return stamp(folder)
 
     @classmethod
     def execute(cls, model: Any, folder: str, output: str, text_encoder: bool, clip: Any = None, **how: Any) -> io.NodeOutput:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
-from ..host.core.sampling import prompt_list
+from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
-from ..host.neurons import finding
+from ..host.neurons.comparing import compared
+from ..host.neurons.finding import find
 from ..host.neurons.layers import PLACES
-from ..host.neurons.masks import StoredMask, pruned, report
-from ..unmemorize.neurons import masks as neurons
-from ..unmemorize.pictures.neuron_chart import iou_chart
-from ..unmemorize.pictures.views import density_view, overlap_view
-from .stability_profiles import sampling_inputs
+from ..host.neurons.masks import StoredMask, pruned, report, view_of
+from ..host.neurons.recording import record, report_of
+from ..unmemorize.neurons.activity import SIDES, WINDOW
+from ..unmemorize.neurons.masks import SCORES, TOP_SHARE
+from .inputs import sampling_inputs
 
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
 Mask = io.Custom("UNMEMORIZE_NEURON_MASK")
@@ -30,7 +30,7 @@ ROWS_TOOLTIP = (
 
 def views(facts: dict[str, Any], stored: StoredMask) -> dict[str, list[Any]]:
     """`ui` of a node that has a mask."""
-    return {"unmemorize_report": [facts], "unmemorize_density": [density_view(stored.mask, stored.facts.get("levels", []))]}
+    return {"unmemorize_report": [facts], "unmemorize_density": [view_of(stored)]}
 
 
 class RecordNeuronActivity(io.ComfyNode):
@@ -59,7 +59,7 @@ class RecordNeuronActivity(io.ComfyNode):
                 *sampling_inputs("as you generate"),
                 io.Float.Input(
                     "window_end",
-                    default=neurons.WINDOW,
+                    default=WINDOW,
                     min=0.0,
                     max=1000.0,
                     step=0.1,
@@ -86,11 +86,10 @@ class RecordNeuronActivity(io.ComfyNode):
         cls, model: Any, clip: Any, negative: Any, latent: dict, prompts: str, seeds: int, seed: int, steps: int, cfg: float,
         sampler_name: str, scheduler: str, window_end: float, place: str,
     ) -> io.NodeOutput:  # fmt: skip
-        texts = list(dict.fromkeys(prompt_list(prompts))) or [""]
-        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+        positives = encoded(clip, prompt_list(prompts) or [""])
         sampling = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        stored = finding.record(model, positives, negative, latent, seeds, sampling, place, window_end)
-        facts = {**stored.facts, "layers": len(stored.activity.squares)}
+        stored = record(model, positives, negative, latent, seeds, sampling, place, window_end)
+        facts = report_of(stored)
         return io.NodeOutput(stored, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
 
 
@@ -111,7 +110,7 @@ class FindMemorizedNeurons(io.ComfyNode):
                 Activity.Input("reference", tooltip="Record Neuron Activity of the empty prompt, or of ordinary prompts."),
                 io.Float.Input(
                     "top_share",
-                    default=neurons.TOP_SHARE,
+                    default=TOP_SHARE,
                     min=0.0005,
                     max=0.5,
                     step=0.0005,
@@ -129,10 +128,10 @@ class FindMemorizedNeurons(io.ComfyNode):
                     tooltip="A weight is silenced if it was taken at more than this share of the noise levels. 0: at any of them, as "
                     "published.",
                 ),
-                io.Combo.Input("rows", options=list(neurons.SIDES), default="both", tooltip=ROWS_TOOLTIP),
+                io.Combo.Input("rows", options=list(SIDES), default="both", tooltip=ROWS_TOOLTIP),
                 io.Combo.Input(
                     "score",
-                    options=list(neurons.SCORES),
+                    options=list(SCORES),
                     default="wanda",
                     tooltip="wanda: weight times activity, the paper's. contrast: weight times the difference of the activities.",
                 ),
@@ -156,7 +155,7 @@ class FindMemorizedNeurons(io.ComfyNode):
         cls, model: Any, memorized: Any, reference: Any, top_share: float, select_ratio: float, rows: str, score: str, keep_levels: bool,
         merge_with: StoredMask | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        stored = finding.find(model, memorized, reference, top_share, select_ratio, rows, score, keep_levels, merge_with)
+        stored = find(model, memorized, reference, top_share, select_ratio, rows, score, keep_levels, merge_with)
         facts = report(stored)
         return io.NodeOutput(stored, facts["density"], json.dumps(facts, indent=1), ui=views(facts, stored))
 
@@ -237,27 +236,7 @@ class CompareNeuronMasks(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask_1: Any, mask_2: Any, names: str, **more: Any) -> io.NodeOutput:
-        given = [mask_1, mask_2, *(more[k] for k in sorted(more) if more[k] is not None)]
-        if not all(isinstance(m, StoredMask) for m in given):
-            raise ValueError("One of the inputs is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask.")
-        masks = [m.mask for m in given]
-        by_layer = neurons.iou_by_layer(masks)
-        by_level = neurons.iou_by_layer_and_level(masks)
-        matrix = torch.stack(list(by_layer.values())).mean(0)
-        union = torch.tensor([[neurons.mean_of_pairs(m)] for m in by_layer.values()])
-        rows, columns = union, ["all"]
-        if by_level:
-            rows = torch.cat([union, torch.stack(list(by_level.values()))], 1)
-            columns += [f"{sigma:.3g}" for sigma in given[0].facts["levels"][: rows.shape[1] - 1]]
-        labels = [n.strip() for n in names.split(",") if n.strip()][: len(masks)]
-        labels += [str(i + 1) for i in range(len(labels), len(masks))]
-        plot = iou_chart(labels, matrix, list(by_layer), rows, columns)
-        mean = neurons.mean_of_pairs(matrix)
-        facts = {
-            "names": labels, "mean_iou": round(mean, 4), "iou": [[round(float(v), 4) for v in row] for row in matrix],
-            "iou_by_layer": {k: round(float(v), 4) for k, v in zip(by_layer, union[:, 0], strict=True)},
-            "density": [round(m.density(), 6) for m in masks],
-        }  # fmt: skip
-        preview = ui.PreviewImage(plot, cls=cls).as_dict()
-        shown = {"unmemorize_report": [facts], "unmemorize_density": [overlap_view(list(by_layer), columns, rows)]}
-        return io.NodeOutput(plot, mean, json.dumps(facts, indent=1), ui={**preview, **shown})
+        found = compared([mask_1, mask_2, *(more[k] for k in sorted(more) if more[k] is not None)], names)
+        preview = ui.PreviewImage(found.picture, cls=cls).as_dict()
+        shown = {**preview, "unmemorize_report": [found.report], "unmemorize_density": [found.view]}
+        return io.NodeOutput(found.picture, found.mean, json.dumps(found.report, indent=1), ui=shown)

@@ -7,8 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.core import store
 from ..host.core.schema import hints
-from ..host.neurons.masks import StoredMask, load_mask, mask_names, report, save_mask
+from ..host.neurons.masks import MASKS, load_mask, report, save_mask
 from .neurons import Mask
 
 
@@ -34,8 +35,6 @@ class SaveNeuronMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask: Any, name: str) -> io.NodeOutput:
-        if not isinstance(mask, StoredMask):
-            raise ValueError("This is not a neuron mask. Connect Find Memorized Neurons.")
         saved = save_mask(mask, name)
         return io.NodeOutput(saved, ui={"text": [f"saved as {saved}"]})
 
@@ -52,7 +51,9 @@ class LoadNeuronMask(io.ComfyNode):
             description="A mask that Save Neuron Mask kept, or the demo model's own (demo/...). It fits one model only; Prune Neurons says "
             "so if it is another one.",
             inputs=[
-                io.Combo.Input("mask", options=mask_names(), tooltip="Saved masks; demo/... come with the pack. R refreshes the list.")
+                io.Combo.Input(
+                    "mask", options=store.names(MASKS), tooltip="Saved masks; demo/... come with the pack. R refreshes the list."
+                )
             ],
             outputs=[
                 Mask.Output("loaded", display_name="mask", tooltip="For Prune Neurons and Compare Neuron Masks."),
@@ -73,4 +74,4 @@ class LoadNeuronMask(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, mask: str) -> bool | str:
-        return True if mask in mask_names() else f"There is no neuron mask {mask!r}. Press R to refresh the list."
+        return True if mask in store.names(MASKS) else f"There is no neuron mask {mask!r}. Press R to refresh the list."

@@ -14,7 +14,8 @@ from ..host.stability.profiles import StoredProfile
 from ..host.stability.records import in_short, of_batch, read_record, sample_of
 from ..unmemorize.pictures.stability_chart import chart
 from ..unmemorize.pictures.views import guard_view
-from .stability_profiles import Profile, sampling_inputs
+from .inputs import sampling_inputs
+from .stability_profiles import Profile
 
 Record = io.Custom("UNMEMORIZE_STABILITY_RECORD")
 MODE_TOOLTIP = (

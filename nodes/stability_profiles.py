@@ -7,23 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.core.sampling import prompt_list, samplers, schedulers
+from ..host.core import store
+from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
-from ..host.stability.profiles import StoredProfile, calibrate, load_profile, profile_names, save_profile
+from ..host.stability.profiles import PROFILES, calibrate, load_profile, report, save_profile
+from .inputs import sampling_inputs
 
 Profile = io.Custom("UNMEMORIZE_STABILITY_PROFILE")
 EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, 50 are good, one a line"
-
-
-def sampling_inputs(how: str) -> list[Any]:
-    """Seed, steps, cfg, sampler and scheduler: KSampler's, in its order."""
-    return [
-        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=f"Seed of the noise, {how}."),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip=f"Sampling steps, {how}."),
-        io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=f"Guidance, {how}."),
-        io.Combo.Input("sampler_name", options=samplers(), tooltip=f"Sampler, {how}."),
-        io.Combo.Input("scheduler", options=schedulers(), tooltip=f"Scheduler, {how}."),
-    ]
 
 
 class CalibrateStabilityProfile(io.ComfyNode):
@@ -65,12 +56,10 @@ class CalibrateStabilityProfile(io.ComfyNode):
         cls, model: Any, clip: Any, negative: Any, latent: dict, prompts: str, seeds: int, seed: int, steps: int, cfg: float,
         sampler_name: str, scheduler: str,
     ) -> io.NodeOutput:  # fmt: skip
-        texts = list(dict.fromkeys(prompt_list(prompts)))
-        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
         sampling = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        stored = calibrate(model, positives, negative, latent, seeds, sampling)
-        report = {**stored.facts, "runs": stored.profile.runs}
-        return io.NodeOutput(stored, json.dumps(report, indent=1), ui={"unmemorize_report": [report]})
+        stored = calibrate(model, encoded(clip, prompt_list(prompts)), negative, latent, seeds, sampling)
+        facts = report(stored)
+        return io.NodeOutput(stored, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
 
 
 class SaveStabilityProfile(io.ComfyNode):
@@ -94,9 +83,7 @@ class SaveStabilityProfile(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, profile: StoredProfile, name: str) -> io.NodeOutput:
-        if not isinstance(profile, StoredProfile):
-            raise ValueError("This is not a stability profile. Connect Calibrate Stability Profile.")
+    def execute(cls, profile: Any, name: str) -> io.NodeOutput:
         saved = save_profile(profile, name)
         return io.NodeOutput(saved, ui={"text": [f"saved as {saved}"]})
 
@@ -114,7 +101,7 @@ class LoadStabilityProfile(io.ComfyNode):
             "says so if it is another one.",
             inputs=[
                 io.Combo.Input(
-                    "profile", options=profile_names(), tooltip="Saved profiles; demo/... come with the pack. R refreshes the list."
+                    "profile", options=store.names(PROFILES), tooltip="Saved profiles; demo/... come with the pack. R refreshes the list."
                 )
             ],
             outputs=[
@@ -127,7 +114,7 @@ class LoadStabilityProfile(io.ComfyNode):
     @classmethod
     def execute(cls, profile: str) -> io.NodeOutput:
         stored = load_profile(profile)
-        return io.NodeOutput(stored, json.dumps({**stored.facts, "runs": stored.profile.runs}, indent=1))
+        return io.NodeOutput(stored, json.dumps(report(stored), indent=1))
 
     @classmethod
     def fingerprint_inputs(cls, profile: str) -> str:
@@ -135,4 +122,4 @@ class LoadStabilityProfile(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, profile: str) -> bool | str:
-        return True if profile in profile_names() else f"There is no stability profile {profile!r}. Press R to refresh the list."
+        return True if profile in store.names(PROFILES) else f"There is no stability profile {profile!r}. Press R to refresh the list."

@@ -77,7 +77,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def filtered(base: Base, name: str, settings: Settings) -> None:
     """What a user waits for: open, filter, save."""
-    file = lora_files.read(lora_files.find(name), name)
+    file = lora_files.read(name)
     job = filtering.Job(base, None, settings)
     result = filtering.filter_lora(file.tensors, job, both=False)
     lora_files.save(f"ours-{name}", result.kept, {**file.info, "filter": provenance(file.info, job)})
@@ -153,7 +153,7 @@ def resize(source: Path, target: Path) -> None:
 
 def decisions(base: Base, settings: Settings) -> dict[str, float]:
     """Share of channels on whose fate the filter and float64 agree."""
-    file = lora_files.read(lora_files.find("1.safetensors"), "1.safetensors")
+    file = lora_files.read("1.safetensors")
     result = filtering.filter_lora(file.tensors, filtering.Job(base, None, settings))
     equal = total = 0
     for layer in result.layers:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...host.core.weights import Weights
 from ...host.lora import keys
-from ...host.lora.adapters import channels_of
-from ...host.lora.filter_file import base_of
+from ...host.lora.layers import base_of
 from ...unmemorize.lora.channels import Channels, of_matrix, refactored
 from ...unmemorize.lora.gates import best
 from ...unmemorize.lora.subspace import Subspace, principal_subspace
@@ -50,8 +49,8 @@ def layers_of(tensors: dict[str, Tensor], model: Any) -> list[Layer]:
     weights = Weights(model)
     found = []
     for update in keys.take_apart(tensors, model, None).updates:
-        weight = base_of(weights.base(update.target, CPU), update.offset, update.function)
-        found.append(Layer(update.prefix, update.target, channels_of(update.adapter, CPU), weight))
+        layer = update.layer
+        found.append(Layer(update.names.prefix, layer.target, layer.adapter.channels(CPU), base_of(layer, weights, CPU)))
     return found
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ...host.core.weights import Weights
-from ...host.neurons.finding import StoredActivity, find, record
+from ...host.neurons.finding import find
 from ...host.neurons.masks import StoredMask, pruned
-from ...unmemorize.neurons import masks as neurons
-from ...unmemorize.neurons.masks import Mask
+from ...host.neurons.recording import StoredActivity, record
+from ...unmemorize.neurons.activity import SIDES, WINDOW
+from ...unmemorize.neurons.masks import TOP_SHARE, Mask, find_mask, pack
 from .common import log, shared_out
 from .detecting import sampling_of
 from .guarding import Bench, broken, obeys, pictures_of
@@ -30,8 +31,8 @@ class Setting:
     """How a mask is made."""
 
     place: str = "feed-forward"
-    low: float = neurons.WINDOW
-    share: float = neurons.TOP_SHARE
+    low: float = WINDOW
+    share: float = TOP_SHARE
     select_ratio: float = 0.0
     rows: str = "both"
     score: str = "wanda"
@@ -77,7 +78,7 @@ class Masks:
     def without_null(self, captions: list[str], how: Setting, density: float) -> StoredMask:
         """Wanda's score alone, not compared with anything, with the share of the top that gives a density."""
         memorized = self.activity(captions, how.place, how.low)
-        sides = neurons.SIDES[how.rows]
+        sides = SIDES[how.rows]
         weights = list(self.weights(memorized.activity.squares))
 
         def unasked(weight: Tensor, mem: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ class Masks:
         low, high = 0.0, 1.0
         for _ in range(BISECTIONS):
             share = (low + high) / 2
-            mask = neurons.find_mask(weights, memorized.activity, memorized.activity, share, how.select_ratio, sides, unasked)
+            mask = find_mask(weights, memorized.activity, memorized.activity, share, how.select_ratio, sides, unasked)
             low, high = (share, high) if mask.density() < density else (low, share)
         return StoredMask(mask, self.of(captions, how).facts)
 
@@ -98,7 +99,7 @@ class Masks:
         bits = {}
         for key, weight in self.weights(like.mask.bits):
             share = like.mask.density_by_layer()[key]
-            bits[key] = neurons.pack(choose(weight, round(share * weight.shape[1]), generator))
+            bits[key] = pack(choose(weight, round(share * weight.shape[1]), generator))
         return StoredMask(Mask(bits, like.mask.shapes), like.facts)
 
 

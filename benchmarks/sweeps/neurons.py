@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from ...host.neurons.layers import PLACES
-from ...unmemorize.neurons.masks import SCORES, SIDES
+from ...unmemorize.neurons.activity import SIDES
+from ...unmemorize.neurons.masks import SCORES
 from ..parts.common import arguments, log
 from ..parts.guarding import Bench
 from ..parts.pruning import CONTROLS, Masks, Runs, Setting, column, runs_of

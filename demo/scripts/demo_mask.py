@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from ...host.neurons.finding import find, record
-from ...host.neurons.masks import FOLDER, StoredMask, write_bundled_mask
+from ...host.core import files
+from ...host.neurons.finding import find
+from ...host.neurons.masks import MASKS, StoredMask, as_file
+from ...host.neurons.recording import record
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
 from .generate import SETTINGS, Generator
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--lab", type=Path, default=LAB)
     folder = parser.parse_args().lab
     torch.set_num_threads(1)
-    path = folder / FOLDER / f"{NAME}.safetensors"
+    path = folder / MASKS.bundled.name / f"{NAME}.safetensors"
     stored = measure(folder)
-    write_bundled_mask(stored, path)
+    files.replace(path, *as_file(stored))
     log.info("%s: density %.4f", path, stored.mask.density())

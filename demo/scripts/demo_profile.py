@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ...host.stability.profiles import FOLDER, StoredProfile, calibrate, write_bundled_profile
+from ...host.core import files
+from ...host.stability.profiles import PROFILES, StoredProfile, as_file, calibrate
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
 from .generate import SETTINGS, Generator
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--lab", type=Path, default=LAB)
     folder = parser.parse_args().lab
     torch.set_num_threads(1)
-    path = folder / FOLDER / f"{NAME}.safetensors"
+    path = folder / PROFILES.bundled.name / f"{NAME}.safetensors"
     stored = measure(folder)
-    write_bundled_profile(stored, path)
+    files.replace(path, *as_file(stored))
     log.info("%s: %d clean runs", path, stored.profile.runs)

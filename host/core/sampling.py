@@ -22,11 +22,6 @@ def schedulers() -> list[str]:
     return list(comfy.samplers.KSampler.SCHEDULERS)
 
 
-def prompt_list(text: str) -> list[str]:
-    """One prompt a line; empty lines and lines that begin with # are skipped."""
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-
-
 def draw(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], use: dict[str, Any], on_step: Callable[[], None] | None = None
 ) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import METHODS
-from ...unmemorize.curvature.maps import make_map
+from ...unmemorize.curvature.maps import make_map, scores
 from ..core.denoiser import Denoiser, differentiable, with_denoiser
 from ..core.identity import identity
 from ..core.latents import check_channels, check_picture, generated
@@ -242,3 +242,9 @@ def check_baseline(model: Any, baseline: Any) -> None:
     different = [f"{k} ({ours[k]} here, {theirs[k]} there)" for k in ours if ours[k] != theirs[k]]
     if different:
         raise ValueError(f"`baseline` is another kind of model, it cannot be compared: {', '.join(different)}.")
+
+
+def numbers_of(found: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """The highest score of a map's pictures, and its settings with the scores of all, JSON-able."""
+    numbers = scores(found)
+    return float(numbers.max()), {**found["settings"], "scores": [round(v, 6) for v in numbers.tolist()]}

@@ -15,6 +15,8 @@ from ..core.latents import check_picture, generated, is_marked, marks
 from ..core.noise import noise_level
 
 KEY = "unmemorize_score_difference"
+RECORD_START, RECORD_END = 0.0, 0.3
+"""Early steps place things; `nox -s sweep -- curvature` compares windows."""
 
 
 @dataclass
@@ -88,7 +90,9 @@ class _Recorder:
 
 
 def record(model: Any, start: float, end: float) -> tuple[Any, Recording]:
-    """A clone of MODEL that fills the returned recording with b^2 ds_0 of the steps between two shares of a run."""
+    """A clone of MODEL that fills the returned recording with b^2 ds_0 of the steps between two shares of a run. ValueError on these."""
+    if not 0 <= start <= end <= 1:
+        raise ValueError(f"start = {start:g} and end = {end:g} are shares of the run: 0 <= start <= end <= 1.")
     recording = Recording(start, end)
     recorder, clone = _Recorder(recording), model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, recorder.whole_run)

@@ -1,21 +1,27 @@
-"""Calibrate a map threshold on prompts that are not memorized."""
+"""A map as yes or no: a threshold from prompts that are not memorized, and its use."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.sample
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from ...unmemorize.curvature.maps import per_channel
-from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold
+from ...unmemorize.curvature.maps import check_map, per_channel
+from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu
+from ..core import store
 from ..core.identity import differences
 from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import later_seed
 from .measuring import ESTIMATORS, How, check, measure_map
 
+THRESHOLDS = store.user_store("map threshold", "thresholds")
 COMPARED = ("method", "sigmas", "probes", "structured", "noises", "estimator")
 """Settings that must agree between a calibration and a map."""
 
@@ -54,6 +60,23 @@ def calibrate(
     }  # fmt: skip
 
 
+def as_file(calibration: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, as `read_threshold` expects them."""
+    facts = {k: v for k, v in calibration.items() if k != "threshold"}
+    return {"threshold": torch.tensor(calibration["threshold"], dtype=torch.float64)}, store.facts_as_metadata(
+        {"kind": THRESHOLDS.noun, **facts}
+    )
+
+
+def read_threshold(path: Path) -> dict[str, Any]:
+    """A calibration from a file; ValueError if it is none."""
+    tensors, facts = store.read(path, THRESHOLDS.noun)
+    missing = {"quantile", "prompts", "height", "width", "settings"} - set(facts)
+    if missing or "threshold" not in tensors:
+        raise ValueError(f"{path.name} is damaged: {', '.join(sorted(missing)) or 'threshold'} is missing. Calibrate anew.")
+    return {"threshold": float(tensors["threshold"]), **{k: v for k, v in facts.items() if k != "kind"}}
+
+
 def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
     """ValueError unless the calibration was measured as the map was."""
     if not isinstance(calibration, dict) or "threshold" not in calibration:
@@ -74,3 +97,34 @@ def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
             f"The calibration is for latents of {calibration['width']} x {calibration['height']}, the map is "
             f"{found['values'].shape[2]} x {found['values'].shape[1]}. Calibrate at the size of the pictures."
         )
+
+
+@dataclass(frozen=True)
+class Split:
+    """A map as yes or no."""
+
+    mask: Tensor
+    """[n, h, w], 1 where memorized."""
+    area: float
+    """Share of the generated pixels above the threshold, largest of the batch."""
+    report: dict[str, Any]
+
+
+def split(found: Any, calibration: dict[str, Any] | None, image: Tensor | None) -> Split:
+    """A map against its calibrated threshold, or against Otsu's where there is none; as large as `image` [n, h, w, 3] if it is given."""
+    if not isinstance(found, dict) or not isinstance(found.get("values"), Tensor):
+        raise ValueError("This is not a map of Unmemorize. Connect the map output of Curvature Difference Map.")
+    if image is not None:
+        check_map(found, image.shape)
+    if calibration is not None:
+        check_calibration(calibration, found)
+    values, region = per_channel(found), found["region"]
+    limits = [calibration["threshold"] if calibration else otsu(v[r > 0]) for v, r in zip(values, region, strict=True)]
+    hot = (values > torch.tensor(limits)[:, None, None]).float() * region
+    areas = (hot.sum((1, 2)) / region.sum((1, 2)).clamp_min(1)).tolist()
+    mask = hot if image is None else F.interpolate(hot[:, None], image.shape[1:3], mode="nearest")[:, 0]
+    report = {
+        "threshold": "calibrated" if calibration else "uncalibrated (Otsu)", "thresholds": limits, "areas": areas,
+        **({"prompts": calibration["prompts"], "quantile": calibration["quantile"]} if calibration else {}),
+    }  # fmt: skip
+    return Split(mask, max(areas), report)

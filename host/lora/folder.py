@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...unmemorize.lora.gates import Settings
-from ..core import files
+from ..core import store
+from ..core.files import SUFFIX
 from . import lora_files
 from .filter_file import Job, filter_lora
+from .lora_files import LORAS
 from .report import provenance, report_of
 
 ALL = "."
@@ -20,8 +22,14 @@ COLUMNS = ("file", "result", "rank_before", "rank_after", "energy_removed", "pas
 
 def folders() -> list[str]:
     """Folders that hold LoRAs: "." for all of them, the user's by name, "demo" for the pack's own."""
-    parents = {PurePosixPath(n.replace("\\", "/")).parent.as_posix() for n in lora_files.names()}
+    parents = {PurePosixPath(n.replace("\\", "/")).parent.as_posix() for n in store.names(LORAS)}
     return [ALL, *sorted(parents - {ALL})]
+
+
+def stamp(folder: str) -> str:
+    """Changes when a file of the folder does."""
+    inside = [n for n in store.names(LORAS) if n.startswith(f"{folder}/") or folder == ALL]
+    return str([(n, lora_files.stamp(n)) for n in inside])
 
 
 def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Settings, text_encoder: bool) -> tuple[str, int]:
@@ -31,7 +39,7 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
     """
     if folder not in folders():
         raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
-    lora_files.target_of(f"{output}/name")
+    store.target_of(LORAS, f"{output}/name")
     job = Job(model, clip, settings, text_encoder)
     done = _done(output)
     rows, written = [], 0
@@ -39,7 +47,7 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
         row = dict.fromkeys(COLUMNS, "") | {"file": name}
         rows.append(row)
         try:
-            file = lora_files.read(lora_files.find(name), name, lora_files.cancelled)
+            file = lora_files.read(name, lora_files.cancelled)
             made = provenance(file.info, job)
             before = done.get(_key(made))
             if before is not None:
@@ -49,7 +57,7 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
             report = report_of(result, job)
             row |= {k: report[k] for k in ("rank_before", "rank_after", "energy_removed")}
             row["passed_through"] = str(sum(len(keys) for keys in result.passed.values()))
-            stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(files.SUFFIX)
+            stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(SUFFIX)
             row["result"] = lora_files.save(f"{output}/{stem}", result.kept, {**file.info, "filter": made})
             written += 1
         except ValueError as error:
@@ -59,9 +67,9 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
 
 def _within(folder: str, output: str) -> list[str]:
     """Files of a folder, without those that an earlier run wrote."""
-    names = [n for n in lora_files.names() if not n.replace("\\", "/").startswith(f"{output.strip('/')}/")]
+    names = [n for n in store.names(LORAS) if not n.replace("\\", "/").startswith(f"{output.strip('/')}/")]
     if folder == ALL:
-        return [n for n in names if not n.startswith(files.BUNDLED)]
+        return [n for n in names if not n.startswith(store.BUNDLED)]
     return [n for n in names if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
 
 
@@ -69,7 +77,7 @@ def _done(output: str) -> dict[str, str]:
     """What was filtered, and how -> the file it became."""
     base = lora_files.folder()
     found = {}
-    for path in sorted(Path(base, output).glob(f"*{files.SUFFIX}")):
+    for path in sorted(Path(base, output).glob(f"*{SUFFIX}")):
         made = lora_files.provenance_of(path)
         if made is not None:
             found[_key(made)] = path.relative_to(base).as_posix()

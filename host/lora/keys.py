@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
-import torch
 from torch import Tensor
 
 from ..core.weights import Weights
-from .adapters import Unsupported, check_supported, kind_of, numbers_of, rank_of, size_of, tensors_of
+from .adapters import Names, Unsupported, adapter_of, tensors_of
+from .layers import Layer, fault_of, fits, shape_of
 
 OTHER_MODEL = "This LoRA was made for another model, or another version of it. Connect the model it was trained on."
 
@@ -21,23 +20,10 @@ OTHER_MODEL = "This LoRA was made for another model, or another version of it. C
 class Update:
     """What a LoRA file adds to one weight."""
 
-    target: str
-    """The weight's key."""
-    offset: tuple[int, int, int] | None
-    """(dim, start, length) of the part of the weight, as with fused qkv."""
-    function: Any
-    """Applied by the core to dW, as with swapped halves; None for most."""
-    text_encoder: bool
-    adapter: Any
+    layer: Layer
     keys: tuple[str, ...]
     """Keys of the file it was read from."""
-    prefix: str
-    """What they begin with."""
-    tensor_names: dict[int, str] = field(repr=False, default_factory=dict)
-    """id of a tensor of the adapter -> its key in the file."""
-
-    def name_of(self, tensor: Tensor) -> str:
-        return self.tensor_names[id(tensor)]
+    names: Names
 
 
 @dataclass
@@ -67,7 +53,8 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     for name, adapter in loaded.items():
         prefix, is_weight = name.rsplit(".", 1)[0], name.endswith(".weight")
         parts = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}
-        keys = [*parts.values(), *_alpha_key(converted, originals, prefix)]
+        alpha = {key: tensors[key] for key in _alpha_key(converted, originals, prefix)}
+        keys = [*parts.values(), *alpha]
         seen.update(keys)
         target = targets.get(prefix)
         try:
@@ -75,15 +62,15 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
                 raise Unsupported("differences of biases and norms, and padded ones, are not filtered")
             if len(parts) < len(tensors_of(adapter)):
                 raise Unsupported("the running ComfyUI rewrites these keys")
-            check_supported(adapter)
+            known = adapter_of(adapter)
             if prefix in of_clip and not text_encoder:
                 raise Unsupported("the text encoder is not to be filtered")
         except Unsupported as reason:
             passed.setdefault(str(reason), []).extend(keys)
             continue
         key, offset, function = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
-        file_prefix = _common_prefix(list(parts.values()))
-        updates.append(Update(key, offset, function, prefix in of_clip, adapter, tuple(keys), file_prefix, parts))
+        layer = Layer(key, offset, function, prefix in of_clip, known)
+        updates.append(Update(layer, tuple(keys), Names(_common_prefix(list(parts.values())), parts, alpha)))
     # the core's order changes from one start of Python to the next; the random control and the plot follow the file's
     position = {k: n for n, k in enumerate(tensors)}
     updates.sort(key=lambda update: min(position[k] for k in update.keys))
@@ -122,34 +109,14 @@ def check(contents: Contents, weights: dict[bool, Weights]) -> None:
         reasons = "; ".join(f"{len(keys)} keys: {reason}" for reason, keys in contents.passed.items())
         raise ValueError(f"Nothing in this LoRA can be filtered with this model ({reasons}). {OTHER_MODEL}")
     for update in contents.updates:
-        what = f"layer {update.prefix!r}"
-        values = tensors_of(update.adapter)
-        if not all(is_finite(t) for t in values) or not all(abs(a) < 1e30 for a in numbers_of(update.adapter)):
-            raise ValueError(f"This LoRA is broken: {what} holds values that are not numbers (NaN or infinite). Get it anew.")
-        if kind_of(update.adapter) != "diff" and (rank_of(update.adapter) < 1 or any(t.numel() == 0 for t in values)):
-            raise ValueError(f"This LoRA is broken: {what} has rank 0. Get it anew.")
-        _check_shape(update, weights[update.text_encoder], what)
-
-
-def is_finite(values: Tensor) -> bool:
-    """No NaN, no infinity: both reach the extremes, and one pass finds those."""
-    if values.numel() == 0:
-        return True
-    extremes = torch.aminmax(values.float() if values.element_size() == 1 else values)
-    return bool(torch.stack(extremes).float().isfinite().all())
-
-
-def _check_shape(update: Update, weights: Weights, what: str) -> None:
-    try:
-        size = size_of(update.adapter)
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"This LoRA is broken: {what}: {error}. Get it anew.") from error
-    if update.target not in weights:
-        raise ValueError(f"The model has no weight {update.target!r} for {what}. {OTHER_MODEL}")
-    shape = list(weights.shape(update.target))
-    if update.offset is not None:
-        shape[update.offset[0]] = update.offset[2]
-    wanted = (shape[0], math.prod(shape[1:]))
-    # quantised weights may hold several values in one place of their second dimension: only the first is sure
-    if size[0] != wanted[0] or (size[1] != wanted[1] and weights.is_plain(update.target)):
-        raise ValueError(f"{what} changes a weight of {size[0]} x {size[1]}, the model's is {wanted[0]} x {wanted[1]}. {OTHER_MODEL}")
+        layer, what = update.layer, f"layer {update.names.prefix!r}"
+        reason = fault_of(layer.adapter)
+        if reason:
+            raise ValueError(f"This LoRA is broken: {what} {reason}. Get it anew.")
+        known = weights[layer.text_encoder]
+        if layer.target not in known:
+            raise ValueError(f"The model has no weight {layer.target!r} for {what}. {OTHER_MODEL}")
+        wanted = shape_of(layer, known)
+        if not fits(layer, known):
+            size = layer.adapter.shape
+            raise ValueError(f"{what} changes a weight of {size[0]} x {size[1]}, the model's is {wanted[0]} x {wanted[1]}. {OTHER_MODEL}")

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..core import files
+from ..core import files, store
 
 PROVENANCE = "unmemorize_baf"
 CHUNK = 1 << 20
@@ -50,36 +50,32 @@ def cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def bundled() -> Path:
-    return files.HERE / "demo" / "lab" / "loras"
+def _own() -> list[str]:
+    """ComfyUI's own list."""
+    return [n for n in folder_paths.get_filename_list("loras") if n.endswith(files.SUFFIX)]
 
 
-def names() -> list[str]:
-    """Every LoRA file that can be opened: the user's, then the pack's own as demo/name."""
-    mine = [n for n in folder_paths.get_filename_list("loras") if n.endswith(files.SUFFIX)]
-    return mine + [files.BUNDLED + p.stem for p in sorted(bundled().glob(f"*{files.SUFFIX}"))]
-
-
-def find(name: str) -> Path:
-    """The file behind a name of the list. ValueError if it is none of it: a name is never trusted as a path."""
-    if name not in names():
-        raise ValueError(
-            f"There is no LoRA {name!r} in ComfyUI's loras folders (only .safetensors files are read). Press R to refresh the list, or "
-            "choose another."
-        )
-    if name.startswith(files.BUNDLED) and not name.endswith(files.SUFFIX):
-        return bundled() / f"{name.removeprefix(files.BUNDLED)}{files.SUFFIX}"
+def _path_of(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
-def read(path: Path, name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
-    """A LoRA with its metadata; `tick` is called often, to cancel. ValueError if the file is damaged or holds no tensors."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"The LoRA {name!r} cannot be read: {error}. Download it again, or choose another.") from error
+def folder() -> Path:
+    """Where filtered LoRAs are written: the first of ComfyUI's loras folders."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+LORAS = store.Store("LoRA", files.HERE / "demo" / "lab" / "loras", folder, _own, _path_of, files.SUFFIX)
+
+
+def stamp(name: str) -> str:
+    """Changes when the file of that name does; "missing" if there is none."""
+    return str(store.find(LORAS, name).stat().st_mtime_ns) if name in store.names(LORAS) else "missing"
+
+
+def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
+    """A LoRA of the list with its metadata; `tick` is called often, to cancel. ValueError if it is damaged or holds no tensors."""
+    path = store.find(LORAS, name)
+    tensors, metadata = files.read(path, LORAS.noun)
     if not tensors:
         raise ValueError(f"The LoRA {name!r} holds no tensors. Choose another file.")
     facts = {"name": name, "sha256": sha256(path, tick), "metadata": metadata, **describe(tensors)}
@@ -105,36 +101,18 @@ def sha256(path: Path, tick: Callable[[], None] | None = None, skip: int = 0) ->
     return digest.hexdigest()
 
 
-def folder() -> Path:
-    """Where filtered LoRAs are written: the first of ComfyUI's loras folders."""
-    return Path(folder_paths.get_folder_paths("loras")[0])
-
-
 def save(name: str, tensors: dict[str, Tensor], info: dict[str, Any] | None) -> str:
     """Write a LoRA into the loras folder and return its name there; a name that is taken gets a number.
 
     Metadata are kept, the filter's provenance is added, kohya's hashes are computed anew. ValueError before work on a bad name.
     """
-    target, stem = target_of(name)
+    target, _ = store.target_of(LORAS, name)
     if not tensors:
         raise ValueError("There is nothing to save: the filter removed every channel. Lower its threshold or its strength.")
     if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
         raise ValueError("This is not a LoRA. Connect the filtered or removed output of BAF Filter LoRA.")
     tensors = {k: t.detach().clone().contiguous() for k, t in tensors.items()}
-    with files.written(target, tensors, new_metadata(tensors, info, target)) as temporary:
-        written = files.link(temporary, target, stem)
-    return written.relative_to(folder()).as_posix()
-
-
-def target_of(name: str) -> tuple[Path, str]:
-    """Folder and stem for a name to save under; ValueError if it is no file name, or leads outside of the loras folder."""
-    *parents, stem = name.strip().removesuffix(files.SUFFIX).split("/")
-    if not all(re.fullmatch(files.FILE_NAME, p) and p.strip(". ") for p in (*parents, stem)):
-        raise ValueError(f"{name!r} cannot be a file name here. Use letters, digits, - and _; a / makes a folder.")
-    target = folder().joinpath(*parents)
-    if not target.resolve().is_relative_to(folder().resolve()):
-        raise ValueError(f"{name!r} leads outside of the loras folder.")
-    return target, stem
+    return store.save(LORAS, name, tensors, new_metadata(tensors, info, target))
 
 
 def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside: Path) -> dict[str, str]:

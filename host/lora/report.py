@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...unmemorize.lora.gates import READING, Settings
+from ...unmemorize.lora.gates import GATES, Settings
+from ...unmemorize.lora.scores import SCORES
 from ..core.identity import identity
-from .filter_file import Filtered, Job
+from .filter_file import Job
+from .results import Filtered
 
 TOOL = "Unmemorize 0.1.0"
-BAF = "BAF, experimental reconstruction (arXiv 2605.10439)"
-METHODS = {
-    READING: "no changes of cross-attention (Unmemorize's own, no paper's)", "singular value": "rank reduction (control)",
-    "inverted": "BAF inverted (control)", "random": "random channels (control)",
-}  # fmt: skip
-"""By score; every other one is BAF."""
 
 
 def method_of(settings: Settings) -> str:
     """What a filter is called."""
-    return "lower strength (control)" if settings.gate == "scale" else METHODS.get(settings.score, BAF)
+    return GATES[settings.gate].described or SCORES[settings.score].described
 
 
 def report_of(result: Filtered, job: Job) -> dict[str, Any]:
@@ -30,7 +26,7 @@ def report_of(result: Filtered, job: Job) -> dict[str, Any]:
         row = blocks.setdefault(name, {"layers": 0, "rank_before": 0, "rank_after": 0, "energy": 0.0, "energy_kept": 0.0})
         v = layer.verdict
         row["layers"] += 1
-        row["rank_before"] += len(v.sigma)
+        row["rank_before"] += v.rank_before
         row["rank_after"] += v.rank
         row["energy"] += float(v.sigma.square().sum())
         row["energy_kept"] += float(v.new_sigma.square().sum())
@@ -63,7 +59,7 @@ def provenance(info: dict[str, Any] | None, job: Job) -> dict[str, Any]:
 
 
 def spectrum_of(result: Filtered, job: Job, name: str) -> dict[str, Any]:
-    """Every channel of every layer, for LoRA Spectrum Plot."""
+    """Every channel of every layer, or every layer where it was judged as one, for LoRA Spectrum Plot."""
     layers = [
         {
             "block": f"text encoder {layer.block}" if layer.text_encoder else layer.block,
@@ -71,7 +67,10 @@ def spectrum_of(result: Filtered, job: Job, name: str) -> dict[str, Any]:
             "sigma": layer.verdict.sigma,
             "new_sigma": layer.verdict.new_sigma,
             "deviation": layer.verdict.deviation,
+            "stands_for": layer.verdict.stands_for,
         }
         for layer in result.layers
     ]
-    return {"name": name, "score": job.settings.score, "settings": vars(job.settings), "layers": layers}
+    unit = "layer" if all(layer.verdict.whole for layer in result.layers) else "channel"
+    score = {"score": job.settings.score, "by_layer": SCORES[job.settings.score].whole, "unit": unit}
+    return {"name": name, **score, "settings": vars(job.settings), "layers": layers}

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...unmemorize.lora.subspace import Subspace, principal_subspace
-from ..core import files
+from ..core import files, store
 from .linalg import fast_dtype, linalg_device
 
 FOLDER, KIND = "subspaces", "base subspace"
@@ -33,7 +33,7 @@ class Subspaces:
         self.energy = energy
         self.cached = 0
         self.written = 0
-        self._folder = files.user_folder(FOLDER)
+        self._folder = store.user_folder(FOLDER)
         self._device = linalg_device()
         self._fast = fast_dtype(self._device)
 
@@ -54,7 +54,8 @@ class Subspaces:
         if found is not None:
             found = Subspace(found.u.bfloat16(), found.v.bfloat16(), found.flat)
             with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the result
-                files.replace(path, {"u": found.u.cpu(), "v": found.v.cpu()}, {"kind": KIND, "flat": found.flat})
+                facts = {"kind": KIND, "flat": found.flat}
+                files.replace(path, {"u": found.u.cpu(), "v": found.v.cpu()}, store.facts_as_metadata(facts))
                 self.written += 1
         return None if found is None else self._in_fast_type(found)
 
@@ -75,7 +76,7 @@ def _read(path: Path) -> Subspace | None:
     if not path.is_file():
         return None
     try:
-        tensors, facts = files.load(path, KIND)
+        tensors, facts = store.read(path, KIND)
         found = Subspace(tensors["u"], tensors["v"], bool(facts["flat"]))
         os.utime(path)
     except (ValueError, KeyError, OSError):

@@ -1,185 +1,22 @@
-"""Record the activity of a model's neurons while it samples prompts, and find the memorized ones among them.
-
-One pass serves all layers and noise levels. The hooks sit on the linear layers themselves: ComfyUI calls inner functions of many
-containers, whose own hooks would stay silent. Layers are bound by name, rows by ComfyUI's own tags, never by order.
-"""
+"""Find the memorized neurons: two recordings compared, weight by weight."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
-import comfy.patcher_extension
-import comfy.sample
-import comfy.samplers
-import torch
 from torch import Tensor
 
-from ...unmemorize.neurons import masks as neurons
-from ...unmemorize.neurons.masks import COND, UNCOND, Activity
+from ...unmemorize.neurons.activity import SIDES
+from ...unmemorize.neurons.masks import SCORES, Mask, find_mask, merge
 from ..core.identity import differences, identity
-from ..core.latents import check_channels
-from ..core.noise import noise_levels
 from ..core.progress import Progress
-from ..core.sampling import draw
-from ..core.seeds import later_seed
 from ..core.weights import Weights
-from .layers import Layer, layers_of
-from .masks import KIND, StoredMask
+from .masks import MASKS, StoredMask
+from .recording import StoredActivity
 
-KEY = "unmemorize_neurons"
-MOST_LEVELS = 16
-"""Longer windows put neighbouring steps together, so that memory does not grow with the steps."""
 SAME_RUN = ("place", "steps", "cfg", "sampler_name", "scheduler", "window", "levels")
 """What two recordings must agree in to be compared."""
-
-
-@dataclass(frozen=True)
-class StoredActivity:
-    """An activity and how it was recorded: model identity, place, sampling, window, noise levels, prompts, seeds."""
-
-    activity: Activity
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of a sampler's schedule that is recorded."""
-
-    sigmas: list[float]
-    """The whole schedule, in the model's own sigmas."""
-    level_of_step: dict[int, int]
-    """Step -> level, for the steps inside."""
-    ratios: list[float]
-    """sigma = b / a at the beginning of each level."""
-
-    @property
-    def last_step(self) -> int:
-        """Sampling may stop before this step."""
-        return max(self.level_of_step) + 1
-
-    def level(self, sigma: float) -> int | None:
-        """The level of a model call: that of the step whose noise is nearest."""
-        logs = [abs(math.log(max(s, 1e-6)) - math.log(max(sigma, 1e-6))) for s in self.sigmas]
-        return self.level_of_step.get(logs.index(min(logs)))
-
-
-def window_of(model: Any, sampling: dict[str, Any], low: float, high: float) -> Window:
-    """The steps with low <= b / a <= high. ValueError if there are none."""
-    sampler = comfy.samplers.KSampler(
-        model, sampling["steps"], model.load_device, sampling["sampler_name"], sampling["scheduler"], model_options=model.model_options
-    )
-    levels = noise_levels(model.get_model_object("model_sampling"), sampler.sigmas)
-    ratios = [n.b / n.a if n.a > 0 else math.inf for n in levels[:-1]]
-    inside = [step for step, ratio in enumerate(ratios) if low <= ratio <= high]
-    if not inside:
-        raise ValueError(
-            f"No step of this schedule has a noise level between {low:g} and {high:g}; its own go from {ratios[0]:.4g} down to "
-            f"{ratios[-1]:.4g}. Use more steps, or another window."
-        )
-    count = min(len(inside), MOST_LEVELS)
-    level_of_step = {step: position * count // len(inside) for position, step in enumerate(inside)}
-    first = {level: step for step, level in reversed(level_of_step.items())}
-    shown = [1e9 if math.isinf(ratios[first[level]]) else round(ratios[first[level]], 4) for level in range(count)]
-    return Window([float(s) for s in sampler.sigmas], level_of_step, shown)
-
-
-@dataclass
-class _Listener:
-    """Adds what enters the layers to an activity, while a model call tells whose rows they are."""
-
-    activity: Activity
-    window: Window
-    now: tuple[int, list[int]] | None = field(default=None)
-    """Level, and the side of each part of the batch."""
-
-    def around_call(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
-        """A wrapper of the model's own calls (x, t, c_concat, c_crossattn, control, transformer_options)."""
-        options = arguments[5] if len(arguments) > 5 else more.get("transformer_options", {})
-        tags, sigmas = options.get("cond_or_uncond"), options.get("sigmas")
-        if tags and sigmas is not None:
-            level = self.window.level(float(sigmas.reshape(-1)[0]))
-            self.now = None if level is None else (level, [COND if tag == 0 else UNCOND for tag in tags])
-        try:
-            return executor(*arguments, **more)
-        finally:
-            self.now = None
-
-    def hook(self, layer: Layer) -> Callable[[Any, tuple[Any, ...]], None]:
-        """A forward pre-hook of a layer."""
-
-        def before(_: Any, inputs: tuple[Any, ...]) -> None:
-            if self.now is None:
-                return
-            level, sides = self.now
-            z = inputs[0]
-            if z.shape[0] % len(sides):
-                raise ValueError(
-                    f"The rows that enter {layer.key} cannot be told apart: {z.shape[0]} for {len(sides)} prompts. Take this layer out of "
-                    "the table in host/neurons/layers.py."
-                )
-            for side, part in zip(sides, z.chunk(len(sides)), strict=True):
-                self.activity.add(layer.key, side, level, part[..., layer.first :])
-
-        return before
-
-
-@contextlib.contextmanager
-def hooked(layers: list[Layer], listener: _Listener) -> Iterator[None]:
-    """Inside, the listener hears the layers. All clones of a MODEL share its modules: the hooks must not outlive the run."""
-    handles = []
-    try:
-        for layer in layers:
-            handles.append(layer.module.register_forward_pre_hook(listener.hook(layer)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def record(
-    model: Any, positives: list[Any], negative: Any, latent: dict[str, Any], seeds: int, sampling: dict[str, Any], place: str,
-    low: float = neurons.WINDOW, high: float = math.inf,
-) -> StoredActivity:  # fmt: skip
-    """Sample each prompt with each seed as far as the window goes; sampling: seed, steps, cfg, sampler_name, scheduler."""
-    layers = layers_of(model, place)
-    window = window_of(model, sampling, low, high)
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
-    check_channels(model, samples)
-    progress = Progress(len(positives) * seeds * window.last_step)
-    listener = _Listener(Activity(len(window.ratios)), window)
-    clone = model.clone()
-    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, listener.around_call)
-    # fork_rng: ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
-    with hooked(layers, listener), torch.random.fork_rng(devices=[]):
-        for positive in positives:
-            for k in range(seeds):
-                use = {**sampling, "seed": later_seed(sampling["seed"], k), "last_step": window.last_step}
-                draw(clone, positive, negative, {**latent, "samples": samples}, use, progress.advance)
-    activity = listener.activity.to("cpu")
-    _check_recorded(activity, layers)
-    kept = {k: sampling[k] for k in ("seed", "steps", "cfg", "sampler_name", "scheduler")}
-    facts = {
-        "place": place, **kept, "window": [low, min(high, 1e9)], "levels": window.ratios, "prompts": len(positives), "seeds": seeds,
-        "shape": list(samples.shape[1:]), "model": identity(model),
-    }  # fmt: skip
-    return StoredActivity(activity, facts)
-
-
-def _check_recorded(activity: Activity, layers: list[Layer]) -> None:
-    """ValueError unless every layer was heard, and heard numbers."""
-    silent = [layer.key for layer in layers if layer.key not in activity.squares]
-    if silent:
-        raise ValueError(
-            f"{len(silent)} of {len(layers)} layers were never heard while sampling, {silent[0]} for one. A compiled model, or one with "
-            "its activations quantised, hides them: record with the plain model, without TorchCompile."
-        )
-    broken = [k for k, v in activity.squares.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise ValueError(f"{broken[0]} received values that are not numbers (NaN or infinite). Record in a higher precision.")
 
 
 def find(
@@ -188,8 +25,8 @@ def find(
 ) -> StoredMask:  # fmt: skip
     """The mask of weights that memorized prompts use and the reference does not. ValueError on what does not fit, before any work."""
     _check_pair(model, memorized, reference)
-    if rows not in neurons.SIDES or score not in neurons.SCORES:
-        raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(neurons.SIDES)}, {list(neurons.SCORES)}.")
+    if rows not in SIDES or score not in SCORES:
+        raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(SIDES)}, {list(SCORES)}.")
     keys = list(memorized.activity.squares)
     progress = Progress(len(keys))
 
@@ -199,19 +36,17 @@ def find(
             yield key, known.effective(key, model.load_device)
             progress.advance()
 
-    mask = neurons.find_mask(
-        weights(), memorized.activity, reference.activity, share, select_ratio, neurons.SIDES[rows], neurons.SCORES[score], keep_levels
-    )
+    mask = find_mask(weights(), memorized.activity, reference.activity, share, select_ratio, SIDES[rows], SCORES[score], keep_levels)
     if mask.weights() == 0:
         raise ValueError(
             "The mask is empty: under the memorized prompts no weight is more active than under the reference. Are they the same prompts, "
             "or is select_ratio too high?"
         )
     facts = {
-        "kind": KIND, **{k: memorized.facts[k] for k in (*SAME_RUN, "prompts", "seeds", "seed", "model")}, "share": share,
+        "kind": MASKS.noun, **{k: memorized.facts[k] for k in (*SAME_RUN, "prompts", "seeds", "seed", "model")}, "share": share,
         "select_ratio": select_ratio, "rows": rows, "score": score, "reference_prompts": reference.facts["prompts"], "merged": 1,
     }  # fmt: skip
-    found = StoredMask(neurons.Mask(_on_cpu(mask.bits), mask.shapes, _on_cpu(mask.by_level), mask.level_shares), facts)
+    found = StoredMask(Mask(_on_cpu(mask.bits), mask.shapes, _on_cpu(mask.by_level), mask.level_shares), facts)
     return found if merge_with is None else merged(found, merge_with)
 
 
@@ -227,7 +62,7 @@ def merged(mask: StoredMask, other: StoredMask) -> StoredMask:
     if unlike:
         raise ValueError(f"The mask to merge with belongs to another model: {', '.join(unlike)} differ(s). Find both on the same model.")
     total = {k: mask.facts[k] + other.facts[k] for k in ("prompts", "merged")}
-    return StoredMask(neurons.merge([mask.mask, other.mask]), {**mask.facts, **total})
+    return StoredMask(merge([mask.mask, other.mask]), {**mask.facts, **total})
 
 
 def _check_pair(model: Any, memorized: Any, reference: Any) -> None:

@@ -11,11 +11,11 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...unmemorize.neurons.masks import DENSE, Mask, prune, unpack
-from ..core import files
+from ...unmemorize.pictures.views import density_view
+from ..core import store
 from ..core.identity import differences, identity
 
-KIND = "neuron mask"
-FOLDER = "masks"
+MASKS = store.user_store("neuron mask", "masks")
 
 
 @dataclass(frozen=True)
@@ -90,36 +90,35 @@ def report(stored: StoredMask, model: Any = None) -> dict[str, Any]:
     return found
 
 
-def save_mask(stored: StoredMask, name: str) -> str:
-    """Write a mask into the user's folder; returns the name it got."""
-    return files.save(FOLDER, name, *_as_file(stored))
-
-
-def write_bundled_mask(stored: StoredMask, path: Path) -> None:
-    """Write a mask of the pack itself, in the place of the one that is there."""
-    files.replace(path, *_as_file(stored))
-
-
-def _as_file(stored: StoredMask) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts, as `read_mask` expects them."""
+def view_of(stored: StoredMask) -> dict[str, Any]:
+    """For the view in the node: density by layer and noise level."""
     mask = stored.mask
-    tensors = {f"bits.{k}": v for k, v in mask.bits.items()} | {f"levels.{k}": v for k, v in mask.by_level.items()}
-    return tensors, {**stored.facts, "density": mask.density(), "shapes": {k: list(v) for k, v in mask.shapes.items()}}
+    return density_view(mask.density_by_layer(), mask.density_by_level(), stored.facts.get("levels", []))
 
 
-def mask_names() -> list[str]:
-    """Every mask that can be loaded, the bundled ones as demo/name."""
-    return files.names(FOLDER)
+def save_mask(stored: Any, name: str) -> str:
+    """Write a mask into the user's folder; returns the name it got."""
+    if not isinstance(stored, StoredMask):
+        raise ValueError("This is not a neuron mask. Connect Find Memorized Neurons.")
+    return store.save(MASKS, name, *as_file(stored))
 
 
 def load_mask(name: str) -> StoredMask:
     """Read a mask by its name in the list."""
-    return read_mask(files.find(FOLDER, name))
+    return read_mask(store.find(MASKS, name))
+
+
+def as_file(stored: StoredMask) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, as `read_mask` expects them."""
+    mask = stored.mask
+    tensors = {f"bits.{k}": v for k, v in mask.bits.items()} | {f"levels.{k}": v for k, v in mask.by_level.items()}
+    facts = {**stored.facts, "density": mask.density(), "shapes": {k: list(v) for k, v in mask.shapes.items()}}
+    return tensors, store.facts_as_metadata(facts)
 
 
 def read_mask(path: Path) -> StoredMask:
     """Read a mask from a file; ValueError if it is none."""
-    tensors, facts = files.load(path, KIND)
+    tensors, facts = store.read(path, MASKS.noun)
     facts.pop("density", None)
     try:
         shapes = {str(k): (int(v[0]), int(v[1])) for k, v in facts.pop("shapes").items()}

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.stability.profile import Profile, make_profile
-from ..core import files
+from ..core import store
 from ..core.identity import differences, identity
 from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import later_seed
 from .watching import watched
 
-KIND = "stability profile"
-FOLDER = "profiles"
+PROFILES = store.user_store("stability profile", "profiles")
 LEAST_RUNS = 5
 NEAR_GUIDANCE = 1.25
 """A profile serves guidance scales up to this factor away; see benchmarks/RESULTS.md for what that costs."""
@@ -58,7 +57,7 @@ def calibrate(
     profile = make_profile(torch.tensor(heard[0].angles[:-1]), observed)
     kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     shape = list(latent["samples"].shape[1:])
-    facts = {"kind": KIND, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": identity(model)}
+    facts = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": identity(model)}
     return StoredProfile(profile, facts)
 
 
@@ -105,37 +104,34 @@ def _adds_noise(sampler_name: str) -> bool:
     return any(part in sampler_name for part in ADDS_NOISE)
 
 
-def save_profile(stored: StoredProfile, name: str) -> str:
+def save_profile(stored: Any, name: str) -> str:
     """Write a profile into the user's folder; returns the name it got."""
-    return files.save(FOLDER, name, *_as_file(stored))
-
-
-def write_bundled_profile(stored: StoredProfile, path: Path) -> None:
-    """Write a profile of the pack itself, in the place of the one that is there."""
-    files.replace(path, *_as_file(stored))
-
-
-def _as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts, as `read_profile` expects them."""
-    p = stored.profile
-    tensors = {"angles": p.angles, "score": torch.tensor([p.score_centre, p.score_spread], dtype=torch.float64)}
-    tensors |= {f"{part}.{k}": v for part, several in (("mean", p.mean), ("sd", p.sd)) for k, v in several.items()}
-    return tensors, {**stored.facts, "runs": p.runs}
-
-
-def profile_names() -> list[str]:
-    """Every profile that can be loaded, the bundled ones as demo/name."""
-    return files.names(FOLDER)
+    if not isinstance(stored, StoredProfile):
+        raise ValueError("This is not a stability profile. Connect Calibrate Stability Profile.")
+    return store.save(PROFILES, name, *as_file(stored))
 
 
 def load_profile(name: str) -> StoredProfile:
     """Read a profile by its name in the list."""
-    return read_profile(files.find(FOLDER, name))
+    return read_profile(store.find(PROFILES, name))
+
+
+def report(stored: StoredProfile) -> dict[str, Any]:
+    """What it was measured on; JSON-able."""
+    return {**stored.facts, "runs": stored.profile.runs}
+
+
+def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, as `read_profile` expects them."""
+    p = stored.profile
+    tensors = {"angles": p.angles, "score": torch.tensor([p.score_centre, p.score_spread], dtype=torch.float64)}
+    tensors |= {f"{part}.{k}": v for part, several in (("mean", p.mean), ("sd", p.sd)) for k, v in several.items()}
+    return tensors, store.facts_as_metadata({**stored.facts, "runs": p.runs})
 
 
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
-    tensors, facts = files.load(path, KIND)
+    tensors, facts = store.read(path, PROFILES.noun)
     try:
         parts = {part: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{part}.")} for part in ("mean", "sd")}
         mean, sd = tensors["score"].tolist()

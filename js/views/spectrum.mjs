@@ -235,10 +235,9 @@ class SpectrumView {
     if (point === null) return this.plot.say(this.kept);
     const { points, blocks } = this.data;
     const [sigma, score] = [number(points.sigma[point], style()), number(points.score[point], style())];
-    this.plot.say(
-      `${blocks[points.block[point]]} \u00b7 channel ${points.channel[point] + 1}: ` +
-        `singular value ${sigma}, score ${score}, ${this.state(point)}`,
-    );
+    const layer = this.data.unit === "layer";
+    const what = layer ? `size ${sigma}` : `channel ${points.channel[point] + 1}: singular value ${sigma}`;
+    this.plot.say(`${blocks[points.block[point]]} \u00b7 ${what}, score ${score}, ${this.state(point)}`);
   }
 }
 

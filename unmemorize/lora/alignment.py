@@ -1,9 +1,8 @@
-"""How far a channel lies inside the principal subspace of its base layer, and other ways to rank channels.
+"""How far a channel lies inside the principal subspace of its base layer.
 
     alignment  qL_i = ||U_k^T u_i||^2,  qR_i = ||V_k^T v_i||^2
     null       a random direction has qL ~ Beta(k/2, (m-k)/2): mean k/m, variance 2 k (m-k) / (m^2 (m+2)); qR with n for m
     lift       lL = (qL - k/m) / (1 - k/m),  lR likewise
-    score      a = (lL + lR) / 2                # 1 = inside, 0 = as a random direction, < 0 = worse
 
 Not |u^T W v|: it is near 0 for a channel that joins two modes of W which W itself does not join.
 """
@@ -11,7 +10,6 @@ Not |u^T W v|: it is near 0 for a channel that joins two modes of W which W itse
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -63,54 +61,3 @@ def lifts(c: Channels, b: Subspace) -> tuple[Tensor, Tensor]:
     """lL and lR of every channel, [c] each."""
     left, right = alignments(c, b)
     return lift(left, b.k / len(b.u)), lift(right, b.k / len(b.v))
-
-
-def _mean(c: Channels, b: Subspace, seed: int) -> Tensor:
-    left, right = lifts(c, b)
-    return 0.5 * (left + right)
-
-
-def _min(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return torch.minimum(*lifts(c, b))
-
-
-def _left(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return lifts(c, b)[0]
-
-
-def _right(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return lifts(c, b)[1]
-
-
-def _product(c: Channels, b: Subspace, seed: int) -> Tensor:
-    left, right = alignments(c, b)
-    return lift(left * right, b.k / len(b.u) * b.k / len(b.v))
-
-
-def _weighted(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return _mean(c, b, seed) * (c.sigma / c.sigma.max())
-
-
-def _inverted(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return -_mean(c, b, seed)
-
-
-def _singular_value(c: Channels, b: Subspace, seed: int) -> Tensor:
-    return c.sigma
-
-
-def _random(c: Channels, b: Subspace, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (2 * torch.rand(len(c), generator=generator) - 1).to(c.sigma)
-
-
-SCORES: dict[str, Callable[[Channels, Subspace, int], Tensor]] = {
-    "mean": _mean, "min": _min, "left": _left, "right": _right, "product": _product, "mean x singular value": _weighted,
-    "inverted": _inverted, "singular value": _singular_value, "random": _random,
-}  # fmt: skip
-"""High = keep, [c]. The last three are controls: aligned channels first to go, plain rank reduction, chance."""
-
-
-def score(name: str, channels: Channels, base: Subspace, seed: int = 0) -> Tensor:
-    """A score of every channel, [c]; `seed` serves the random one."""
-    return SCORES[name](channels, base, seed)

@@ -58,6 +58,12 @@ def of_factors(b: Tensor, a: Tensor, scale: float) -> Channels:
     return _significant(Channels(_turned(b, r_b, sign * u), abs(scale) * sigma, _turned(a, r_a, vt.T)))
 
 
+def norm_of_product(b: Tensor, a: Tensor) -> Tensor:
+    """||B A||_F of B [m, r], A [r, n], [1]: from the Gram matrices of both, since ||B A||^2 = <B^T B, A A^T>."""
+    b, a = precise(b), precise(a)
+    return ((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt().reshape(1)
+
+
 def _turned(factor: Tensor, r: Tensor, turn: Tensor) -> Tensor:
     """Q `turn` of a factor Q R as factor R^-1 `turn`: forming Q is most of the work. Where R is too near to singular for that, by Q."""
     if r.shape[0] == r.shape[1]:

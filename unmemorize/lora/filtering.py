@@ -1,4 +1,4 @@
-"""One layer, start to end: channels against the base's subspace, gated."""
+"""One layer, start to end: scored, gated, and what becomes of its channels."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .alignment import null_deviation, score
-from .channels import Channels
-from .gates import Settings, gate, new_sigma
-from .subspace import Subspace
+from .alignment import null_deviation
+from .gates import GATES, Settings, gate, new_sigma
+from .scores import SCORES, Layer
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a layer's channels; [c] each."""
+    """What becomes of a layer: of each of its channels [c], or of the layer as one [1], whose sigma is then ||dW||_F."""
 
     scores: Tensor
     sigma: Tensor
     new_sigma: Tensor
-    k: int
-    """Of the base's subspace."""
-    deviation: float
+    rank_before: int
+    whole: bool = False
+    """The layer was judged as one."""
+    k: int = 0
+    """Of the base's subspace; 0 where none was asked for."""
+    deviation: float = 0.0
     """Standard deviation of a random channel's score in this layer."""
-    flat: bool
+    flat: bool = False
+    """The base's spectrum is flat: alignment means nothing."""
 
     @property
     def changed(self) -> bool:
@@ -37,13 +40,30 @@ class Verdict:
 
     @property
     def rank(self) -> int:
-        """Channels that are left."""
-        return int((self.new_sigma != 0).sum())
+        """Rank that is left."""
+        return int((self.new_sigma != 0).sum()) * self.stands_for
+
+    @property
+    def stands_for(self) -> int:
+        """How many channels each entry stands for: one, or all of a layer that was judged as one."""
+        return self.rank_before if self.whole else 1
+
+    def on(self, device: str) -> Verdict:
+        """The same with its tensors on a device."""
+        parts = (self.scores.to(device), self.sigma.to(device), self.new_sigma.to(device))
+        return Verdict(*parts, self.rank_before, self.whole, self.k, self.deviation, self.flat)
 
 
-def judge(channels: Channels, base: Subspace, settings: Settings, seed: int = 0, of_the_file: float | None = None) -> Verdict:
-    """Scores and new singular values of a layer's channels; `seed` tells layers apart in the random control."""
-    scores = score(settings.score, channels, base, settings.seed + seed)
-    deviation = null_deviation(len(base.u), len(base.v), base.k)
-    g = gate(scores, channels.sigma, settings, deviation, of_the_file)
-    return Verdict(scores, channels.sigma, new_sigma(channels.sigma, g, settings), base.k, deviation, base.flat)
+def judge(layer: Layer, settings: Settings, seed: int = 0, of_the_file: float | None = None) -> Verdict:
+    """Scores and new singular values of a layer; `seed` tells layers apart in the random control."""
+    score = SCORES[settings.score]
+    k, deviation, flat = 0, 0.0, False
+    if score.needs_base:
+        base = layer.base
+        k, deviation, flat = base.k, null_deviation(len(base.u), len(base.v), base.k), base.flat
+    whole = score.whole and not GATES[settings.gate].ranks
+    sigma = layer.norm if whole else layer.channels.sigma
+    scores = score.of(layer, settings.seed + seed)
+    scores = scores if whole else scores.expand_as(sigma)
+    g = gate(scores, sigma, settings, deviation, of_the_file)
+    return Verdict(scores, sigma, new_sigma(sigma, g, settings), layer.rank if whole else len(sigma), whole, k, deviation, flat)

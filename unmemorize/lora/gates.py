@@ -4,25 +4,19 @@ hard   a_i > tau                     soft   sigmoid((a_i - tau) / T)
 ratio  the best rho of the channels, of each layer or of the whole file (there weighted by sigma_i^2)
 
 sigma_i' = sigma_i (1 - strength (1 - g_i))
+
+Where a layer is judged as one, it has a single "channel" whose sigma is ||dW||_F.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .alignment import SCORES
-
-GATES = ("hard", "soft", "ratio", "ratio of the file", "energy", "scale")
-"""Beside the three of METHODS: "energy" keeps the best channels until they hold rho of the layer's energy, so that scores can be compared
-at equal energy removed; "scale" weakens all channels alike, to rho (the control of a lower LoRA strength)."""
-WHOLE_FILE = "ratio of the file"
-READING = "cross-attention"
-"""The score by layer instead of by channel, see `reading`."""
-SCORE_NAMES = (READING, *SCORES)
+from .scores import DEFAULT, SCORES
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Settings:
 
     energy: float = 0.5
     """E: share of a base layer's energy that its principal subspace holds."""
-    score: str = READING
+    score: str = DEFAULT
     gate: str = "hard"
     threshold: float = 0.0
     """tau, of the hard and the soft gate."""
@@ -50,8 +44,8 @@ class Settings:
 
     def check(self) -> None:
         """ValueError on what is out of range."""
-        if self.score not in SCORE_NAMES or self.gate not in GATES:
-            raise ValueError(f"score {self.score!r} or gate {self.gate!r} is none of: {', '.join(SCORE_NAMES)}; {', '.join(GATES)}.")
+        if self.score not in SCORES or self.gate not in GATES:
+            raise ValueError(f"score {self.score!r} or gate {self.gate!r} is none of: {', '.join(SCORES)}; {', '.join(GATES)}.")
         if not (0 < self.energy < 1 and 0 <= self.keep <= 1 and 0 <= self.strength <= 1 and self.temperature > 0):
             raise ValueError(
                 f"Out of range: energy {self.energy} (between 0 and 1), keep {self.keep} (0 to 1), strength {self.strength} (0 to 1) "
@@ -59,22 +53,64 @@ class Settings:
             )
 
 
+@dataclass(frozen=True)
+class Gate:
+    """One way to decide by scores."""
+
+    of: Callable[[Tensor, Tensor, float, Settings], Tensor]
+    """(scores, sigma, threshold, settings) -> g, [c]."""
+    ranks: bool = False
+    """It ranks the channels of a layer against each other, so that they must be known."""
+    by_file: bool = False
+    """Its threshold comes from the scores of the whole file, see `threshold_of_file`."""
+    described: str = ""
+    """What a filter is called where the gate alone decides; else "" and the score gives the name."""
+
+
+def _hard(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return (scores > threshold).to(sigma)
+
+
+def _soft(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return torch.sigmoid((scores - threshold) / settings.temperature)
+
+
+def _ratio(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return best(scores, torch.ones_like(sigma), settings.keep)
+
+
+def _ratio_of_file(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return (scores >= threshold).to(sigma)
+
+
+def _energy(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return best(scores, sigma.square(), settings.keep)
+
+
+def _scale(scores: Tensor, sigma: Tensor, threshold: float, settings: Settings) -> Tensor:
+    return torch.full_like(sigma, settings.keep)
+
+
+GATES: dict[str, Gate] = {
+    "hard": Gate(_hard),
+    "soft": Gate(_soft),
+    "ratio": Gate(_ratio, ranks=True),
+    "ratio of the file": Gate(_ratio_of_file, by_file=True),
+    "energy": Gate(_energy, ranks=True),
+    "scale": Gate(_scale, described="lower strength (control)"),
+}
+"""Beside the three of METHODS: "energy" keeps the best channels until they hold rho of the layer's energy, so that scores can be compared
+at equal energy removed; "scale" weakens all channels alike, to rho (the control of a lower LoRA strength)."""
+
+
 def gate(scores: Tensor, sigma: Tensor, settings: Settings, null_deviation: float, of_the_file: float | None = None) -> Tensor:
     """g of each channel, [c] in [0, 1]; `of_the_file` is the whole file's threshold where its gate is chosen."""
-    tau = settings.threshold + settings.deviations * null_deviation
-    if settings.gate == "hard":
-        return (scores > tau).to(sigma)
-    if settings.gate == "soft":
-        return torch.sigmoid((scores - tau) / settings.temperature)
-    if settings.gate == "ratio":
-        return best(scores, torch.ones_like(sigma), settings.keep)
-    if settings.gate == "energy":
-        return best(scores, sigma.square(), settings.keep)
-    if settings.gate == "scale":
-        return torch.full_like(sigma, settings.keep)
+    chosen = GATES[settings.gate]
+    if not chosen.by_file:
+        return chosen.of(scores, sigma, settings.threshold + settings.deviations * null_deviation, settings)
     if of_the_file is None:
-        raise ValueError(f"the gate {WHOLE_FILE!r} needs the scores of all layers first")
-    return (scores >= of_the_file).to(sigma)
+        raise ValueError(f"the gate {settings.gate!r} needs the scores of all layers first")
+    return chosen.of(scores, sigma, of_the_file, settings)
 
 
 def best(scores: Tensor, weights: Tensor, share: float) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..lora.gates import READING
-from .stability_chart import INK, LINE, PAGE, SOFT, font, shown_text, tensor_of
+from .canvas import INK, LINE, PAGE, SOFT, font, shown_text, tensor_of
 
 WIDTH, HEAD, SIDE, MARGIN, FOOT = 1000, 84, 400, 70, 60
 BAR, MOST_BLOCKS = 18, 40
@@ -22,7 +21,7 @@ MOST_POINTS = 20_000
 
 @dataclass(frozen=True)
 class Points:
-    """All channels of a file."""
+    """All channels of a file; its layers, where they were judged as one."""
 
     scores: Tensor
     """[c]"""
@@ -41,9 +40,10 @@ def spectrum_picture(spectrum: dict[str, Any]) -> Tensor:
     draw = ImageDraw.Draw(picture)
     _headline(draw, spectrum, points)
     if len(points.sigma):
-        by_layer = spectrum["score"] == READING
+        by_layer = spectrum["by_layer"]
         words = "a row for each layer, the file's first at the bottom" if by_layer else f"score ({spectrum['score']})"
-        _cloud(draw, points, by_row(layers) if by_layer else points.scores, words)
+        against = "the size of its change" if spectrum["unit"] == "layer" else "the singular value"
+        _cloud(draw, points, by_row(layers) if by_layer else points.scores, f"{words}, against {against}")
         _bars(draw, blocks, len(energies(layers)))
     return tensor_of(picture)
 
@@ -53,6 +53,12 @@ def gathered(layers: list[dict[str, Any]]) -> Points:
     parts = [[layer[k].float() for layer in layers] for k in ("scores", "sigma", "new_sigma")]
     scores, sigma, new = (torch.cat(several) if several else torch.zeros(0) for several in parts)
     return Points(scores, sigma, new / sigma)
+
+
+def counted(layers: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many channels there are, and how many of them were removed."""
+    total = sum(layer["stands_for"] * len(layer["sigma"]) for layer in layers)
+    return total, sum(layer["stands_for"] * int((layer["new_sigma"] == 0).sum()) for layer in layers)
 
 
 def by_row(layers: list[dict[str, Any]]) -> Tensor:
@@ -73,7 +79,8 @@ def _headline(draw: ImageDraw.ImageDraw, spectrum: dict[str, Any], points: Point
     energy = float(points.sigma.square().sum())
     kept = float((points.sigma * points.share).square().sum()) / energy if energy else 1.0
     draw.text((MARGIN, 12), shown_text(spectrum["name"], 70), fill=INK, font=font(20))
-    text = f"{len(points.sigma)} channels in {len(spectrum['layers'])} layers, {int((points.share == 0).sum())} removed; "
+    total, removed = counted(spectrum["layers"])
+    text = f"{total} channels in {len(spectrum['layers'])} layers, {removed} removed; "
     draw.text((MARGIN, 42), text + f"{100 * (1 - kept):.1f} % of the energy removed", fill=SOFT, font=font(14))
 
 
@@ -99,7 +106,7 @@ def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: st
         cx, cy = at(x, y)
         colour = KEPT if share == 1 else REMOVED if share == 0 else WEAKENED
         draw.ellipse((cx - 2, cy - 2, cx + 2, cy + 2), fill=colour)
-    draw.text((MARGIN, HEAD - 20), f"{words}, against the singular value", fill=SOFT, font=font(13))
+    draw.text((MARGIN, HEAD - 20), words, fill=SOFT, font=font(13))
     x = WIDTH - MARGIN - 250
     for colour, word in ((KEPT, "kept"), (WEAKENED, "weakened"), (REMOVED, "removed")):
         draw.rectangle((x, HEAD - 16, x + 12, HEAD - 6), fill=colour)

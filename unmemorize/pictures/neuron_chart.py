@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .canvas import DARK, INK, PAGE, SOFT, font, tensor_of
 from .heatmap import colourise
 
-PAGE, INK, SOFT, DARK = "#1d2026", "#e8eaee", "#9aa2ad", "#14161a"
 MARGIN, CELL, ROW, GAP, HEAD, FOOT = 24, 84, 20, 56, 74, 58
 LABEL = 200
 COLOURS = "viridis"
@@ -25,12 +23,12 @@ def iou_chart(names: list[str], matrix: Tensor, layers: list[str], rows: Tensor,
     height = HEAD + max(CELL * len(names), ROW * len(layers)) + FOOT
     picture = Image.new("RGB", (width, height), PAGE)
     draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, 14), "IoU of each two masks, mean over layers", fill=INK, font=_font(16))
+    draw.text((MARGIN, 14), "IoU of each two masks, mean over layers", fill=INK, font=font(16))
     _matrix(draw, left, names, matrix)
-    draw.text((right, 14), "IoU by layer, mean over pairs", fill=INK, font=_font(16))
+    draw.text((right, 14), "IoU by layer, mean over pairs", fill=INK, font=font(16))
     _rows(draw, right, wide, layers, rows, columns)
     _legend(draw, MARGIN, height - 34)
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, height, width, 3).float() / 255
+    return tensor_of(picture)
 
 
 def short_names(layers: list[str]) -> list[str]:
@@ -44,31 +42,31 @@ def short_names(layers: list[str]) -> list[str]:
 
 def _matrix(draw: ImageDraw.ImageDraw, left: int, names: list[str], matrix: Tensor) -> None:
     for i, name in enumerate(names):
-        draw.text((MARGIN, HEAD + CELL * i + CELL // 2 - 8), _cut(draw, name, 112, 14), fill=SOFT, font=_font(14))
-        draw.text((left + CELL * i + 4, HEAD - 22), _cut(draw, name, CELL - 8, 14), fill=SOFT, font=_font(14))
+        draw.text((MARGIN, HEAD + CELL * i + CELL // 2 - 8), _cut(draw, name, 112, 14), fill=SOFT, font=font(14))
+        draw.text((left + CELL * i + 4, HEAD - 22), _cut(draw, name, CELL - 8, 14), fill=SOFT, font=font(14))
         for j in range(len(names)):
             value = float(matrix[i, j])
             box = (left + CELL * j, HEAD + CELL * i, left + CELL * (j + 1) - 3, HEAD + CELL * (i + 1) - 3)
             draw.rectangle(box, fill=_colour(value))
-            draw.text((box[0] + 24, box[1] + CELL // 2 - 10), f"{value:.2f}", fill=_ink_on(value), font=_font(16))
+            draw.text((box[0] + 24, box[1] + CELL // 2 - 10), f"{value:.2f}", fill=_ink_on(value), font=font(16))
 
 
 def _rows(draw: ImageDraw.ImageDraw, left: int, wide: int, layers: list[str], rows: Tensor, columns: list[str]) -> None:
     for k, column in enumerate(columns):
-        draw.text((left + LABEL + wide * k + 2, HEAD - 22), _cut(draw, column, wide - 2, 12), fill=SOFT, font=_font(12))
+        draw.text((left + LABEL + wide * k + 2, HEAD - 22), _cut(draw, column, wide - 2, 12), fill=SOFT, font=font(12))
     for i, name in enumerate(short_names(layers)):
-        draw.text((left, HEAD + ROW * i + 2), _cut(draw, name, LABEL - 10, 12), fill=SOFT, font=_font(12))
+        draw.text((left, HEAD + ROW * i + 2), _cut(draw, name, LABEL - 10, 12), fill=SOFT, font=font(12))
         for k in range(len(columns)):
             value = float(rows[i, k])
             x, y = left + LABEL + wide * k, HEAD + ROW * i
             draw.rectangle((x, y, x + wide - 2, y + ROW - 2), fill=_colour(value))
-            draw.text((x + 3, y + 2), f"{value:.2f}", fill=_ink_on(value), font=_font(11))
+            draw.text((x + 3, y + 2), f"{value:.2f}", fill=_ink_on(value), font=font(11))
 
 
 def _legend(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
     for k in range(64):
         draw.rectangle((x + 3 * k, y, x + 3 * k + 2, y + 12), fill=_colour(k / 63))
-    draw.text((x + 200, y - 2), "0 = nothing in common, 1 = the same weights", fill=SOFT, font=_font(13))
+    draw.text((x + 200, y - 2), "0 = nothing in common, 1 = the same weights", fill=SOFT, font=font(13))
 
 
 def _colour(value: float) -> str:
@@ -82,10 +80,6 @@ def _ink_on(value: float) -> str:
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
     """As much of a text as fits, its end rather than its beginning."""
-    while len(text) > 3 and draw.textlength(text, font=_font(size)) > width:
+    while len(text) > 3 and draw.textlength(text, font=font(size)) > width:
         text = ".." + text[3:]
     return text
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)

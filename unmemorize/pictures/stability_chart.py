@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from .canvas import INK, LINE, PAGE, SOFT, font, tensor_of
 
 WIDTH, PANEL, MARGIN = 900, 190, 64
 HEAD, GAP, FOOT = 64, 34, 40
-INK, SOFT, LINE, PAGE = "#e8eaee", "#9aa2ad", "#3a404a", "#1d2026"
 BAND, MEAN, RUN, EDIT = "#31506b", "#7fb2dc", "#f2c14e", "#ff8f85"
 GAMMA = 3.0
 """Half width of the drawn regions, in standard deviations."""
@@ -105,19 +105,3 @@ def _legend(draw: ImageDraw.ImageDraw, y: int, edited: bool) -> None:
         draw.rectangle((x, y + 4, x + 16, y + 14), fill=colour)
         draw.text((x + 22, y), text, fill=SOFT, font=font(14))
         x += 40 + int(draw.textlength(text, font=font(14)))
-
-
-def font(size: int) -> Any:
-    """Pillow's own font: the same on every machine."""
-    return ImageFont.load_default(size)
-
-
-def tensor_of(picture: Image.Image) -> Tensor:
-    """IMAGE [1, h, w, 3] in [0, 1] of an RGB picture."""
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, picture.height, picture.width, 3).float() / 255
-
-
-def shown_text(text: str, most: int) -> str:
-    """Text of unknown origin as one line of printable characters that the font has."""
-    line = "".join(c if " " <= c <= "~" else "?" for c in text)
-    return line if len(line) <= most else line[: most - 3] + "..."

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..neurons.masks import Mask, count_bits
+from .lora_spectrum import counted
 from .stability_chart import GAMMA, PANELS, verdict
 
 MOST_SAMPLES = 16
@@ -97,12 +97,12 @@ def spectrum_view(spectrum: dict[str, Any]) -> dict[str, Any]:
     """The channels of a filtered LoRA, as host.lora.report writes them: points thinned out evenly, and counts of all.
 
     `margin` is the score less what `deviations` adds to a layer's threshold: the hard gate keeps a channel if margin > threshold.
-    `bins` count all channels and their energy by margin, bin k from -1 + k / 100 on.
+    `bins` count all channels and their energy by margin, bin k from -1 + k / 100 on. A layer that was judged as one is one point.
     """
     layers, settings = spectrum["layers"], spectrum["settings"]
     names = list(dict.fromkeys(layer["block"] for layer in layers))
     number = {name: i for i, name in enumerate(names)}
-    columns: dict[str, list[Tensor]] = {k: [] for k in ("sigma", "score", "margin", "kept", "block", "channel")}
+    columns: dict[str, list[Tensor]] = {k: [] for k in ("sigma", "score", "margin", "kept", "block", "channel", "stands_for")}
     for layer in layers:
         sigma, size = layer["sigma"].double(), len(layer["sigma"])
         columns["sigma"].append(sigma)
@@ -110,37 +110,34 @@ def spectrum_view(spectrum: dict[str, Any]) -> dict[str, Any]:
         columns["margin"].append(layer["scores"].double() - settings["deviations"] * layer["deviation"])
         columns["kept"].append(layer["new_sigma"].double() / sigma.clamp_min(1e-30))
         columns["block"].append(torch.full((size,), float(number[layer["block"]]), dtype=torch.float64))
+        columns["stands_for"].append(torch.full((size,), float(layer["stands_for"]), dtype=torch.float64))
         columns["channel"].append(torch.arange(size, dtype=torch.float64))
     whole = {k: torch.cat(v) if v else torch.zeros(0, dtype=torch.float64) for k, v in columns.items()}
-    total = len(whole["sigma"])
+    total, (channels, removed) = len(whole["sigma"]), counted(layers)
     every = max(1, math.ceil(total / MOST_POINTS))
     energy = whole["sigma"].square()
     place = ((whole["margin"] + 1) * (BINS / 2)).ceil().sub(1).long().clamp(0, BINS - 1)  # score > threshold: the upper edge stays below
-    counts = torch.bincount(place, minlength=BINS)
+    counts = torch.bincount(place, whole["stands_for"], minlength=BINS).long()
     energies = torch.zeros(BINS, dtype=torch.float64).index_add_(0, place, energy)
     points = {k: [rounded(x) for x in whole[k][::every].tolist()] for k in ("sigma", "score", "margin", "kept")}
     whole_numbers = {k: whole[k][::every].long().tolist() for k in ("block", "channel")}
     kept = float((energy * whole["kept"].square()).sum()) / max(float(energy.sum()), 1e-30) if total else 1.0
     return {
-        "name": spectrum["name"], "score": spectrum["score"], "gate": settings["gate"], "threshold": settings["threshold"],
-        "deviations": settings["deviations"], "layers": len(layers), "channels": total, "removed": int((whole["kept"] == 0).sum()),
+        "name": spectrum["name"], "score": spectrum["score"], "unit": spectrum["unit"], "gate": settings["gate"],
+        "threshold": settings["threshold"], "deviations": settings["deviations"], "layers": len(layers), "channels": channels,
+        "removed": removed,
         "energy_kept": rounded(kept), "blocks": names, "points": points | whole_numbers,
         "bins": {"count": counts.tolist(), "energy": [rounded(e) for e in energies.tolist()]},
     }  # fmt: skip
 
 
-def density_view(mask: Mask, levels: list[float]) -> dict[str, Any]:
+def density_view(whole: dict[str, float], by_level: dict[str, list[float]], levels: list[float]) -> dict[str, Any]:
     """Share of each layer's weights that a mask silences: of the mask itself, and of what each noise level took where that is known."""
-    whole, by_level = mask.density_by_layer(), mask.level_shares or _stored_shares(mask)
     count = min((len(v) for v in by_level.values()), default=0)
     names = list(whole)[:MOST_ROWS]
     rows = [[rounded(whole[name]), *(rounded(v) for v in by_level.get(name, [])[:count])] for name in names]
     columns = ["mask", *(f"{sigma:.3g}" for sigma in levels[:count])]
     return {"title": "share of the weights silenced", "layers": names, "columns": columns, "cells": rows, "most": None}
-
-
-def _stored_shares(mask: Mask) -> dict[str, list[float]]:
-    return {k: (count_bits(v).double() / (mask.shapes[k][0] * mask.shapes[k][1])).tolist() for k, v in mask.by_level.items()}
 
 
 def overlap_view(layers: list[str], columns: list[str], rows: Tensor) -> dict[str, Any]:

@@ -8,8 +8,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unmemorize_pack.unmemorize.neurons import masks as neurons
-from unmemorize_pack.unmemorize.neurons.masks import COND, UNCOND, Activity, Mask
+from unmemorize_pack.unmemorize.neurons.activity import COND, UNCOND, Activity, row_normalised_squares
+from unmemorize_pack.unmemorize.neurons.masks import (
+    SCORES,
+    TOP_SHARE,
+    Mask,
+    contrast,
+    count_bits,
+    find_mask,
+    iou_by_layer,
+    iou_by_layer_and_level,
+    level_masks,
+    mean_of_pairs,
+    merge,
+    pack,
+    prune,
+    top_of_rows,
+    union,
+    unpack,
+    wanda,
+)
 
 OUT, D, ROWS = 6, 24, 40
 
@@ -37,7 +55,7 @@ def oracle(z):
 def test_wanda_is_the_norm_of_what_a_weight_passes_on():
     """(1) |W_ij| A_j = RMS over rows of W_ij z_hat_j, and sqrt(rows) of it is the paper's L2 norm."""
     z, weight = rand(ROWS, D), rand(OUT, D, seed=1)
-    score, _ = neurons.wanda(weight, activity(z).rms("layer", (COND,))[0], torch.zeros(D))
+    score, _ = wanda(weight, activity(z).rms("layer", (COND,))[0], torch.zeros(D))
     passed = weight[:, None] * (z / z.norm(dim=1, keepdim=True))[None]
     assert torch.allclose(score * math.sqrt(ROWS), passed.norm(dim=1), rtol=1e-12)
 
@@ -46,15 +64,15 @@ def test_wanda_is_the_norm_of_what_a_weight_passes_on():
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 1000))
 def test_squares_of_all_features_sum_to_the_rows(rows, d, seed):
     """(2)"""
-    total = neurons.row_normalised_squares(rand(rows, d, seed=seed))
+    total = row_normalised_squares(rand(rows, d, seed=seed))
     assert float(total.sum()) == pytest.approx(rows, rel=1e-10)
 
 
-@pytest.mark.parametrize("score", list(neurons.SCORES))
+@pytest.mark.parametrize("score", list(SCORES))
 def test_equal_activations_give_an_empty_mask(score):
     """(3)"""
     both, weight = activity(rand(ROWS, D)), rand(OUT, D, seed=1)
-    mask = neurons.find_mask([("layer", weight)], both, both, 0.2, sides=(COND,), score=neurons.SCORES[score])
+    mask = find_mask([("layer", weight)], both, both, 0.2, sides=(COND,), score=SCORES[score])
     assert mask.weights() == 0 and mask.density() == 0
 
 
@@ -64,10 +82,10 @@ def test_scaling_a_row_changes_nothing(factors, seed):
     """(4)"""
     z = rand(ROWS, D, seed=seed)
     scaled = z * torch.tensor(factors, dtype=torch.float64)[:, None]
-    assert torch.allclose(neurons.row_normalised_squares(z), neurons.row_normalised_squares(scaled), rtol=1e-9)
+    assert torch.allclose(row_normalised_squares(z), row_normalised_squares(scaled), rtol=1e-9)
 
 
-@pytest.mark.parametrize("score", list(neurons.SCORES))
+@pytest.mark.parametrize("score", list(SCORES))
 def test_a_dominant_feature_is_its_column(score):
     """(5) Memorized rows = null rows plus one dominant feature: its column, wherever its weight is not 0 and in the row's top."""
     null = rand(ROWS, D)
@@ -75,7 +93,7 @@ def test_a_dominant_feature_is_its_column(score):
     memorized[:, 7] += 50
     weight = rand(OUT, D, seed=1).abs() + 0.5
     weight[2, 7] = 0
-    mask = neurons.find_mask([("layer", weight)], activity(memorized), activity(null), 1 / D, sides=(COND,), score=neurons.SCORES[score])
+    mask = find_mask([("layer", weight)], activity(memorized), activity(null), 1 / D, sides=(COND,), score=SCORES[score])
     expected = torch.zeros(OUT, D, dtype=torch.bool)
     expected[:, 7] = True
     expected[2, 7] = False
@@ -89,13 +107,13 @@ def test_densities_are_bounded(share, levels, ratio, seed):
     weight = rand(OUT, D, seed=seed)
     mem = torch.stack([oracle(rand(ROWS, D, seed=seed + 1 + t)) for t in range(levels)])
     null = torch.stack([oracle(rand(ROWS, D, seed=seed + 50 + t)) for t in range(levels)])
-    masks = list(neurons.level_masks(weight, mem, null, share))
+    masks = list(level_masks(weight, mem, null, share))
     k = max(1, int(share * D))
     assert len(masks) == levels and all(int(m.sum(1).max()) <= k for m in masks)
-    unions = [neurons.union(masks[: t + 1], 0.0) for t in range(levels)]
+    unions = [union(masks[: t + 1], 0.0) for t in range(levels)]
     assert int(unions[-1].sum(1).max()) <= min(D, levels * k)
     assert all(bool((b | ~a).all()) for a, b in zip(unions, unions[1:], strict=False))
-    strict = neurons.union(masks, ratio)
+    strict = union(masks, ratio)
     assert bool((unions[-1] | ~strict).all())
     assert torch.equal(strict, torch.stack(masks).sum(0) > ratio * levels)
 
@@ -116,10 +134,10 @@ def test_pruning_is_the_masked_layer():
     """(8) Pruned output = W (1 - M) z + bias; strength between; unmasked weights keep their bits."""
     weight, bias, z = rand(OUT, D), rand(OUT, seed=1), rand(ROWS, D, seed=2)
     mask = rand(OUT, D, seed=3) > 0
-    pruned = neurons.prune(weight, mask, 1.0)
+    pruned = prune(weight, mask, 1.0)
     assert torch.allclose(torch.nn.functional.linear(z, pruned, bias), z @ (weight * ~mask).T + bias)
     assert torch.equal(pruned[~mask], weight[~mask]) and bool((pruned[mask] == 0).all())
-    assert torch.allclose(neurons.prune(weight, mask, 0.25), weight * (1 - 0.25 * mask.double()))
+    assert torch.allclose(prune(weight, mask, 0.25), weight * (1 - 0.25 * mask.double()))
 
 
 @given(st.integers(1, 8))
@@ -153,24 +171,24 @@ def test_levels_without_rows_are_left_out():
     null, weight = Activity(3), rand(OUT, D, seed=9)
     for level in (0, 1, 2):
         null.add("layer", COND, level, rand(ROWS, D, seed=20 + level))
-    masks = list(neurons.level_masks(weight, mem.rms("layer", (COND,)), null.rms("layer", (COND,)), 0.1))
+    masks = list(level_masks(weight, mem.rms("layer", (COND,)), null.rms("layer", (COND,)), 0.1))
     assert len(masks) == 2
     with pytest.raises(ValueError, match="no noise level"):
-        neurons.union([], 0.0)
+        union([], 0.0)
 
 
 def test_rows_of_zeros_are_harmless():
     z = torch.cat([torch.zeros(5, D, dtype=torch.float64), rand(ROWS, D)])
-    assert torch.allclose(neurons.row_normalised_squares(z), neurons.row_normalised_squares(z[5:]))
+    assert torch.allclose(row_normalised_squares(z), row_normalised_squares(z[5:]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_half_precision_is_summed_in_float32(dtype):
     """The squares of large fp16 activations overflow fp16; sums of many rows lose digits in it."""
     z = (rand(4096, D) * 300).to(dtype)
-    found = neurons.row_normalised_squares(z)
+    found = row_normalised_squares(z)
     assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), neurons.row_normalised_squares(z.double()), rtol=1e-5)
+    assert torch.allclose(found.double(), row_normalised_squares(z.double()), rtol=1e-5)
 
 
 def test_memory_does_not_grow_with_rows():
@@ -184,8 +202,8 @@ def test_an_activity_of_the_last_features_leaves_the_first_alone():
     """Layers whose input is [attention, feed-forward]: the whole top lies in the feed-forward part, ranked as if alone."""
     weight = rand(OUT, D + 5)
     mem, null = [activity(rand(ROWS, D, seed=s)) for s in (1, 2)]
-    whole = neurons.find_mask([("layer", weight)], mem, null, 0.2, sides=(COND,)).dense("layer")
-    alone = neurons.find_mask([("layer", weight[:, 5:])], mem, null, 0.2, sides=(COND,)).dense("layer")
+    whole = find_mask([("layer", weight)], mem, null, 0.2, sides=(COND,)).dense("layer")
+    alone = find_mask([("layer", weight[:, 5:])], mem, null, 0.2, sides=(COND,)).dense("layer")
     assert not whole[:, :5].any() and torch.equal(whole[:, 5:], alone) and whole.any()
 
 
@@ -199,26 +217,26 @@ def test_top_of_rows_takes_k_and_breaks_ties_by_lowest_index(d, share, seed):
     k = max(1, int(share * d))
     expected = torch.zeros(5, d, dtype=torch.bool)
     expected.scatter_(1, score.sort(dim=1, descending=True, stable=True).indices[:, :k], True)
-    assert torch.equal(neurons.top_of_rows(score, share), expected)
+    assert torch.equal(top_of_rows(score, share), expected)
 
 
 @pytest.mark.parametrize(("d", "k"), [(1280, 12), (2560, 25), (5120, 51), (8, 1)])
 def test_k_of_the_papers_layers(d, k):
-    assert int(neurons.top_of_rows(rand(1, d), neurons.TOP_SHARE).sum()) == k
+    assert int(top_of_rows(rand(1, d), TOP_SHARE).sum()) == k
 
 
 def test_what_must_be_exceeded_is_exceeded_strictly():
     weight = torch.tensor([[3.0, 2.0, 1.0]])
     mem, null = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[1.0, 0.5, 2.0]])
-    (mask,) = neurons.level_masks(weight, mem, null, 1.0)
+    (mask,) = level_masks(weight, mem, null, 1.0)
     assert mask.tolist() == [[False, True, False]]
 
 
 def test_contrast_ranks_differences_not_sizes():
     weight = torch.ones(1, 3)
     mem, null = torch.tensor([[0.9, 0.3, 0.1]]), torch.tensor([[0.89, 0.1, 0.1]])
-    (by_wanda,) = neurons.level_masks(weight, mem, null, 0.34)
-    (by_contrast,) = neurons.level_masks(weight, mem, null, 0.34, neurons.contrast)
+    (by_wanda,) = level_masks(weight, mem, null, 0.34)
+    (by_contrast,) = level_masks(weight, mem, null, 0.34, contrast)
     assert by_wanda.tolist() == [[True, False, False]] and by_contrast.tolist() == [[False, True, False]]
 
 
@@ -229,24 +247,24 @@ def test_contrast_ranks_differences_not_sizes():
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 1000))
 def test_packing_is_lossless_and_counts_bits(d, out, seed):
     mask = torch.rand(2, out, d, generator=torch.Generator().manual_seed(seed)) > 0.5
-    packed = neurons.pack(mask)
+    packed = pack(mask)
     assert packed.dtype == torch.uint8 and packed.shape == (2, out, math.ceil(d / 8))
-    assert torch.equal(neurons.unpack(packed, d), mask)
-    assert torch.equal(neurons.count_bits(packed), mask.sum((1, 2)))
+    assert torch.equal(unpack(packed, d), mask)
+    assert torch.equal(count_bits(packed), mask.sum((1, 2)))
 
 
 def mask_of(dense, **levels):
-    return Mask({"a": neurons.pack(dense)}, {"a": tuple(dense.shape)}, {k: neurons.pack(v) for k, v in levels.items()})
+    return Mask({"a": pack(dense)}, {"a": tuple(dense.shape)}, {k: pack(v) for k, v in levels.items()})
 
 
 def test_density_and_merge():
     first, second = torch.zeros(4, 10, dtype=torch.bool), torch.zeros(4, 10, dtype=torch.bool)
     first[0], second[:, 0] = True, True
-    both = neurons.merge([mask_of(first), mask_of(second)])
+    both = merge([mask_of(first), mask_of(second)])
     assert torch.equal(both.dense("a"), first | second)
     assert both.weights() == 13 and both.density() == 13 / 40 and both.density_by_layer() == {"a": 13 / 40}
     with pytest.raises(ValueError, match="same layers"):
-        neurons.merge([mask_of(first), mask_of(torch.zeros(4, 11, dtype=torch.bool))])
+        merge([mask_of(first), mask_of(torch.zeros(4, 11, dtype=torch.bool))])
 
 
 @settings(deadline=None, max_examples=40)
@@ -254,13 +272,13 @@ def test_density_and_merge():
 def test_iou_is_set_arithmetic(n, density, seed):
     generator = torch.Generator().manual_seed(seed)
     dense = [torch.rand(3, 11, generator=generator) < density for _ in range(n)]
-    matrix = neurons.iou_by_layer([mask_of(m) for m in dense])["a"]
+    matrix = iou_by_layer([mask_of(m) for m in dense])["a"]
     for i, a in enumerate(dense):
         for j, b in enumerate(dense):
             whole = int((a | b).sum())
             assert float(matrix[i, j]) == pytest.approx(int((a & b).sum()) / whole if whole else 0.0)
     pairs = [float(matrix[i, j]) for i in range(n) for j in range(i + 1, n)]
-    assert neurons.mean_of_pairs(matrix) == pytest.approx(sum(pairs) / len(pairs))
+    assert mean_of_pairs(matrix) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_iou_by_level_needs_kept_levels():
@@ -268,12 +286,12 @@ def test_iou_by_level_needs_kept_levels():
     half = torch.arange(8).repeat(3, 1) < 4
     a = mask_of(full, a=torch.stack([full, full, none]))
     b = mask_of(full, a=torch.stack([full, half, none]))
-    assert neurons.iou_by_layer_and_level([a, b])["a"].tolist() == [1.0, 0.5, 0.0]
-    assert neurons.iou_by_layer_and_level([a, mask_of(full)]) == {}
+    assert iou_by_layer_and_level([a, b])["a"].tolist() == [1.0, 0.5, 0.0]
+    assert iou_by_layer_and_level([a, mask_of(full)]) == {}
 
 
 def test_kept_levels_make_up_the_union():
     mem, null = [activity(*(rand(ROWS, D, seed=s + t) for t in range(3)), levels=3) for s in (0, 30)]
-    mask = neurons.find_mask([("layer", rand(OUT, D, seed=9))], mem, null, 0.1, sides=(COND,), keep_levels=True)
-    levels = neurons.unpack(mask.by_level["layer"], D)
+    mask = find_mask([("layer", rand(OUT, D, seed=9))], mem, null, 0.1, sides=(COND,), keep_levels=True)
+    levels = unpack(mask.by_level["layer"], D)
     assert levels.shape == (3, OUT, D) and torch.equal(levels.any(0), mask.dense("layer"))

@@ -1,0 +1,122 @@
+"""Stores: the files of one kind, under the names that a list shows. One mechanism for profiles, masks, map thresholds and LoRAs.
+
+A name is never trusted as a path: only what the list holds is read. Nothing is overwritten: a name that is taken gets a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from torch import Tensor
+
+from . import files
+from .files import SUFFIX
+
+BUNDLED = "demo/"
+"""What the names of the pack's own files begin with."""
+METADATA = "unmemorize"
+FILE_NAME = r"[^\\/:*?\"<>|\x00-\x1f]+"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the files of a kind are, and what they are called."""
+
+    noun: str
+    """In messages, and in the metadata of our own kinds: "stability profile"."""
+    bundled: Path
+    """The pack's own files."""
+    home: Callable[[], Path]
+    """The folder that new files go to."""
+    own: Callable[[], list[str]]
+    """Names of the user's files."""
+    path_of: Callable[[str], Path]
+    """The way to one of them."""
+    shown_suffix: str = ""
+    """What the names of the user's files end with in the list."""
+
+
+def user_store(noun: str, folder: str) -> Store:
+    """Files of ours: in `unmemorize/<folder>` of ComfyUI's user folder, and in the demo's folder of that name."""
+
+    def home() -> Path:
+        return user_folder(folder)
+
+    def own() -> list[str]:
+        found = sorted(home().rglob(f"*{SUFFIX}")) if home().is_dir() else []
+        return [p.relative_to(home()).with_suffix("").as_posix() for p in found]
+
+    return Store(noun, files.HERE / "demo" / "lab" / folder, home, own, lambda name: home() / f"{name}{SUFFIX}")
+
+
+def user_folder(folder: str) -> Path:
+    """`unmemorize/<folder>` in ComfyUI's user folder."""
+    return Path(folder_paths.get_user_directory()) / "unmemorize" / folder
+
+
+def names(store: Store) -> list[str]:
+    """Every file of a store, the user's first, then the bundled ones as demo/name."""
+    return [*store.own(), *_bundled(store)]
+
+
+def _bundled(store: Store) -> dict[str, Path]:
+    return {BUNDLED + p.stem: p for p in sorted(store.bundled.glob(f"*{SUFFIX}"))} if store.bundled.is_dir() else {}
+
+
+def find(store: Store, name: str) -> Path:
+    """The file behind a name of the list; ValueError if it is none of it."""
+    if name in store.own():
+        return store.path_of(name)
+    if name in (bundled := _bundled(store)):
+        return bundled[name]
+    raise ValueError(f"There is no {store.noun} {name!r} in the list. Press R to refresh it, or choose another.")
+
+
+def target_of(store: Store, name: str) -> tuple[Path, str]:
+    """Folder and stem for a name to save under; ValueError if it is no file name, or leads outside of the store."""
+    *parents, stem = parts = name.strip().removesuffix(SUFFIX).split("/")
+    # a list without suffixes shows the pack's own files under names of this beginning
+    reserved = not store.shown_suffix and name.strip().startswith(BUNDLED)
+    if reserved or not all(re.fullmatch(FILE_NAME, p) and p.strip(". ") for p in parts):
+        raise ValueError(
+            f"{name!r} cannot be a file name here. Use letters, digits, - and _; a / makes a folder"
+            + (f"; {BUNDLED} is the pack's own." if not store.shown_suffix else ".")
+        )
+    folder = store.home().joinpath(*parents)
+    if not folder.resolve().is_relative_to(store.home().resolve()):
+        raise ValueError(f"{name!r} leads outside of the folder of this kind of files.")
+    return folder, stem
+
+
+def save(store: Store, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Write a file and return the name it got. ValueError on a bad name."""
+    folder, stem = target_of(store, name)
+    with files.written(folder, tensors, metadata) as temporary:
+        path = files.link(temporary, folder, stem)
+    return path.relative_to(store.home()).with_suffix(store.shown_suffix).as_posix()
+
+
+# --- our own kinds, whose metadata are facts in JSON -----------------------------------------------------------
+
+
+def facts_as_metadata(facts: dict[str, Any]) -> dict[str, str]:
+    """Facts, JSON-able, with `kind` among them."""
+    return {METADATA: json.dumps(facts)}
+
+
+def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a file of ours; ValueError if it is not what the noun says, or is damaged."""
+    tensors, metadata = files.read(path, noun)
+    try:
+        facts = json.loads(metadata.get(METADATA, "null"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name} cannot be read as a {noun}: {error}. Choose another file.") from error
+    if not isinstance(facts, dict) or facts.get("kind") != noun:
+        raise ValueError(f"{path.name} is not a {noun} of Unmemorize. Choose a file that the matching Save node wrote.")
+    return tensors, facts

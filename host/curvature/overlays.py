@@ -1,0 +1,87 @@
+"""A map as colours over its picture. Runs no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...unmemorize.curvature.maps import check_map, mean_inside, per_channel
+from ...unmemorize.pictures import heatmap
+from ...unmemorize.pictures.views import map_view
+
+SMOOTHINGS = ("0", "3", "7", "13")
+"""Widths in latent pixels of the mean filter, as the widget lists them."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a map is shown."""
+
+    colour_map: str
+    opacity: float
+    full_heat: float
+    """Map value shown as full heat; 0: each picture's own clip percentile."""
+    clip: float
+    smooth: str
+
+    def check(self) -> None:
+        """ValueError on what is out of range."""
+        if self.smooth not in SMOOTHINGS:
+            raise ValueError(f"smooth = {self.smooth!r} is not one of {', '.join(SMOOTHINGS)}.")
+        if not (0 <= self.opacity <= 1 and 0 <= self.clip <= 100 and self.full_heat >= 0):
+            raise ValueError(
+                f"Out of range: opacity {self.opacity} (0 to 1), clip {self.clip} (0 to 100) or full_heat {self.full_heat} (0 or more)."
+            )
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What became of it."""
+
+    pictures: Tensor
+    """[n, h, w, 3] in [0, 1]."""
+    heat: Tensor
+    """[n, h, w] in [0, 1]."""
+    mean: float
+    """Of the map inside the mask, highest of the batch."""
+    peak: float
+    """Clip percentile, highest of the batch."""
+    report: dict[str, float]
+    view: dict[str, Any]
+    """For the browser, which lays the map over the bare pictures itself, so that its sliders need no run."""
+
+
+def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None) -> Overlay:
+    """A map over its pictures [n, h, w, 3]; only what lies inside the mask is shown and counts. ValueError if they do not fit."""
+    check_map(found, image.shape)
+    look.check()
+    height, width = image.shape[1:3]
+    inside = _inside(mask, image)
+    values = per_channel(found)
+    region = found["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
+    peaks = torch.stack([heatmap.percentile(v[r > 0], look.clip) for v, r in zip(values, region, strict=True)])
+    smoothed = heatmap.smooth(values, int(look.smooth))
+    shown = heatmap.heat(smoothed, look.full_heat or peaks[:, None, None])
+    hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
+    pictures = heatmap.overlay(image, hot, look.colour_map, look.opacity)
+    mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
+    report = {"mean": mean, "peak": peak, "full_heat": look.full_heat or peak}
+    maps = map_view(smoothed, region, [look.full_heat or float(p) for p in peaks])
+    return Overlay(pictures, hot, mean, peak, report, {"maps": maps, "colour_map": look.colour_map, "opacity": look.opacity})
+
+
+def _inside(mask: Tensor | None, image: Tensor) -> Tensor:
+    """Region of interest as [n, h, w], all ones without a mask."""
+    if mask is None:
+        return torch.ones(image.shape[:3])
+    mask = mask if mask.ndim == 3 else mask[None]
+    if mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, image.shape[0]):
+        raise ValueError(
+            f"The mask is {mask.shape[0]} x {mask.shape[2]} x {mask.shape[1]} (number x width x height), but the picture is "
+            f"{image.shape[0]} x {image.shape[2]} x {image.shape[1]}. Give it the picture's size, or leave it unconnected."
+        )
+    return mask.float().cpu().expand(image.shape[:3])
