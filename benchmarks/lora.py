@@ -12,7 +12,7 @@ from ..demo.scripts import lora_set
 from ..demo.scripts.style import STYLES
 from ..host.lora.filter_file import Job, filter_lora
 from ..host.lora.results import Filtered
-from ..unmemorize.lora.gates import WHOLE_FILE, Settings
+from ..unmemorize.lora.gates import Settings
 from .parts.common import ROOT, arguments, log, rate, write
 from .parts.filter_speed import speed
 from .parts.filtered_loras import Bench, told
@@ -28,7 +28,7 @@ FILE_SHARES, LAYER_SHARES, STRENGTHS = (0.9, 0.8, 0.65, 0.5, 0.35), (0.75, 0.5, 
 
 def of_the_file(score: str) -> list[Settings]:
     """A score whose best channels hold so much of the whole file's energy."""
-    return [Settings(score=score, gate=WHOLE_FILE, keep=share) for share in FILE_SHARES]
+    return [Settings(score=score, gate="ratio of the file", keep=share) for share in FILE_SHARES]
 
 
 CONTROLS = {

@@ -12,14 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...demo.scripts.generate import Generator
-from ...unmemorize.lora.alignment import SCORES, lift, lifts
+from ...unmemorize.lora.alignment import lift, lifts
 from ...unmemorize.lora.channels import Channels
+from ...unmemorize.lora.scores import SCORES
 from .lora_layers import Layer, Score, root
 
 ENERGIES, FEW_ENERGIES = (0.1, 0.3, 0.5, 0.7, 0.9), (0.3, 0.5)
@@ -131,7 +133,7 @@ def _random(layer: Layer) -> Tensor:
 
 
 def _aligned(side: str, energy: float) -> Score:
-    return lambda layer: SCORES[side](layer.channels, layer.subspace(energy), 0)
+    return lambda layer: SCORES[side].of(SimpleNamespace(channels=layer.channels, base=layer.subspace(energy)), 0)  # type: ignore[arg-type]
 
 
 def _weighted_base(metrics: Metrics, energy: float) -> Score:

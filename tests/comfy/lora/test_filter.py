@@ -38,7 +38,7 @@ def test_layers_come_in_the_order_of_the_file(host, demo, file):
     names = layer_names(file[0])
     for wanted in (names, names[::-1]):
         tensors = {k: file[0][k] for name in wanted for k in file[0] if k.split(".")[0] == name}
-        assert [update.prefix for update in apart(tensors, demo[0], None).updates] == wanted
+        assert [update.names.prefix for update in apart(tensors, demo[0], None).updates] == wanted
 
 
 def test_off_is_exact(split, file, off_is_exact):
@@ -122,7 +122,7 @@ def patches(model):
 def test_filter_off_is_the_stock_loader(load, demo, nodes, off_is_exact, sample, loras):
     """Bit by bit what LoraLoader gives for the same file."""
     core = importlib.import_module("nodes")
-    source = importlib.import_module("unmemorize_pack.host.lora.lora_files").bundled() / "leaking.safetensors"
+    source = importlib.import_module("unmemorize_pack.host.lora.lora_files").LORAS.bundled / "leaking.safetensors"
     (loras / "copy.safetensors").write_bytes(source.read_bytes())
     stock_model, stock_clip = core.LoraLoader().load_lora(demo[0], demo[1], "copy.safetensors", 0.8, 0.5)
     model, clip, energy, spectrum, report = load("copy.safetensors", 0.8, 0.5, clip=demo[1], filter_strength=0.0)
@@ -169,7 +169,7 @@ def test_applied_loras_are_cleaned_as_files_are(nodes, demo, load, sample):
 def test_cancel_between_layers(split, host, monkeypatch):
     management = importlib.import_module("comfy.model_management")
     seen = []
-    lora = host("lora.filter_file")
+    lora = host("lora.layers")
     original = lora.judge
 
     def judging(*arguments):

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -277,13 +278,14 @@ def test_sd3_with_fused_qkv_and_swapped_halves(nodes, sd3, spelling):
 
 def test_a_third_of_a_fused_weight_is_its_own_base(nodes, sd3):
     """Scores of to_k are those against rows 64 to 128 of qkv."""
-    alignment, subspace = (importlib.import_module(f"unmemorize_pack.unmemorize.lora.{n}") for n in ("alignment", "subspace"))
-    channels = importlib.import_module("unmemorize_pack.unmemorize.lora.channels")
+    scores, subspace, channels = (
+        importlib.import_module(f"unmemorize_pack.unmemorize.lora.{n}") for n in ("scores", "subspace", "channels")
+    )
     lora = lora_pair("transformer.transformer_blocks.0.attn.to_k", 64, 64, "lora_B.weight", "lora_A.weight", None)
     *_, spectrum, _ = split(nodes, sd3, lora)
     fused = sd3.get_key_patches()["diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"][0][0].float()
     base = subspace.principal_subspace(fused[64:128], 0.5)
-    expected = alignment.score("mean", channels.of_factors(*lora.values(), 1.0), base)
+    expected = scores.SCORES["mean"].of(SimpleNamespace(channels=channels.of_factors(*lora.values(), 1.0), base=base), 0)
     assert torch.allclose(spectrum["layers"][0]["scores"], expected, atol=5e-3)
 
 
@@ -305,6 +307,36 @@ def test_several_adapters_on_one_layer_are_cleaned_one_by_one(nodes, sd15, lycor
     assert len(spectrum["layers"]) == 6 and 0 < energy < 1
     assert {k: len(v) for k, v in cleaned.patches.items()} == {k: len(v) for k, v in model.patches.items()}
     assert all(p[0] == 0.5 for several in cleaned.patches.values() for p in several)
+
+
+KINDS = [("lora", {}), ("lora", {"use_tucker": True}), ("loha", {}), ("loha", {"use_tucker": True}), ("lokr", {"factor": 8}), ("full", {})]
+
+
+@pytest.mark.parametrize(("algo", "options"), KINDS, ids=lambda v: str(v))
+def test_size_and_rank_without_decomposing(lycoris, sd15, host, algo, options):
+    """||dW|| from the factors is that of the channels, and a sound layer has as many channels as its rank says."""
+    updates = host("lora.keys").take_apart(lycoris(algo, **options), sd15, None).updates
+    assert len(updates) == 2
+    for update in updates:
+        adapter, cpu = update.layer.adapter, torch.device("cpu")
+        channels = adapter.channels(cpu)
+        assert float(adapter.norm(cpu)) == pytest.approx(channels.energy**0.5, rel=1e-4)  # of a whole matrix channels are that exact
+        assert len(channels) == min(adapter.rank, *adapter.shape)
+
+
+@pytest.mark.parametrize(("algo", "options"), KINDS, ids=lambda v: str(v))
+def test_a_score_for_whole_layers_decomposes_nothing(nodes, lycoris, sd15, monkeypatch, algo, options):
+    """Half strength halves the update of a layer that reads the prompt, in its own kind; the two parts add up to it."""
+    lora = {k.replace("attn1_to_q", "attn2_to_q"): v for k, v in lycoris(algo, **options).items()}
+    whole = updates(sd15, lora)
+    for name in ("svd", "qr", "eigh", "svdvals", "eigvalsh"):
+        monkeypatch.setattr(torch.linalg, name, lambda *_, **__: pytest.fail("a layer was decomposed"))
+    kept, removed, _, energy, spectrum, _ = split(nodes, sd15, lora, score="cross-attention", gate="hard", filter_strength=0.5)
+    first, second = updates(sd15, kept), updates(sd15, removed)
+    (read,) = second
+    assert torch.allclose(first[read], 0.5 * whole[read], rtol=1e-3, atol=1e-6)
+    assert torch.allclose(first[read] + second[read], whole[read], rtol=1e-3, atol=1e-6)
+    assert len(spectrum["layers"]) == 2 and 0 < energy < 1 and all(kept[k] is lora[k] for k in lora if "attn2_to_q" not in k)
 
 
 # --- text encoders ------------------------------------------------------------------------------------------

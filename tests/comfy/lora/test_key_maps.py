@@ -78,6 +78,6 @@ def test_key_maps_on_the_meta_device(comfy, host, name):
         end = next(e for e in down if key.endswith(e))
         found = host("lora.keys").take_apart({key: torch.ones(8, 2), key.removesuffix(end) + down[end]: torch.ones(2, 8)}, model, None)
         assert len(found.updates) == 1 and not found.passed, key
-        target = found.updates[0]
+        target = found.updates[0].layer
         assert target.target in model.model.state_dict()
         assert (target.offset is not None) == (key in FUSED), key

@@ -7,17 +7,35 @@ from dataclasses import replace
 
 import pytest
 import torch
-from unmemorize_pack.unmemorize.lora import alignment, gates
+from unmemorize_pack.unmemorize.lora import alignment, filtering, gates
 from unmemorize_pack.unmemorize.lora.channels import Channels, of_factors, of_kronecker, refactored
-from unmemorize_pack.unmemorize.lora.filtering import judge
 from unmemorize_pack.unmemorize.lora.gates import Settings
-from unmemorize_pack.unmemorize.lora.reading import judge_by_layer
+from unmemorize_pack.unmemorize.lora.scores import SCORES as ALL_SCORES
 from unmemorize_pack.unmemorize.lora.subspace import principal_subspace
 from unmemorize_pack.unmemorize.pictures import lora_spectrum
 
 BAF = Settings(score="mean")
 
 M, N, R = 96, 64, 4
+
+
+class Layer:
+    """What a score may look at; what it must not look at is not there."""
+
+    def __init__(self, channels=None, base=None, reads_prompt=False, norm=None, rank=0):
+        self.reads_prompt, self.norm, self.rank = reads_prompt, norm, rank
+        if channels is not None:
+            self.channels = channels
+        if base is not None:
+            self.base = base
+
+
+def judge(channels, base, settings):
+    return filtering.judge(Layer(channels, base), settings)
+
+
+def score(name, channels, base, seed=0):
+    return ALL_SCORES[name].of(Layer(channels, base), seed)
 
 
 def random(*shape, seed=0):
@@ -62,18 +80,16 @@ def test_channels_inside_score_one_outside_below_zero(base):
     left, right = alignment.alignments(aligned, base)
     assert torch.allclose(left, torch.ones(R).double(), atol=1e-6) and torch.allclose(right, torch.ones(R).double(), atol=1e-6)
     for name in ("mean", "min", "left", "right", "product"):
-        assert torch.allclose(alignment.score(name, aligned, base), torch.ones(R).double(), atol=1e-6)
+        assert torch.allclose(score(name, aligned, base), torch.ones(R).double(), atol=1e-6)
     foreign = lora(outside(base.u, R), outside(base.v, R))
     left, right = alignment.alignments(foreign, base)
     assert float(left.max()) < 1e-9 and float(right.max()) < 1e-9
-    assert bool((alignment.score("mean", foreign, base) < 0).all())
+    assert bool((score("mean", foreign, base) < 0).all())
 
 
 def test_random_channels_score_zero_on_average(base):
     """(1) mean k/m, and the standard deviation that `deviations` counts in."""
-    scores = torch.cat(
-        [alignment.score("mean", lora(orthonormal(M, R, seed=i), orthonormal(N, R, seed=999 - i)), base) for i in range(100)]
-    )
+    scores = torch.cat([score("mean", lora(orthonormal(M, R, seed=i), orthonormal(N, R, seed=999 - i)), base) for i in range(100)])
     expected = alignment.null_deviation(M, N, base.k)
     assert abs(float(scores.mean())) < 4 * expected / math.sqrt(len(scores))
     assert float(scores.std()) == pytest.approx(expected, rel=0.15)
@@ -82,7 +98,7 @@ def test_random_channels_score_zero_on_average(base):
 
 def test_left_right_and_min(base):
     half = lora(inside(base.u, R), outside(base.v, R))
-    scores = {name: alignment.score(name, half, base) for name in ("left", "right", "min", "mean", "product")}
+    scores = {name: score(name, half, base) for name in ("left", "right", "min", "mean", "product")}
     assert torch.allclose(scores["left"], torch.ones(R).double(), atol=1e-6) and bool((scores["right"] < 0).all())
     assert torch.equal(scores["min"], scores["right"])
     assert torch.allclose(scores["mean"], (scores["left"] + scores["right"]) / 2)
@@ -92,7 +108,7 @@ def test_left_right_and_min(base):
 def test_equal_singular_values_share_a_score(base):
     """Their vectors are arbitrary: one aligned and one foreign channel of equal size cannot be told apart."""
     u, v = torch.cat([inside(base.u, 1), outside(base.u, 1)], 1), torch.cat([inside(base.v, 1), outside(base.v, 1)], 1)
-    scores = alignment.score("mean", lora(u, v, (2.0, 2.0)), base)
+    scores = score("mean", lora(u, v, (2.0, 2.0)), base)
     assert float(scores[0]) == pytest.approx(float(scores[1]))
     u, v = torch.cat([inside(base.u, 2), outside(base.u, 2)], 1), torch.cat([inside(base.v, 2), outside(base.v, 2)], 1)
     left, _ = alignment.alignments(Channels(u, torch.tensor([3.0, 2.0, 2.0, 1.0]).double(), v), base)
@@ -166,11 +182,9 @@ def test_kronecker_channels_filter_as_dense_ones(base):
 def test_scaling_and_rotation_change_no_score(base, weight):
     """(10) Scores are the same for any scale of W and dW, and when both are turned together."""
     b, a = random(M, R), random(R, N, seed=1)
-    before = alignment.score("mean", of_factors(b, a, 1.0), base)
+    before = score("mean", of_factors(b, a, 1.0), base)
     turned = orthonormal(M, M, seed=5), orthonormal(N, N, seed=6)
-    after = alignment.score(
-        "mean", of_factors(turned[0] @ b, a @ turned[1].T, 7.0), principal_subspace(3 * turned[0] @ weight @ turned[1].T, 0.5)
-    )
+    after = score("mean", of_factors(turned[0] @ b, a @ turned[1].T, 7.0), principal_subspace(3 * turned[0] @ weight @ turned[1].T, 0.5))
     assert torch.allclose(before, after, atol=1e-8)
 
 
@@ -206,10 +220,10 @@ def test_ratio_of_the_whole_file_pools_energy():
         less = sum(float(s[a > threshold].square().sum()) for a, s in (first, second))
         assert kept >= share * total > less
     assert gates.threshold_of_file([], 0.5) == 0 and gates.threshold_of_file([first], 0.0) == math.inf
-    g = gates.gate(SCORES, SIGMA, Settings(gate=gates.WHOLE_FILE), 0.05, 0.1)
+    g = gates.gate(SCORES, SIGMA, Settings(gate="ratio of the file"), 0.05, 0.1)
     assert g.tolist() == [1, 0, 1, 0]
     with pytest.raises(ValueError, match="all layers"):
-        gates.gate(SCORES, SIGMA, Settings(gate=gates.WHOLE_FILE), 0.05)
+        gates.gate(SCORES, SIGMA, Settings(gate="ratio of the file"), 0.05)
 
 
 def test_strength_and_norm():
@@ -223,11 +237,11 @@ def test_strength_and_norm():
 def test_controls(base):
     b, a = random(M, R), random(R, N, seed=1)
     channels = of_factors(b, a, 1.0)
-    assert torch.equal(alignment.score("inverted", channels, base), -alignment.score("mean", channels, base))
-    assert torch.equal(alignment.score("singular value", channels, base), channels.sigma), "so that a whole file's compare"
-    chance = alignment.score("random", channels, base, 3)
-    assert torch.equal(chance, alignment.score("random", channels, base, 3))
-    assert not torch.equal(chance, alignment.score("random", channels, base, 4))
+    assert torch.equal(score("inverted", channels, base), -score("mean", channels, base))
+    assert torch.equal(score("singular value", channels, base), channels.sigma), "so that a whole file's compare"
+    chance = score("random", channels, base, 3)
+    assert torch.equal(chance, score("random", channels, base, 3))
+    assert not torch.equal(chance, score("random", channels, base, 4))
 
 
 @pytest.mark.parametrize(
@@ -243,15 +257,25 @@ def test_settings_are_checked(changes):
 
 
 def test_layers_that_read_the_prompt_go_and_the_others_stay():
-    """By default; strength weakens, and no base takes part."""
-    channels = lora(orthonormal(M, R), orthonormal(N, R, seed=1))
-    gone, stays = (judge_by_layer(channels, reads, Settings()) for reads in (True, False))
-    assert gone.rank == 0 and torch.equal(gone.removed, channels.sigma)
-    assert not stays.changed and torch.equal(stays.new_sigma, channels.sigma)
-    half = judge_by_layer(channels, True, Settings(strength=0.5))
-    assert torch.allclose(half.new_sigma, 0.5 * channels.sigma)
-    with pytest.raises(ValueError, match="subspace"):
-        judge_by_layer(channels, True, BAF)
+    """By default; strength weakens. Neither a base nor channels take part: the layer has none."""
+    gone, stays = (filtering.judge(Layer(reads_prompt=reads, norm=torch.tensor([3.0]), rank=R), Settings()) for reads in (True, False))
+    assert gone.rank == 0 and gone.rank_before == R and torch.equal(gone.removed, gone.sigma)
+    assert not stays.changed and stays.rank == R and stays.new_sigma.tolist() == [3.0]
+    half = filtering.judge(Layer(reads_prompt=True, norm=torch.tensor([3.0]), rank=R), Settings(strength=0.5))
+    assert half.new_sigma.tolist() == [1.5] and half.rank == R
+    with pytest.raises(AttributeError):
+        filtering.judge(Layer(reads_prompt=True, norm=torch.tensor([3.0])), BAF)
+
+
+@pytest.mark.parametrize("gate", [g for g in gates.GATES if not gates.GATES[g].by_file])
+def test_a_gate_that_ranks_channels_asks_for_them_whatever_the_score(gate):
+    """Channels that all score the same are then taken in the order of their singular values."""
+    channels = lora(orthonormal(M, R), orthonormal(N, R, seed=1), (4.0, 3.0, 2.0, 1.0))
+    layer = Layer(channels, reads_prompt=True, norm=channels.sigma.norm().reshape(1), rank=R)
+    verdict = filtering.judge(layer, Settings(gate=gate, keep=0.5))
+    assert verdict.whole != gates.GATES[gate].ranks
+    expected = {"hard": 0, "soft": R, "ratio": 2, "energy": 1, "scale": R}
+    assert verdict.rank == expected[gate] and verdict.rank_before == R
 
 
 def test_the_plot_gives_each_layer_a_row_where_the_layer_decides():
@@ -259,9 +283,13 @@ def test_the_plot_gives_each_layer_a_row_where_the_layer_decides():
 
     def picture(score, *values):
         sizes = [torch.full((n,), 10.0**n) for n in (1, 2, 3)]
-        layers = [{"block": "a", "scores": v * torch.ones(len(s)), "sigma": s, "new_sigma": s} for v, s in zip(values, sizes, strict=True)]
+        layers = [
+            {"block": "a", "scores": v * torch.ones(len(s)), "sigma": s, "new_sigma": s, "stands_for": 1}
+            for v, s in zip(values, sizes, strict=True)
+        ]
         assert lora_spectrum.by_row(layers).tolist() == [1, 2, 2, 3, 3, 3]
-        return lora_spectrum.spectrum_picture({"name": "x", "score": score, "layers": layers})
+        spectrum = {"name": "x", "score": score, "by_layer": ALL_SCORES[score].whole, "unit": "channel", "layers": layers}
+        return lora_spectrum.spectrum_picture(spectrum)
 
-    for score, same in ((gates.READING, True), ("mean", False)):
+    for score, same in (("cross-attention", True), ("mean", False)):
         assert torch.equal(picture(score, -1.0, 1.0, 1.0), picture(score, -1.0, -1.0, 1.0)) == same

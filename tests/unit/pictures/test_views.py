@@ -55,9 +55,9 @@ def spectrum(channels: int) -> dict:
     generator = torch.Generator().manual_seed(0)
     sigma = torch.rand(channels, generator=generator).sort(descending=True).values + 0.1
     scores = torch.rand(channels, generator=generator) * 2 - 1
-    layer = {"block": "a", "scores": scores, "sigma": sigma, "new_sigma": sigma * (scores > 0.25), "deviation": 0.1}
+    layer = {"block": "a", "scores": scores, "sigma": sigma, "new_sigma": sigma * (scores > 0.25), "deviation": 0.1, "stands_for": 1}
     settings = {"gate": "hard", "threshold": 0.25, "deviations": 0.0}
-    return {"name": "x", "score": "mean", "settings": settings, "layers": [layer]}
+    return {"name": "x", "score": "mean", "unit": "channel", "settings": settings, "layers": [layer]}
 
 
 def test_spectrum_bins_count_what_any_threshold_keeps():
@@ -75,12 +75,21 @@ def test_spectrum_bins_count_what_any_threshold_keeps():
     assert views.spectrum_view({**whole, "layers": []})["channels"] == 0
 
 
+def test_layers_that_were_judged_as_one_are_points_that_count_their_channels():
+    one = {"block": "a", "scores": torch.tensor([-1.0]), "sigma": torch.tensor([2.0]), "new_sigma": torch.tensor([0.0]), "deviation": 0.0}
+    other = one | {"block": "b", "scores": torch.tensor([1.0]), "new_sigma": torch.tensor([2.0]), "stands_for": 12}
+    whole = spectrum(1) | {"unit": "layer", "layers": [one | {"stands_for": 4}, other]}
+    view = views.spectrum_view(whole)
+    assert (view["channels"], view["removed"], view["layers"], view["unit"]) == (16, 4, 2, "layer")
+    assert view["points"]["sigma"] == [2.0, 2.0] and sum(view["bins"]["count"]) == 16 and view["energy_kept"] == 0.5
+
+
 def test_density_view_by_layer_and_level():
     dense = torch.zeros(4, 16, dtype=torch.bool)
     dense[0, :8] = True
     mask = Mask({"l": pack(dense)}, {"l": (4, 16)}, {"l": torch.stack([pack(dense), pack(~dense)])})
-    view = views.density_view(mask, [3.0, 1.5])
+    view = views.density_view(mask.density_by_layer(), mask.density_by_level(), [3.0, 1.5])
     assert view["columns"] == ["mask", "3", "1.5"] and view["cells"] == [[0.125, 0.125, 0.875]]
     told = Mask(mask.bits, mask.shapes, {}, {"l": [0.1]})
-    assert views.density_view(told, [3.0])["cells"] == [[0.125, 0.1]]
-    assert views.density_view(Mask(mask.bits, mask.shapes), [])["columns"] == ["mask"]
+    assert views.density_view(told.density_by_layer(), told.density_by_level(), [3.0])["cells"] == [[0.125, 0.1]]
+    assert views.density_view(mask.density_by_layer(), {}, [])["columns"] == ["mask"]
