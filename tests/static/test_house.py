@@ -13,12 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "demo/__init__.py", "demo/networks.py", "demo/pictures.py", "demo/words.py")
-MAY_IMPORT = {
-    "unmemorize": {"unmemorize"},
-    "demo": {"demo"},
-    "host": {"host", "unmemorize", "demo"},
-    "nodes": {"nodes", "host", "unmemorize", "demo"},
-}
+FAMILIES = ("curvature", "stability", "lora", "neurons")
+ABOVE = ("combined",)
+"""What joins families: it may import all of them, and is imported by nodes alone."""
 COMFYUI = {
     "comfy",
     "comfy_api",
@@ -66,23 +63,81 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def room_of(path: Path) -> str:
+    """The floor a file is on: nodes, host, unmemorize or demo."""
     return path.relative_to(ROOT).parts[0]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in shipped() if p.name != "__init__.py" or p.parent != ROOT], ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_imports_never_point_upward(path):
-    room = room_of(path)
-    depth = len(path.relative_to(ROOT).parts)
+def family_of(path: Path) -> str:
+    """The room of a file on its floor: a family, core, pictures, combined; "demo" for the demo's; "" for a floor's own face."""
+    floor, *rest = path.relative_to(ROOT).with_suffix("").parts
+    if floor == "nodes":
+        return next((f for f in (*FAMILIES, *ABOVE, "demo") if rest[0].split("_")[0] == f), "" if rest[0] == "__init__" else "core")
+    return "demo" if floor == "demo" or rest == ["demo"] else rest[0] if len(rest) > 1 else ""
+
+
+def allowed(path: Path) -> set[tuple[str, str]]:
+    """(Floor, room) of everything that a file may import: downward, and of families its own alone."""
+    floor, room = room_of(path), family_of(path)
+    if floor == "nodes" and not room:
+        return {("nodes", r) for r in (*FAMILIES, *ABOVE, "demo")}
+    rooms = {*FAMILIES, "core", "pictures", "demo", *ABOVE} if room in ABOVE else {room, "core"}
+    floors = {"unmemorize": ["unmemorize"], "host": ["host", "unmemorize"], "nodes": ["nodes", "host", "unmemorize"], "demo": []}[floor]
+    drawing = {("unmemorize", "pictures")} if floor != "unmemorize" and room != "core" else set()
+    return {(f, r) for f in floors for r in rooms} | drawing | ({("demo", "demo")} if room == "demo" else set())
+
+
+def targets(path: Path) -> Iterator[Path]:
+    """The modules of the pack that a file imports, wherever it does so."""
+    folder = path.parent
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = folder.joinpath(*[".."] * (node.level - 1), *(node.module or "").split(".")).resolve()
+            modules = [base / f"{a.name}.py" for a in node.names if (base / f"{a.name}.py").is_file()]
+            yield from modules or [base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"]
+
+
+SOURCES = [p for p in shipped() if p.name != "__init__.py" or p.parent != ROOT]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_and_keep_to_their_family(path):
+    """nodes -> host -> unmemorize, never upward; families import core alone, what joins them is a room of its own."""
+    floor = room_of(path)
     for level, module in imports(path):
         first = module.split(".")[0]
         if level == 0:
-            assert first not in COMFYUI - COMFYUI_FOR[room], f"{path}: {room} may not import {first}"
+            assert first not in COMFYUI - COMFYUI_FOR[floor], f"{path}: {floor} may not import {first}"
             assert first not in FORBIDDEN_MODULES, f"{path} imports {first}"
             assert first != "unmemorize_pack", f"{path}: relative imports only"
-        elif level == depth:
-            assert first in MAY_IMPORT[room], f"{path}: {room} may not import {first}"
+    for target in targets(path):
+        assert target.is_file(), f"{path} imports {target}"
+        where = (room_of(target), family_of(target))
+        assert where in allowed(path) or where == (floor, family_of(path)), f"{path} may not import {target.relative_to(ROOT)}"
+
+
+def test_every_file_has_a_room():
+    """No file lies on a floor itself, but the demo's host; tests are where what they test is."""
+    for floor in ("host", "unmemorize"):
+        assert {p.name for p in (ROOT / floor).glob("*.py")} <= {"__init__.py", "demo.py"}
+        assert {p.parent.name for p in (ROOT / floor).glob("*/*.py")} == {*FAMILIES, "core"} | (
+            {"pictures"} if floor == "unmemorize" else set()
+        )
+    rooms = {*FAMILIES, "core", "pictures", "demo", "benchmarks"}
+    for tier in ("unit", "comfy"):
+        assert {p.name for p in (ROOT / "tests" / tier).iterdir() if p.is_dir()} <= rooms | {"__pycache__"}
+    assert not list((ROOT / "tests" / "unit").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=lambda p: p.stem)
+def test_nodes_compute_nothing(path):
+    """Schema, call, NodeOutput: no library that computes, no arithmetic, no loop."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {module.split(".")[0] for level, module in imports(path) if level == 0}
+    assert found <= {"__future__", "json", "typing", "pathlib", "comfy_api"}
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.For | ast.While | ast.AugAssign), f"{path}:{node.lineno}"
+        if isinstance(node, ast.BinOp):  # | joins dicts, + texts, / paths
+            assert isinstance(node.op, ast.BitOr | ast.Add | ast.Div), f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("path", list(shipped()), ids=lambda p: str(p.relative_to(ROOT)))
