@@ -241,5 +241,14 @@ def interrupted(comfy: Any) -> Callable[..., contextlib.AbstractContextManager[l
 @pytest.fixture(scope="session")
 def neuron_host(comfy: Any) -> Any:
     """Modules of host/ that tests on neurons use, by their last name."""
-    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.weights", "demo", "core.files", "core.sampling")
+    names = (
+        "neurons.recording",
+        "neurons.finding",
+        "neurons.masks",
+        "neurons.layers",
+        "core.weights",
+        "demo",
+        "core.store",
+        "core.sampling",
+    )
     return SimpleNamespace(**{n.split(".")[-1]: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})

@@ -93,7 +93,7 @@ def test_neurons(neuron_host, tiny, untouched, name):
     latent, empty = {"samples": networks.latent(name)}, networks.prompt(name, 0)
     with untouched(model):
         memorized, reference = (
-            h.finding.record(model, prompts, empty, latent, 1, SAMPLING, "feed-forward", 0.5)
+            h.recording.record(model, prompts, empty, latent, 1, SAMPLING, "feed-forward", 0.5)
             for prompts in ([networks.prompt(name, 1), networks.prompt(name, 2)], [empty])
         )
         mask = h.finding.find(model, memorized, reference, 0.05, 0.0, "cond only", "wanda")

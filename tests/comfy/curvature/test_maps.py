@@ -318,7 +318,7 @@ def test_a_failed_bright_ending_leaves_no_hooks(nodes, demo, latent, untouched):
 
 
 def test_the_end_token_is_found_in_short_and_long_prompts(demo):
-    module = importlib.import_module("unmemorize_pack.host.curvature.measuring.bright_ending")
+    module = importlib.import_module("unmemorize_pack.host.curvature.bright_ending")
     clip = demo[1]
     empty = clip.tokenize("")
     assert module.end_position(clip.tokenize("a red ring"), empty) == 4
@@ -327,7 +327,7 @@ def test_the_end_token_is_found_in_short_and_long_prompts(demo):
 
 
 def test_bright_ending_refuses_networks_without_cross_attention():
-    module = importlib.import_module("unmemorize_pack.host.curvature.measuring.bright_ending")
+    module = importlib.import_module("unmemorize_pack.host.curvature.bright_ending")
     with pytest.raises(ValueError, match="Use Curvature Difference Map"):
         module.down_attention(torch.nn.Linear(2, 2))
 

@@ -222,7 +222,7 @@ def test_damaged_and_foreign_files(nodes, mask, neuron_host, user_folder):
         ("odd", bits, {**facts, "shapes": 3}, "damaged"),
         ("profile", bits, {**facts, "kind": "stability profile"}, "not a neuron mask"),
     ):
-        neuron_host.files.save("masks", name, tensors, stored)
+        neuron_host.store.save(neuron_host.masks.MASKS, name, tensors, neuron_host.store.facts_as_metadata(stored))
         with pytest.raises(ValueError, match=match):
             load(name)
     for hostile in ("../x", "/etc/passwd", "demo/../../x", "nothing"):

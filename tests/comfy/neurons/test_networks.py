@@ -14,7 +14,7 @@ USE = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": 
 
 @pytest.fixture(scope="module")
 def host(comfy):
-    names = ("neurons.finding", "neurons.masks", "neurons.layers", "core.weights")
+    names = ("neurons.recording", "neurons.finding", "neurons.masks", "neurons.layers", "core.weights")
     return SimpleNamespace(**{n.split(".")[-1]: importlib.import_module(f"unmemorize_pack.host.{n}") for n in names})
 
 
@@ -85,7 +85,7 @@ def mask_of(host, model):
     generator = torch.Generator().manual_seed(1)
     words, empty = [[[torch.randn(1, 8, 768, generator=generator), {}]] for _ in range(2)], [[torch.zeros(1, 8, 768), {}]]
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    found = [host.finding.record(model, several, empty, latent, 1, USE, "feed-forward", 0.5) for several in (words, [empty])]
+    found = [host.recording.record(model, several, empty, latent, 1, USE, "feed-forward", 0.5) for several in (words, [empty])]
     return host.finding.find(model, *found, 0.05, 0.0, "cond only", "wanda")
 
 

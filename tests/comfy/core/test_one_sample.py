@@ -1,0 +1,40 @@
+"""One sample of a batch has what the core would have given it in the batch."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def one_sample(comfy):
+    return importlib.import_module("unmemorize_pack.host.core.one_sample")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])
+def test_rows_are_repeated_as_the_core_repeats_them(one_sample, rows):
+    repeat = importlib.import_module("comfy.utils").repeat_to_batch_size
+    x = torch.arange(rows * 5.0).reshape(rows, 5)
+    for i in range(4):
+        assert torch.equal(one_sample.one(x, i, 4), repeat(x, 4)[i : i + 1])
+
+
+def test_what_is_no_batch_stays(one_sample):
+    for x in (torch.tensor(3.0), torch.arange(5.0), "text", None, 7):
+        assert one_sample.one(x, 1, 4) is x
+    assert one_sample.one(torch.arange(4.0), 1, 4).tolist() == [1.0]
+    x = torch.zeros(2, 3)
+    assert one_sample.one(x, 0, 1) is x
+
+
+def test_two_prompts_for_four_latents(one_sample):
+    """The third latent is drawn under the first prompt, with the first mask."""
+    tokens, mask = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4), torch.rand(2, 8, 8)
+    cond = {"cross_attn": tokens, "mask": mask, "strength": 1.0, "model_conds": {"c": SimpleNamespace(cond=tokens)}}
+    (cut,) = one_sample.conds_of_one({"positive": [cond]}, 2, 4)["positive"]
+    assert torch.equal(cut["cross_attn"], tokens[:1]) and torch.equal(cut["mask"], mask[:1])
+    assert torch.equal(cut["model_conds"]["c"].cond, tokens[:1]) and cut["strength"] == 1.0
+    assert cond["cross_attn"] is tokens and cond["model_conds"]["c"].cond is tokens
