@@ -61,8 +61,12 @@ def test_rows_are_told_apart_however_they_are_batched(demo, record, memorized, m
     monkeypatch.setattr(demo[0].model, "memory_required", lambda *_, **__: 1e30)
     apart, _ = record()
     for key, squares in memorized.activity.squares.items():
-        assert torch.allclose(apart.activity.squares[key], squares, rtol=1e-3, atol=1e-6)
+        # rounding depends on the batch and on the processor, most where a sum is nearly nothing: the norm says what matters
+        error = (apart.activity.squares[key] - squares).norm(dim=-1)
+        assert (error <= 1e-3 * squares.norm(dim=-1)).all()
         assert torch.equal(apart.activity.rows[key], memorized.activity.rows[key])
+    late = apart.activity.squares[list(apart.activity.squares)[-1]]
+    assert ((late[0] - late[1]).norm(dim=-1) > 0.1 * late[0].norm(dim=-1)).all(), "rows that were mixed up would show"
 
 
 def test_memory_depends_neither_on_prompts_nor_steps_nor_tokens(record):
