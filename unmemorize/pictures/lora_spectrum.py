@@ -15,6 +15,8 @@ from .canvas import INK, LINE, PAGE, SOFT, font, shown_text, tensor_of
 WIDTH, HEAD, SIDE, MARGIN, FOOT = 1000, 84, 400, 70, 60
 BAR, MOST_BLOCKS = 18, 40
 KEPT, REMOVED, WEAKENED = "#7fb2dc", "#ff8f85", "#f2c14e"
+FEW_POINTS = 500
+"""So many or fewer are drawn larger."""
 MOST_POINTS = 20_000
 """More points say no more; they are thinned out evenly."""
 
@@ -102,10 +104,11 @@ def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: st
     for power in range(math.ceil(x_low), math.floor(x_high) + 1):
         draw.text((at(power, y_low)[0] - 12, bottom + 6), f"1e{power}", fill=SOFT, font=font(13))
     every = max(1, len(points.sigma) // MOST_POINTS)
+    radius = 4 if len(points.sigma) <= FEW_POINTS else 2
     for x, y, share in zip(*(v[::every].tolist() for v in (points.sigma.log10(), heights, points.share)), strict=True):
         cx, cy = at(x, y)
         colour = KEPT if share == 1 else REMOVED if share == 0 else WEAKENED
-        draw.ellipse((cx - 2, cy - 2, cx + 2, cy + 2), fill=colour)
+        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=colour)
     draw.text((MARGIN, HEAD - 20), words, fill=SOFT, font=font(13))
     x = WIDTH - MARGIN - 250
     for colour, word in ((KEPT, "kept"), (WEAKENED, "weakened"), (REMOVED, "removed")):
