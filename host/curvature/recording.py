@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
+from ..core.hooks import as_function
 from ..core.latents import check_picture, generated, is_marked, marks
 from ..core.noise import noise_level
 
@@ -95,8 +96,8 @@ def record(model: Any, start: float, end: float) -> tuple[Any, Recording]:
         raise ValueError(f"start = {start:g} and end = {end:g} are shares of the run: 0 <= start <= end <= 1.")
     recording = Recording(start, end)
     recorder, clone = _Recorder(recording), model.clone()
-    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, recorder.whole_run)
-    clone.set_model_sampler_post_cfg_function(recorder.listen)
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, as_function(recorder.whole_run))
+    clone.set_model_sampler_post_cfg_function(as_function(recorder.listen))
     return clone, recording
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import COND, UNCOND, WINDOW, Activity
+from ..core.hooks import as_function
 from ..core.identity import identity
 from ..core.latents import check_channels
 from ..core.noise import noise_levels
@@ -147,7 +148,7 @@ def record(
     progress = Progress(len(positives) * seeds * window.last_step)
     listener = _Listener(Activity(len(window.ratios)), window)
     clone = model.clone()
-    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, listener.around_call)
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, as_function(listener.around_call))
     # fork_rng: ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
     with hooked(layers, listener), torch.random.fork_rng(devices=[]):
         for positive in positives:

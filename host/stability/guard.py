@@ -17,6 +17,7 @@ from torch import Tensor
 from ...unmemorize.pictures.views import guard_view
 from ...unmemorize.stability.profile import WINDOW, Profile
 from ...unmemorize.stability.rule import Rule
+from ..core.hooks import as_function
 from ..core.latents import marks
 from ..core.sampler_call import SamplerCall, arguments_of, end_of, run_arguments_of
 from .live_view import live
@@ -86,9 +87,9 @@ def guarded(model: Any, guard: Guard) -> tuple[Any, Record]:
         return model, Record()
     control, clone = _Control(guard), model.clone()
     wrappers = comfy.patcher_extension.WrappersMP
-    clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, control.whole_run)
-    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, control.sampling)
-    clone.set_model_sampler_post_cfg_function(control.listen)
+    clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, as_function(control.whole_run))
+    clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, as_function(control.sampling))
+    clone.set_model_sampler_post_cfg_function(as_function(control.listen))
     return clone, control.record
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
+from ..core.hooks import as_function
 from ..core.noise import noise_levels
 from ..core.sampler_call import arguments_of, end_of
 
@@ -148,8 +149,8 @@ class Watcher:
     def attached(self, model: Any) -> Any:
         """A clone of MODEL that is watched."""
         clone = model.clone()
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, self._sampling)
-        clone.set_model_sampler_post_cfg_function(self._listen)
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, as_function(self._sampling))
+        clone.set_model_sampler_post_cfg_function(as_function(self._listen))
         return clone
 
     def _sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:

@@ -113,6 +113,16 @@ def test_measuring_with_the_recorded_model_keeps_the_recording(nodes, demo, enco
     assert torch.equal(nodes["UnmemorizeScoreDifferenceMap"].execute(recording, latent).args[0]["values"], before)
 
 
+def test_two_recorders_in_a_row_and_other_nodes_behind_them(nodes, demo, sample):
+    """Each further node clones the MODEL, and ComfyUI deep-copies its options then."""
+    recorder = nodes["UnmemorizeRecordScoreDifference"]
+    model, early = recorder.execute(demo[0], 0.0, 0.0).args
+    model, late = recorder.execute(model, 1.0, 1.0).args
+    latent = {"samples": sample(PHOTO, model=model.clone())}
+    maps = [nodes["UnmemorizeScoreDifferenceMap"].execute(recording, latent).args[0]["values"] for recording in (early, late)]
+    assert early.sums.steps == {0} and late.sums.steps == {3} and not torch.equal(*maps)
+
+
 def test_the_recording_of_another_run_of_the_same_size_is_refused(nodes, demo, sample):
     model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
     first = {"samples": sample(PHOTO, model=model)}

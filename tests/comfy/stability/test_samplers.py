@@ -239,3 +239,19 @@ def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg
     restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     phase = restart.Phase(1.0, cfg=1.5)
     assert restart._guider_for(SimpleNamespace(cfg=cfg, original_conds={}), phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
+
+
+def test_what_comes_behind_the_guard_changes_nothing(guard, demo, draw):
+    """Other nodes clone the MODEL once more, and ComfyUI deep-copies its options then: the record is still the one that was given out."""
+    model, record = guard("correct", parent=demo[0], limit=ALL)
+    later = model.clone()
+    later.set_model_sampler_post_cfg_function(lambda facts: facts["denoised"])
+    draw(later.clone())
+    assert record.facts["restarted"] == [0]
+
+
+def test_calibrating_a_model_that_is_cloned_on(demo, host, draw):
+    watching = host("stability.watching")
+    model, runs = watching.watched(demo[0])
+    draw(model.clone(), steps=3)
+    assert len(runs) == 1 and "update" in runs[0].observed()
