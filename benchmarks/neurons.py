@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..demo.scripts.demo_mask import SETTING
-from ..host.neurons import finding as recording
 from ..host.neurons.masks import StoredMask, pruned
+from ..host.neurons.recording import MOST_LEVELS
 from ..unmemorize.neurons.activity import Activity
 from ..unmemorize.neurons.masks import iou_by_layer
 from .parts.attacks import attacked, extracted
@@ -171,6 +171,6 @@ def main() -> None:
     sheet(bench, options.name or "neurons", mask, [*seen[::4], *unseen[::4], *bench.test["scene"][:3]])
     settings = {
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "mask": dataclasses.asdict(DEMO), "paper": dataclasses.asdict(PAPER),
-        "most_levels": recording.MOST_LEVELS, "trigger_prompts": len(seen),
+        "most_levels": MOST_LEVELS, "trigger_prompts": len(seen),
     }  # fmt: skip
     write(options.name or "neurons", metrics, settings, ABOUT)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 def one(x: Any, i: int, n: int) -> Any:
     """Sample i of n, [1, ...], of a tensor; fewer rows are repeated over the batch as the core does it. What is no batch stays as it is."""
-    if not isinstance(x, Tensor) or x.ndim == 0 or n == 1:
+    if not isinstance(x, Tensor) or x.ndim == 0 or n == 1 or len(x) == 0:
         return x
     if x.ndim == 1 and len(x) != n:  # numbers that belong to all samples
         return x

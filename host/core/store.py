@@ -49,8 +49,8 @@ def user_store(noun: str, folder: str) -> Store:
         return user_folder(folder)
 
     def own() -> list[str]:
-        found = sorted(home().rglob(f"*{SUFFIX}")) if home().is_dir() else []
-        return [p.relative_to(home()).with_suffix("").as_posix() for p in found]
+        found = home().rglob(f"*{SUFFIX}") if home().is_dir() else []
+        return sorted(p.relative_to(home()).with_suffix("").as_posix() for p in found)
 
     return Store(noun, files.HERE / "demo" / "lab" / folder, home, own, lambda name: home() / f"{name}{SUFFIX}")
 
@@ -69,13 +69,18 @@ def _bundled(store: Store) -> dict[str, Path]:
     return {BUNDLED + p.stem: p for p in sorted(store.bundled.glob(f"*{SUFFIX}"))} if store.bundled.is_dir() else {}
 
 
+def paths(store: Store) -> dict[str, Path]:
+    """All of them, and where they lie; for many at once."""
+    return {name: store.path_of(name) for name in store.own()} | _bundled(store)
+
+
 def find(store: Store, name: str) -> Path:
     """The file behind a name of the list; ValueError if it is none of it."""
     if name in store.own():
         return store.path_of(name)
     if name in (bundled := _bundled(store)):
         return bundled[name]
-    raise ValueError(f"There is no {store.noun} {name!r} in the list. Press R to refresh it, or choose another.")
+    raise ValueError(f"There is no {store.noun} {name!r} in the list (of {SUFFIX} files). Press R to refresh it, or choose another.")
 
 
 def target_of(store: Store, name: str) -> tuple[Path, str]:

@@ -32,16 +32,21 @@ class Weights:
         """False: quantised, so that its stored shape may not be its shape."""
         return _is_plain(self._entries[key][0][0])
 
+    def check_readable(self, key: str) -> None:
+        """ValueError for GGUF, whose weights only its own loader can read."""
+        weight = self._entries[key][0][0]
+        if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):
+            raise ValueError(
+                "This model is stored as GGUF, whose weights cannot be read here. Connect the same model from a safetensors file (fp16, "
+                "bf16 or fp8); what is made with it serves the GGUF model too."
+            )
+
     def base(self, key: str, device: torch.device) -> Tensor:
         """A copy of a weight before any patch: float32, dequantised. ValueError for GGUF, whose weights cannot be read."""
         weight, convert = self._entries[key][0]
         if _is_plain(weight):
             return convert(weight.detach().to(device, torch.float32, copy=True), inplace=True)
-        if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):
-            raise ValueError(
-                "This model is stored as GGUF, whose weights cannot be read here. Connect the same model from a safetensors file (fp16, "
-                "bf16 or fp8)."
-            )
+        self.check_readable(key)
         # a packed tensor becomes numbers by its own conversion only
         return convert(weight.detach(), inplace=False).to(device, torch.float32, copy=True)
 

@@ -74,6 +74,7 @@ class _Recorder:
         self._running: list[Sums] = []
 
     def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        """Around everything: the sums of a run that ends become the recording's."""
         sums, recording = Sums(), self._recording
         self._running.append(sums)
         try:
@@ -85,6 +86,7 @@ class _Recorder:
             self._running.pop()
 
     def listen(self, facts: dict[str, Any]) -> Tensor:
+        """After each call of the guided model."""
         if self._running:
             self._running[-1].add(facts, self._recording.start, self._recording.end)
         return facts["denoised"]

@@ -17,6 +17,7 @@ from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_thr
 from ..core import store
 from ..core.identity import differences
 from ..core.progress import Progress
+from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..core.seeds import later_seed
 from .measuring import ESTIMATORS, How, check, measure_map
@@ -40,12 +41,12 @@ def calibrate(
             "Write ordinary prompts that are surely not memorized, one a line."
         )
     latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
-    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    (empty,) = encoded(clip, [""])
     check(model, empty, empty, latent["samples"], how, baseline)
     progress = Progress(len(prompts) * sampling["steps"])
     maps, regions = [], []
     for i, prompt in enumerate(prompts):
-        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        (positive,) = encoded(clip, [prompt])
         use = {**sampling, "seed": later_seed(sampling["seed"], i)}
         samples = draw(model, positive, empty, latent, use, progress.advance)
         found = measure_map(model, positive, empty, {**latent, "samples": samples}, how, use["seed"], baseline)

@@ -58,7 +58,7 @@ class Adapter(ABC):
     @property
     def alpha(self) -> float | None:
         """The number in the file that scales dW, if there is one."""
-        return next((float(p) for p in self.parts if isinstance(p, int | float)), None)
+        return float(self.parts[2]) if len(self.parts) > 2 and self.parts[2] is not None else None
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ..core.weights import Weights
 from .adapters import Unsupported, adapter_of
-from .layers import Layer, LayerAtWork, fault_of, fits, judged
+from .layers import OTHER_SHAPE, Layer, LayerAtWork, fault_of, fits, judged
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
 
@@ -67,8 +67,11 @@ def _layer_of(key: str, patch: Patch, weights: Weights) -> Layer:
     reason = fault_of(layer.adapter)
     if reason:
         raise Unsupported(f"it {reason}")
-    if key not in weights or not fits(layer, weights):
-        raise Unsupported("its shape is not the layer's")
+    if key not in weights:
+        raise Unsupported("the model has no such weight")
+    # of a packed weight the shape is known when it is read, and only what is read needs to fit
+    if weights.is_plain(key) and not fits(layer, weights):
+        raise Unsupported(OTHER_SHAPE)
     return layer
 
 
@@ -76,7 +79,7 @@ def _filtered_patch(patch: Patch, layer: Layer, work: LayerAtWork, verdict: Verd
     """The patch weakened, or with new singular values; None if nothing is left."""
     strength, core, *rest = patch
     if verdict.whole:
-        factor = float(verdict.new_sigma / verdict.sigma)
+        factor = verdict.factor_of(verdict.new_sigma)
         return (strength * factor, core, *rest) if factor else None
     b, a = refactored(work.channels, verdict.new_sigma)
     if not b.shape[1]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...unmemorize.lora.channels import refactored
 from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
+from ...unmemorize.lora.scores import SCORES
 from ..core.schema import hints
 from ..core.weights import Weights
 from . import keys
@@ -44,6 +45,9 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     contents = keys.take_apart(tensors, job.model, job.clip, job.text_encoder)
     weights = weights_of(job)
     keys.check(contents, weights)
+    if SCORES[job.settings.score].needs_base:
+        for update in contents.updates:
+            weights[update.layer.text_encoder].check_readable(update.layer.target)
     subspaces = Subspaces(job.settings.energy)
     result = Filtered({}, {}, [], {k: list(v) for k, v in contents.passed.items()})
     changes: dict[str, dict[str, Tensor]] = {}
@@ -80,7 +84,7 @@ def written(update: Update, work: LayerAtWork, verdict: Verdict, sigma: Tensor, 
     """
     adapter = update.layer.adapter
     if verdict.whole:
-        factor = float(sigma / verdict.sigma)
+        factor = verdict.factor_of(sigma)
         return adapter.scaled(factor, update.names) if factor else {}
     b, a = refactored(work.channels, sigma)
     return adapter.rewritten(b, a, update.names, kernel) if b.shape[1] else {}

@@ -28,8 +28,8 @@ def folders() -> list[str]:
 
 def stamp(folder: str) -> str:
     """Changes when a file of the folder does."""
-    inside = [n for n in store.names(LORAS) if n.startswith(f"{folder}/") or folder == ALL]
-    return str([(n, lora_files.stamp(n)) for n in inside])
+    inside = {n: p for n, p in store.paths(LORAS).items() if n.startswith(f"{folder}/") or folder == ALL}
+    return str([(n, p.stat().st_mtime_ns) for n, p in inside.items()])
 
 
 def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Settings, text_encoder: bool) -> tuple[str, int]:

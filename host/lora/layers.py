@@ -28,6 +28,7 @@ from .subspaces import Subspaces
 
 UNDEFINED = "the base layer is too small or zero: it has no principal subspace"
 ODD_FUNCTION = "the core rearranges this layer in a way that cannot be undone here"
+OTHER_SHAPE = "its shape is not the layer's"
 NOTHING = "it changes nothing"
 
 
@@ -56,7 +57,7 @@ class Layer:
 
 
 class LayerAtWork:
-    """A layer as scores see it (`unmemorize.lora.scores.Layer`): everything is found when it is first asked for."""
+    """A layer as scores see it (`unmemorize.lora.scores.LayerFacts`): everything is found when it is first asked for."""
 
     def __init__(self, layer: Layer, weights: Weights, subspaces: Subspaces) -> None:
         self._layer, self._weights, self._subspaces = layer, weights, subspaces
@@ -69,8 +70,8 @@ class LayerAtWork:
 
     @property
     def rank(self) -> int:
-        """As the file says it."""
-        return self._layer.adapter.rank
+        """As the file says it; no more than the layer can have."""
+        return min(self._layer.adapter.rank, *self._layer.adapter.shape)
 
     @cached_property
     def norm(self) -> Tensor:
@@ -90,12 +91,17 @@ class LayerAtWork:
 
     @cached_property
     def base(self) -> Subspace:
-        """Of the base's weight, from the cache where it is known. Unjudged where it is undefined."""
+        """Of the base's weight, from the cache where it is known. Unjudged where it cannot be read, is undefined, or does not fit."""
         layer = self._layer
-        name = cache_name(self._weights.digest(layer.target), layer.offset, layer.function)
-        found = self._subspaces.of(layer.adapter.shape, name, lambda: base_of(layer, self._weights, self.device))
+        try:
+            name = cache_name(self._weights.digest(layer.target), layer.offset, layer.function)
+            found = self._subspaces.of(layer.adapter.shape, name, lambda: base_of(layer, self._weights, self.device))
+        except ValueError as error:
+            raise Unjudged(str(error)) from error
         if found is None:
             raise Unjudged(UNDEFINED)
+        if (len(found.u), len(found.v)) != layer.adapter.shape:
+            raise Unjudged(OTHER_SHAPE)
         return found
 
 

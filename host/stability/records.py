@@ -61,7 +61,7 @@ def read_record(report: str | None, record: Record | None, latent: dict[str, Any
 
 def _parsed(report: str | None) -> Any:
     try:
-        return json.loads(report or "null")
+        return json.loads(report or "")
     except json.JSONDecodeError as error:
         raise ValueError(f"The report is not JSON ({error}). Connect the report of KSampler (Stability Guard).") from error
 

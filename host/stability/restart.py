@@ -86,7 +86,7 @@ class _Restarting(Correction):
         """`result` with each flagged sample replaced by its restart; the others keep their bits."""
         n, result = len(call.noise), result.clone()
         for i in torch.nonzero(flagged).flatten().tolist():
-            result[i : i + 1] = restarted(_call_of_one(call, i, n), self._how)
+            result[i : i + 1] = _restarted(_call_of_one(call, i, n), self._how)
             self.restarted.append(i)
         return result
 
@@ -95,11 +95,12 @@ def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
     """The run of sample i alone."""
     guider = copy.copy(call.guider)
     guider.original_conds = conds_of_one(guider.original_conds, i, n)
-    noise, latent, mask = (one(x, i, n) for x in (call.noise, call.latent, call.mask))
-    return dataclasses.replace(call, guider=guider, noise=noise, latent=latent, mask=mask)
+    # a mask as it comes may have frames or rows of pixels where samples are expected: the core's own shape has none
+    mask = None if call.mask is None else comfy.sampler_helpers.prepare_mask(call.mask, call.noise.shape, call.mask.device)
+    return dataclasses.replace(call, guider=guider, noise=one(call.noise, i, n), latent=one(call.latent, i, n), mask=one(mask, i, n))
 
 
-def restarted(call: RunCall, how: Restart) -> Tensor:
+def _restarted(call: RunCall, how: Restart) -> Tensor:
     """The run once more, phase by phase; a latent as nodes see it."""
     sigmas, callback, seed = call.sigmas, call.callback, call.seed
     steps, start, samples, noise = len(sigmas) - 1, 0, call.latent, call.noise

@@ -16,7 +16,8 @@ from .watching import Call, Watch
 class Correction:
     """A strategy at work on one run. This one corrects nothing; a strategy overrides what it needs.
 
-    Its life: `saw` after each step of the schedule, `within` when the sampler returns, `after` when the whole run does.
+    Its life: `saw` after a step of the schedule (again if the sampler asks again; never where its calls were missed), `within` when the
+    sampler returns (not where the run ended early), `after` when the whole run does and a sample is flagged.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ class Call:
 
 @dataclass
 class Watch:
-    """Observations of one run: what `stability.SIGNALS` says, by step and sample, beside the schedule they belong to."""
+    """Observations of one run: what `unmemorize.stability.signals.SIGNALS` says, by step and sample, beside the schedule they belong to."""
 
     angles: list[float]
     """Of each level of the schedule, steps + 1, descending."""

@@ -48,7 +48,7 @@ class SpectrumView {
     this.point = null;
     /** @type {any} */
     this.watched = null;
-    this.plot = new Plot("Score of each channel against its singular value", {
+    this.plot = new Plot("Score of each channel or layer against its size", {
       draw: (paper) => this.draw(paper),
       point: (x, y) => this.look(this.nearest(x, y)),
       leave: () => this.look(null),
@@ -197,7 +197,8 @@ class SpectrumView {
     const most = extent(points.sigma)[1];
     write(vector, LEFT, height - 4, number(least, style()));
     write(vector, width - RIGHT, height - 4, number(most, style()), "end");
-    write(vector, (LEFT + width) / 2, height - 4, "singular value", "middle");
+    const across = this.data.unit === "layer" ? "size of the layer's change" : "singular value";
+    write(vector, (LEFT + width) / 2, height - 4, across, "middle");
     const at = clamp(this.threshold, low, high);
     if (THRESHOLDED.includes(gate)) line(vector, LEFT, y(at), width - RIGHT, y(at), "cursor threshold");
     if (this.point !== null) {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .alignment import null_deviation
 from .gates import GATES, Settings, gate, new_sigma
-from .scores import SCORES, Layer
+from .scores import SCORES, LayerFacts
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Verdict:
         """Rank that is left."""
         return int((self.new_sigma != 0).sum()) * self.stands_for
 
+    def factor_of(self, sigma: Tensor) -> float:
+        """By what a layer that was judged as one is multiplied for another sigma [1]."""
+        return float(sigma / self.sigma)
+
     @property
     def stands_for(self) -> int:
         """How many channels each entry stands for: one, or all of a layer that was judged as one."""
@@ -54,15 +58,15 @@ class Verdict:
         return Verdict(*parts, self.rank_before, self.whole, self.k, self.deviation, self.flat)
 
 
-def judge(layer: Layer, settings: Settings, seed: int = 0, of_the_file: float | None = None) -> Verdict:
+def judge(layer: LayerFacts, settings: Settings, seed: int = 0, of_the_file: float | None = None) -> Verdict:
     """Scores and new singular values of a layer; `seed` tells layers apart in the random control."""
     score = SCORES[settings.score]
+    whole = score.whole and not GATES[settings.gate].ranks
+    sigma = layer.norm if whole else layer.channels.sigma
     k, deviation, flat = 0, 0.0, False
     if score.needs_base:
         base = layer.base
         k, deviation, flat = base.k, null_deviation(len(base.u), len(base.v), base.k), base.flat
-    whole = score.whole and not GATES[settings.gate].ranks
-    sigma = layer.norm if whole else layer.channels.sigma
     scores = score.of(layer, settings.seed + seed)
     scores = scores if whole else scores.expand_as(sigma)
     g = gate(scores, sigma, settings, deviation, of_the_file)

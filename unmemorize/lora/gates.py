@@ -99,7 +99,7 @@ GATES: dict[str, Gate] = {
     "energy": Gate(_energy, ranks=True),
     "scale": Gate(_scale, described="lower strength (control)"),
 }
-"""Beside the three of METHODS: "energy" keeps the best channels until they hold rho of the layer's energy, so that scores can be compared
+"""Beside the three above: "energy" keeps the best channels until they hold rho of the layer's energy, so that scores can be compared
 at equal energy removed; "scale" weakens all channels alike, to rho (the control of a lower LoRA strength)."""
 
 

@@ -5,6 +5,8 @@ tridiagonal matrix T. Each new block is made orthogonal to all before it twice, 
 
 Products with G may be taken in a shorter float type where that is much faster (`fast`): its rounding is random, so what it mixes are
 neighbours that hardly differ. The basis is kept in single precision and the result is certified against W itself, by the caller.
+
+`torch.svd_lowrank` and `torch.lobpcg` find the same, several times slower at the same exactness: benchmarks/eigensolvers.py.
 """
 
 from __future__ import annotations

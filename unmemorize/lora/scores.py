@@ -25,7 +25,7 @@ from .subspace import Subspace
 BAF = "BAF, experimental reconstruction (arXiv 2605.10439)"
 
 
-class Layer(Protocol):
+class LayerFacts(Protocol):
     """What a score may look at. Each is found when it is asked for: what no score asks for is neither read nor decomposed."""
 
     @property
@@ -53,7 +53,7 @@ class Layer(Protocol):
 class Score:
     """One way to rank. High = keep."""
 
-    of: Callable[[Layer, int], Tensor]
+    of: Callable[[LayerFacts, int], Tensor]
     """(layer, seed) -> [c], a number for each channel; of a score for whole layers [1]. The seed serves the random control."""
     described: str = BAF
     """What a filter by this score is called in reports."""
@@ -65,47 +65,47 @@ class Score:
     """What to tell a user where it would remove nothing at any threshold; "" where that cannot be known."""
 
 
-def _reading(layer: Layer, seed: int) -> Tensor:
+def _reading(layer: LayerFacts, seed: int) -> Tensor:
     return torch.full_like(layer.norm, -1.0 if layer.reads_prompt else 1.0)
 
 
-def _mean(layer: Layer, seed: int) -> Tensor:
+def _mean(layer: LayerFacts, seed: int) -> Tensor:
     left, right = lifts(layer.channels, layer.base)
     return 0.5 * (left + right)
 
 
-def _min(layer: Layer, seed: int) -> Tensor:
+def _min(layer: LayerFacts, seed: int) -> Tensor:
     return torch.minimum(*lifts(layer.channels, layer.base))
 
 
-def _left(layer: Layer, seed: int) -> Tensor:
+def _left(layer: LayerFacts, seed: int) -> Tensor:
     return lifts(layer.channels, layer.base)[0]
 
 
-def _right(layer: Layer, seed: int) -> Tensor:
+def _right(layer: LayerFacts, seed: int) -> Tensor:
     return lifts(layer.channels, layer.base)[1]
 
 
-def _product(layer: Layer, seed: int) -> Tensor:
+def _product(layer: LayerFacts, seed: int) -> Tensor:
     base = layer.base
     left, right = alignments(layer.channels, base)
     return lift(left * right, base.k / len(base.u) * base.k / len(base.v))
 
 
-def _weighted(layer: Layer, seed: int) -> Tensor:
+def _weighted(layer: LayerFacts, seed: int) -> Tensor:
     sigma = layer.channels.sigma
     return _mean(layer, seed) * (sigma / sigma.max())
 
 
-def _inverted(layer: Layer, seed: int) -> Tensor:
+def _inverted(layer: LayerFacts, seed: int) -> Tensor:
     return -_mean(layer, seed)
 
 
-def _singular_value(layer: Layer, seed: int) -> Tensor:
+def _singular_value(layer: LayerFacts, seed: int) -> Tensor:
     return layer.channels.sigma
 
 
-def _random(layer: Layer, seed: int) -> Tensor:
+def _random(layer: LayerFacts, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (2 * torch.rand(len(layer.channels), generator=generator) - 1).to(layer.channels.sigma)
 

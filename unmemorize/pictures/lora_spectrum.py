@@ -15,8 +15,8 @@ from .canvas import INK, LINE, PAGE, SOFT, font, shown_text, tensor_of
 WIDTH, HEAD, SIDE, MARGIN, FOOT = 1000, 84, 400, 70, 60
 BAR, MOST_BLOCKS = 18, 40
 KEPT, REMOVED, WEAKENED = "#7fb2dc", "#ff8f85", "#f2c14e"
-FEW_POINTS = 500
-"""So many or fewer are drawn larger."""
+LARGE = 4
+"""Radius of a dot that stands for a layer."""
 MOST_POINTS = 20_000
 """More points say no more; they are thinned out evenly."""
 
@@ -44,8 +44,9 @@ def spectrum_picture(spectrum: dict[str, Any]) -> Tensor:
     if len(points.sigma):
         by_layer = spectrum["by_layer"]
         words = "a row for each layer, the file's first at the bottom" if by_layer else f"score ({spectrum['score']})"
-        against = "the size of its change" if spectrum["unit"] == "layer" else "the singular value"
-        _cloud(draw, points, by_row(layers) if by_layer else points.scores, f"{words}, against {against}")
+        whole = spectrum["unit"] == "layer"
+        against = "the size of its change" if whole else "the singular value"
+        _cloud(draw, points, by_row(layers) if by_layer else points.scores, f"{words}, against {against}", whole)
         _bars(draw, blocks, len(energies(layers)))
     return tensor_of(picture)
 
@@ -86,7 +87,7 @@ def _headline(draw: ImageDraw.ImageDraw, spectrum: dict[str, Any], points: Point
     draw.text((MARGIN, 42), text + f"{100 * (1 - kept):.1f} % of the energy removed", fill=SOFT, font=font(14))
 
 
-def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: str) -> None:
+def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: str, whole: bool) -> None:
     x_low, x_high = (float(v) for v in points.sigma.log10().aminmax())
     y_low, y_high = (float(v) for v in heights.aminmax())
     x_span, y_span = max(x_high - x_low, 1e-6), max(y_high - y_low, 1e-6)
@@ -104,7 +105,7 @@ def _cloud(draw: ImageDraw.ImageDraw, points: Points, heights: Tensor, words: st
     for power in range(math.ceil(x_low), math.floor(x_high) + 1):
         draw.text((at(power, y_low)[0] - 12, bottom + 6), f"1e{power}", fill=SOFT, font=font(13))
     every = max(1, len(points.sigma) // MOST_POINTS)
-    radius = 4 if len(points.sigma) <= FEW_POINTS else 2
+    radius = LARGE if whole else 2
     for x, y, share in zip(*(v[::every].tolist() for v in (points.sigma.log10(), heights, points.share)), strict=True):
         cx, cy = at(x, y)
         colour = KEPT if share == 1 else REMOVED if share == 0 else WEAKENED

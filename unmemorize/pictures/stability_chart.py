@@ -22,7 +22,7 @@ PANELS = {
 
 
 def chart(record: dict[str, Any], sample: int) -> Tensor:
-    """The chart of one sample of a run as a picture [1, h, w, 3] in [0, 1]; `record` as unmemorize.stability.signals.guard writes it."""
+    """The chart of one sample of a run as a picture [1, h, w, 3] in [0, 1]; `record` as host.stability writes it."""
     shown = [name for name in PANELS if name in record["observed"] and name in record["regions"]]
     height = HEAD + len(shown) * (PANEL + GAP) + FOOT
     picture = Image.new("RGB", (WIDTH, height), PAGE)

@@ -30,6 +30,18 @@ def test_what_is_no_batch_stays(one_sample):
     assert one_sample.one(x, 0, 1) is x
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (3, 1, 8, 8), (3, 8, 8), (1, 1, 8, 8), (2, 1, 8, 8)])
+def test_a_mask_is_cut_in_the_shape_the_core_gives_it(comfy, shape):
+    """It comes as nodes make it: rows of pixels or frames may stand where samples are expected."""
+    restart, calls = (importlib.import_module(f"unmemorize_pack.host.{n}") for n in ("stability.restart", "core.sampler_call"))
+    prepare = importlib.import_module("comfy.sampler_helpers").prepare_mask
+    mask, noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 4, 8, 8)
+    guider = SimpleNamespace(original_conds={})
+    call = calls.RunCall(guider, noise, noise, None, torch.ones(2), mask, None, True, 0)
+    for i in range(2):
+        assert torch.equal(restart._call_of_one(call, i, 2).mask, prepare(mask, noise.shape, mask.device)[i : i + 1])
+
+
 def test_two_prompts_for_four_latents(one_sample):
     """The third latent is drawn under the first prompt, with the first mask."""
     tokens, mask = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4), torch.rand(2, 8, 8)

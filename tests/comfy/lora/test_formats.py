@@ -309,6 +309,21 @@ def test_several_adapters_on_one_layer_are_cleaned_one_by_one(nodes, sd15, lycor
     assert all(p[0] == 0.5 for several in cleaned.patches.values() for p in several)
 
 
+def test_what_does_not_fit_a_packed_weight_passes_and_is_named(nodes, sd15, host, monkeypatch):
+    """Its stored shape may not be its shape: only when it is read is it known."""
+    adapter = importlib.import_module("comfy.weight_adapter").LoRAAdapter
+    key, other = (f"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.{n}.weight" for n in ("to_k", "to_q"))
+    model = sd15.clone()
+    for target, width in ((key, 640), (other, 320)):
+        up, down = torch.randn(320, RANK), torch.randn(RANK, width)
+        model.add_patches({target: adapter({target}, (up, down, None, None, None, None))}, 1.0)
+    monkeypatch.setattr(host("core.weights").Weights, "is_plain", lambda *_: False)
+    how = {k: v for k, v in HOW.items() if k != "text_encoder"}
+    cleaned, energy, spectrum, report = nodes["UnmemorizeCleanAppliedLoRAs"].execute(model=model, **how).args
+    assert json.loads(report)["passed_through"] == {"its shape is not the layer's": [key]} and len(spectrum["layers"]) == 1
+    assert cleaned.patches[key] == model.patches[key] and 0 < energy < 1
+
+
 KINDS = [("lora", {}), ("lora", {"use_tucker": True}), ("loha", {}), ("loha", {"use_tucker": True}), ("lokr", {"factor": 8}), ("full", {})]
 
 
