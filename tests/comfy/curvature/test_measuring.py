@@ -94,13 +94,14 @@ def test_central_difference_agrees_with_reverse_mode(nodes, encode, latent):
         step = diagonal.probe_step(x, denoiser.level.b, torch.float32)
         with torch.no_grad():
             rise = (difference(x + step * v) - difference(x - step * v)) / (2 * step)
-        leaf = x.clone().requires_grad_(True)
-        out = difference(leaf)
-        for k in range(4):
-            u = torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
-            (back,) = torch.autograd.grad(out, leaf, u, retain_graph=True)
-            errors.append(float((u * rise).sum() - (back * v).sum()))
-            scale.append(float(u.norm() * rise.norm() / x.numel() ** 0.5))
+        with denoising.differentiable(denoiser.network):
+            leaf = x.clone().requires_grad_(True)
+            out = difference(leaf)
+            for k in range(4):
+                u = torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
+                (back,) = torch.autograd.grad(out, leaf, u, retain_graph=True)
+                errors.append(float((u * rise).sum() - (back * v).sum()))
+                scale.append(float(u.norm() * rise.norm() / x.numel() ** 0.5))
 
     with torch.inference_mode(False):
         model = nodes["UnmemorizeLoadDemoCheckpoint"].execute("final").args[0]
