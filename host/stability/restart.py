@@ -95,8 +95,10 @@ def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
     """The run of sample i alone."""
     guider = copy.copy(call.guider)
     guider.original_conds = conds_of_one(guider.original_conds, i, n)
-    # a mask as it comes may have frames or rows of pixels where samples are expected: the core's own shape has none
-    mask = None if call.mask is None else comfy.sampler_helpers.prepare_mask(call.mask, call.noise.shape, call.mask.device)
+    mask = call.mask
+    if mask is not None and mask.shape != call.noise.shape:
+        # as older cores hand it on, frames or rows of pixels may stand where samples are expected; newer ones have given it this shape
+        mask = comfy.sampler_helpers.prepare_mask(mask, call.noise.shape, mask.device)
     return dataclasses.replace(call, guider=guider, noise=one(call.noise, i, n), latent=one(call.latent, i, n), mask=one(mask, i, n))
 
 

@@ -38,8 +38,11 @@ def test_a_mask_is_cut_in_the_shape_the_core_gives_it(comfy, shape):
     mask, noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 4, 8, 8)
     guider = SimpleNamespace(original_conds={})
     call = calls.RunCall(guider, noise, noise, None, torch.ones(2), mask, None, True, 0)
+    whole = prepare(mask, noise.shape, mask.device)
+    ready = calls.RunCall(guider, noise, noise, None, torch.ones(2), whole, None, True, 0)
     for i in range(2):
-        assert torch.equal(restart._call_of_one(call, i, 2).mask, prepare(mask, noise.shape, mask.device)[i : i + 1])
+        assert torch.equal(restart._call_of_one(call, i, 2).mask, whole[i : i + 1])
+        assert torch.equal(restart._call_of_one(ready, i, 2).mask, whole[i : i + 1]), "newer cores have given it this shape"
 
 
 def test_two_prompts_for_four_latents(one_sample):
