@@ -78,15 +78,15 @@ def check_parent(parent: Any, model: Any) -> None:
 
 
 class _Restarting(Correction):
-    def __init__(self, how: Restart) -> None:
+    def __init__(self, restart: Restart) -> None:
         super().__init__()
-        self._how = how
+        self._restart = restart
 
     def after(self, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
         """`result` with each flagged sample replaced by its restart; the others keep their bits."""
         n, result = len(call.noise), result.clone()
         for i in torch.nonzero(flagged).flatten().tolist():
-            result[i : i + 1] = _restarted(_call_of_one(call, i, n), self._how)
+            result[i : i + 1] = _restarted(_call_of_one(call, i, n), self._restart)
             self.restarted.append(i)
         return result
 
@@ -102,16 +102,16 @@ def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
     return dataclasses.replace(call, guider=guider, noise=one(call.noise, i, n), latent=one(call.latent, i, n), mask=one(mask, i, n))
 
 
-def _restarted(call: RunCall, how: Restart) -> Tensor:
+def _restarted(call: RunCall, restart: Restart) -> Tensor:
     """The run once more, phase by phase; a latent as nodes see it."""
     sigmas, callback, seed = call.sigmas, call.callback, call.seed
     steps, start, samples, noise = len(sigmas) - 1, 0, call.latent, call.noise
-    for phase in how.phases:
+    for phase in restart.phases:
         stop = round(phase.until * steps)
         if stop <= start:
             continue
         part = sigmas[start : stop + 1]
-        guider = _guider_for(call.guider, phase, how.parent, part, seed)
+        guider = _guider_for(call.guider, phase, restart.parent, part, seed)
         shown = None if callback is None else (lambda i, x0, x, _total, start=start: callback(start + i, x0, x, steps))
         phase_seed = seed if start == 0 or seed is None else derived_seed("phase", seed, start)
         samples = guider.sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)

@@ -54,9 +54,9 @@ def queue() -> Callable[[Any], None]:
     """Press Run; messages of the start (no look-up of outside hosts here) or the tooltip of a tab may lie over the button."""
 
     def press(page: Any) -> None:
-        for _ in range(page.locator(".p-toast-close-button").count()):
-            page.locator(".p-toast-close-button").first.click()
-            page.wait_for_timeout(500)
+        # dispatched, not pointed at: messages lie over each other, move, and leave by themselves
+        page.locator(".p-toast-close-button").evaluate_all("buttons => buttons.forEach((button) => button.click())")
+        page.wait_for_timeout(500)
         page.mouse.move(860, 1000)
         page.wait_for_timeout(300)
         page.locator('[data-testid="queue-button"]').first.click()
