@@ -1,45 +1,141 @@
-"""Which model is this? Profiles, masks and calibrations carry the answer, so that they are not used with another."""
+"""Which model is this? Profiles, masks and calibrations carry the answer, so that they are not used with another.
+
+A few values of every weight are kept as they are, not hashed: a model in another precision has them too, up to that precision's rounding,
+while one that was trained on, pruned or edited anywhere has not.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-TENSORS, VALUES = 16, 64
-"""How many weights are looked at, and how many numbers of each."""
+from .weights import Weights
+
+VALUES = 4
+"""Of each weight, evenly spread."""
+ROUNDING = {
+    "float64": (0.0, 0.0), "float32": (2.0**-24, 0.0), "float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0),
+    "float8_e4m3fn": (2.0**-4, 2.0**-10), "float8_e5m2": (2.0**-3, 2.0**-17),
+}  # fmt: skip
+"""Largest error of rounding to a precision: as a share of the value, and near zero."""
+PACKED = "packed"
+PACKED_ROUNDING = (0.25, 0.2)
+"""Of quantised weights, whose scales differ by kind: as a share of the value, and of the weight's largest value that was looked at."""
+SHOWN = ("architecture", "prediction", "precision", "weights", "patches")
 
 
 def identity(model: Any) -> dict[str, str]:
-    """Architecture, kind of prediction, a fingerprint of the unpatched weights, and one of the applied patches ("" = none)."""
-    weights = model.get_key_patches("diffusion_model.")
-    names = sorted(weights)
-    chosen = names[:: max(1, len(names) // TENSORS)]
+    """Architecture, kind of prediction, precision, a few values of every unpatched weight ("values", base64) and digests of these and of
+    the applied patches ("" = none). A model that shows no weights has empty values."""
+    weights = Weights(model)
+    names = weights.names("diffusion_model.")
+    values, precisions = _values(weights, names)
+    layout = "".join(f"{name}{weights.shape(name)}" for name in names if not _is_packed(weights, name))
     return {
         "architecture": type(model.model).__name__,
         "prediction": model.model.model_type.name,
-        "weights": _digest([(name, weights[name][0][0]) for name in chosen]),
+        "precision": max(precisions, key=_coarseness, default=""),
+        "weights": hashlib.sha256(layout.encode() + values.tobytes()).hexdigest()[:16] if names else "",
+        "layout": hashlib.sha256("".join(names).encode()).hexdigest()[:16],
+        "values": base64.b64encode(values.tobytes()).decode(),
         "patches": _digest(_patch_tensors(model.patches)) if model.patches else "",
     }
 
 
+def shown(found: dict[str, Any]) -> dict[str, Any]:
+    """An identity as reports show it: without the values."""
+    return {k: found[k] for k in SHOWN if k in found}
+
+
 def differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
-    """What of two identities differs, in words; applied patches (LoRAs) do not count."""
-    words = {"architecture": "architecture", "prediction": "kind of prediction", "weights": "weights"}
-    return [
-        name if key == "weights" else f"{name} ({there.get(key)} there, {here.get(key)} here)"
-        for key, name in words.items()
-        if there.get(key) != here.get(key)
-    ]
+    """What of two identities differs, in words; applied patches (LoRAs) and precision do not count. ValueError if `there` was noted by an
+    older version, which looked at too few weights to tell models apart."""
+    if not {"values", "layout", "precision"} <= set(there):
+        raise ValueError(
+            "This was measured with an older version of Unmemorize, which looked at too few weights to tell two models apart. Measure it "
+            "again, on the model that you use."
+        )
+    words = {"architecture": "architecture", "prediction": "kind of prediction"}
+    found = [f"{name} ({there.get(k)} there, {here.get(k)} here)" for k, name in words.items() if there.get(k) != here.get(k)]
+    if not there["values"] or not here["values"]:
+        return [*found, "weights (a model that shows none, such as a TensorRT engine, cannot be told from another)"]
+    return found if _same_weights(there, here) else [*found, "weights"]
+
+
+def in_another_precision(there: dict[str, str], here: dict[str, str]) -> str:
+    """A warning if the same model is used in another precision than it was measured in, or ""."""
+    if there["precision"] == here["precision"]:
+        return ""
+    return f"It was measured on the same model in another precision: {there['precision']} there, {here['precision']} here."
+
+
+def check_shows_weights(found: dict[str, str]) -> None:
+    """ValueError for a model whose weights cannot be seen: what is measured on it could be used with any other."""
+    if not found["values"]:
+        raise ValueError(
+            "This model shows no weights (a TensorRT engine, or a network that computes elsewhere): what is measured on it could not be told "
+            "from what is measured on another. Use the model as ComfyUI loads it."
+        )
+
+
+def _values(weights: Weights, names: list[str]) -> tuple[np.ndarray, set[str]]:
+    """VALUES numbers of each weight, float32 [weights * VALUES] (zeros behind smaller ones), and the precisions met."""
+    found, precisions = [], set()
+    for name in names:
+        few = weights.few_values(name, VALUES)
+        precisions.add(PACKED if _is_packed(weights, name) else str(few.dtype).removeprefix("torch."))
+        found.append(torch.nn.functional.pad(few.float(), (0, VALUES - len(few))))
+    by_device: dict[torch.device, list[int]] = {}
+    for i, few in enumerate(found):
+        by_device.setdefault(few.device, []).append(i)
+    values = torch.zeros(len(found), VALUES)
+    for several in by_device.values():  # one copy a device, not one a weight
+        values[several] = torch.stack([found[i] for i in several]).cpu()
+    return values.flatten().numpy().astype("<f4"), precisions
+
+
+def _is_packed(weights: Weights, name: str) -> bool:
+    return weights.dtype_name(name) not in ROUNDING
+
+
+def _coarseness(precision: str) -> float:
+    return ROUNDING.get(precision, PACKED_ROUNDING)[0]
+
+
+def _same_weights(there: dict[str, str], here: dict[str, str]) -> bool:
+    """Equal up to the rounding of both precisions, value by value."""
+    if there["layout"] != here["layout"]:
+        return False
+    try:
+        a, b = (np.frombuffer(base64.b64decode(found["values"], validate=True), "<f4").astype(np.float64) for found in (there, here))
+    except (binascii.Error, ValueError):
+        return False
+    if a.shape != b.shape or len(a) % VALUES or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    size = np.maximum(np.abs(a), np.abs(b))
+    allowed = sum((_allowed(size, found["precision"]) for found in (there, here)), np.zeros_like(size))
+    return bool((np.abs(a - b) <= 1.01 * allowed).all())
+
+
+def _allowed(size: np.ndarray, precision: str) -> np.ndarray:
+    if precision in ROUNDING:
+        relative, near_zero = ROUNDING[precision]
+        return relative * size + near_zero
+    relative, of_largest = PACKED_ROUNDING
+    largest = size.reshape(-1, VALUES).max(1).repeat(VALUES)
+    return relative * size + of_largest * largest
 
 
 def _patch_tensors(patches: dict[str, list]) -> list[tuple[str, Any]]:
-    """A few patched keys with the tensors and strengths of their patches."""
-    names = sorted(patches, key=str)
+    """Every patched key with the tensors and strengths of its patches."""
     found: list[tuple[str, Any]] = []
-    for name in names[:: max(1, len(names) // TENSORS)]:
+    for name in sorted(patches, key=str):
         for strength, values, strength_model, *_ in patches[name]:
             weights = getattr(values, "weights", values)
             parts = weights if isinstance(weights, list | tuple) else (weights,)

@@ -24,6 +24,26 @@ class Weights:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
+    def names(self, prefix: str) -> list[str]:
+        """Keys that begin with a prefix, sorted."""
+        return sorted(k for k in self._entries if k.startswith(prefix))
+
+    def dtype_name(self, key: str) -> str:
+        """`float16` and the like; "packed" for quantised weights."""
+        weight = self._entries[key][0][0]
+        return str(weight.dtype).removeprefix("torch.") if type(weight) in (Tensor, torch.nn.Parameter) else "packed"
+
+    def few_values(self, key: str, count: int) -> Tensor:
+        """At most `count` evenly spread numbers of an unpatched weight, where it lies and in its precision; of a packed one float32."""
+        weight, convert = self._entries[key][0]
+        if type(weight) not in (Tensor, torch.nn.Parameter):
+            if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):  # GGUF: its bytes stand for themselves
+                weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
+            else:
+                weight = convert(weight.detach(), inplace=False).to(torch.float32)
+        flat = weight.detach().flatten()
+        return flat[:: max(1, len(flat) // count)][:count]
+
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a weight; of a packed one as it is stored."""
         return tuple(self._entries[key][0][0].shape)

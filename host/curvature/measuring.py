@@ -16,7 +16,7 @@ from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
 from ..core.denoiser import Denoiser, differentiable, with_denoiser
-from ..core.identity import identity
+from ..core.identity import identity, shown
 from ..core.latents import check_channels, check_picture, generated
 from ..core.noise import NoiseLevel, model_sigma
 from ..core.progress import Progress
@@ -247,4 +247,5 @@ def check_baseline(model: Any, baseline: Any) -> None:
 def numbers_of(found: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     """The highest score of a map's pictures, and its settings with the scores of all, JSON-able."""
     numbers = scores(found)
-    return float(numbers.max()), {**found["settings"], "scores": [round(v, 6) for v in numbers.tolist()]}
+    settings = {k: shown(v) if k == "model" else v for k, v in found["settings"].items()}
+    return float(numbers.max()), {**settings, "scores": [round(v, 6) for v in numbers.tolist()]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...unmemorize.lora.gates import GATES, Settings
 from ...unmemorize.lora.scores import SCORES
-from ..core.identity import identity
+from ..core.identity import identity, shown
 from .filter_file import Job
 from .results import Filtered
 
@@ -54,7 +54,7 @@ def provenance(info: dict[str, Any] | None, job: Job) -> dict[str, Any]:
     return {
         "tool": TOOL, "method": method_of(job.settings), "settings": vars(job.settings),
         "text_encoder": job.text_encoder and job.clip is not None,
-        "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": identity(job.model) | {"patches": ""},
+        "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": shown(identity(job.model)) | {"patches": ""},
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...unmemorize.neurons.masks import DENSE, Mask, prune, unpack
 from ...unmemorize.pictures.views import density_view
 from ..core import store
-from ..core.identity import differences, identity
+from ..core.identity import differences, identity, in_another_precision, shown
 
 MASKS = store.user_store("neuron mask", "masks")
 
@@ -80,13 +80,16 @@ def report(stored: StoredMask, model: Any = None) -> dict[str, Any]:
     """Settings, density of the whole and by layer, and warnings: too dense, or found under other LoRAs than `model` has; JSON-able."""
     density = stored.mask.density()
     found = {
-        **stored.facts, "density": round(density, 6), "weights": stored.mask.weights(),
+        **stored.facts, "model": shown(stored.facts["model"]), "density": round(density, 6), "weights": stored.mask.weights(),
         "density_by_layer": {k: round(v, 5) for k, v in stored.mask.density_by_layer().items()}, "warnings": [],
     }  # fmt: skip
     if density > DENSE:
         found["warnings"].append(f"{density:.1%} of the weights are silenced; above {DENSE:.0%} other pictures begin to suffer.")
-    if model is not None and identity(model)["patches"] != stored.facts["model"]["patches"]:
-        found["warnings"].append("The model carries other patches (LoRAs) than when the mask was found.")
+    if model is not None:
+        here = identity(model)
+        if here["patches"] != stored.facts["model"]["patches"]:
+            found["warnings"].append("The model carries other patches (LoRAs) than when the mask was found.")
+        found["warnings"] += filter(None, [in_another_precision(stored.facts["model"], here)])
     return found
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...unmemorize.neurons.activity import COND, UNCOND, WINDOW, Activity
 from ..core.hooks import as_function
-from ..core.identity import identity
+from ..core.identity import check_shows_weights, identity, shown
 from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
@@ -141,6 +141,8 @@ def record(
     low: float = WINDOW, high: float = math.inf,
 ) -> StoredActivity:  # fmt: skip
     """Sample each prompt with each seed as far as the window goes; sampling: seed, steps, cfg, sampler_name, scheduler."""
+    known = identity(model)
+    check_shows_weights(known)
     layers = layers_of(model, place)
     window = window_of(model, sampling, low, high)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
@@ -160,7 +162,7 @@ def record(
     kept = {k: sampling[k] for k in ("seed", "steps", "cfg", "sampler_name", "scheduler")}
     facts = {
         "place": place, **kept, "window": [low, min(high, 1e9)], "levels": window.ratios, "prompts": len(positives), "seeds": seeds,
-        "shape": list(samples.shape[1:]), "model": identity(model),
+        "shape": list(samples.shape[1:]), "model": known,
     }  # fmt: skip
     return StoredActivity(activity, facts)
 
@@ -180,4 +182,4 @@ def _check_recorded(activity: Activity, layers: list[Layer]) -> None:
 
 def report_of(stored: StoredActivity) -> dict[str, Any]:
     """What was recorded; JSON-able."""
-    return {**stored.facts, "layers": len(stored.activity.squares)}
+    return {**stored.facts, "model": shown(stored.facts["model"]), "layers": len(stored.activity.squares)}

@@ -18,10 +18,12 @@ from ...unmemorize.pictures.views import guard_view
 from ...unmemorize.stability.profile import WINDOW, Profile
 from ...unmemorize.stability.rule import Rule
 from ..core.hooks import as_function
+from ..core.identity import identity
 from ..core.latents import marks
 from ..core.sampler_call import SamplerCall, arguments_of, end_of, run_arguments_of
 from .live_view import live
 from .profiles import StoredProfile, check_guidance, check_profile, warnings_for
+from .profiles import report as profile_report
 from .records import Record, numbers, so_far
 from .restart import check_parent, default_restart
 from .step_rule import StepRule
@@ -130,7 +132,9 @@ class _Control:
             run, self._run = self._run, None
             if run is not None and run.verdict is not None:
                 result = self._corrected(run, run.verdict, result, executor.class_obj, arguments, more)
-                self.record.facts = facts_of(self._guard, run.watch, run.verdict, run.correction, result)
+                self.record.facts = facts_of(
+                    self._guard, run.watch, run.verdict, run.correction, result, identity(executor.class_obj.model_patcher)
+                )  # fmt: skip
                 self._line.send("done", {"view": guard_view(self.record.facts)})
             return result
         finally:
@@ -199,7 +203,9 @@ class _Control:
                 raise _Enough
 
 
-def facts_of(guard: Guard, watch: Watch, verdict: Verdict, correction: Correction | None, result: Tensor) -> dict[str, Any]:
+def facts_of(
+    guard: Guard, watch: Watch, verdict: Verdict, correction: Correction | None, result: Tensor, here: dict[str, str]
+) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
     observed = {k: numbers(v) for k, v in verdict.observed.items()}
     done = correction or Correction()
@@ -208,5 +214,6 @@ def facts_of(guard: Guard, watch: Watch, verdict: Verdict, correction: Correctio
         "memorized": verdict.flagged.tolist(), "scores": numbers(verdict.score), "restarted": done.restarted,
         "edited_steps": {str(i): steps for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
-        "warnings": warnings_for(guard.stored, result, guard.sampling), "profile": guard.stored.facts, "marks": marks(result).tolist(),
+        "warnings": warnings_for(guard.stored, result, guard.sampling, here), "profile": profile_report(guard.stored),
+        "marks": marks(result).tolist(),
     }  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...unmemorize.stability.profile import Profile, make_profile
 from ..core import store
-from ..core.identity import differences, identity
+from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
 from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import later_seed
@@ -44,6 +44,8 @@ def calibrate(
             f"{len(positives)} prompt(s) with {seeds} seed(s) are {len(positives) * seeds} runs; at least {LEAST_RUNS} are needed, 50 are "
             "good. Write more ordinary prompts that are surely not memorized, one a line."
         )
+    known = identity(model)
+    check_shows_weights(known)
     latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
     progress = Progress(len(positives) * seeds * sampling["steps"])
     clone, heard = watched(model)
@@ -57,7 +59,7 @@ def calibrate(
     profile = make_profile(torch.tensor(heard[0].angles[:-1]), observed)
     kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     shape = list(latent["samples"].shape[1:])
-    facts = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": identity(model)}
+    facts = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": known}
     return StoredProfile(profile, facts)
 
 
@@ -87,17 +89,17 @@ def check_guidance(stored: StoredProfile, cfg: float, guided: bool = True) -> No
         )
 
 
-def warnings_for(stored: StoredProfile, samples: Tensor, sampling: dict[str, Any], patches: str = "") -> list[str]:
-    """What makes a profile fit less well, in words."""
+def warnings_for(stored: StoredProfile, samples: Tensor, sampling: dict[str, Any], here: dict[str, str]) -> list[str]:
+    """What makes a profile fit a run less well, in words; `here` is the identity of the run's model."""
     found = []
     if list(samples.shape[1:]) != stored.facts["shape"]:
         found.append(f"The profile was measured on latents of shape {stored.facts['shape']}, this one is {list(samples.shape[1:])}.")
     name, theirs = sampling.get("sampler_name"), stored.facts["sampler_name"]
     if name is not None and name != theirs and (_adds_noise(name) or _adds_noise(theirs)):
         found.append(f"The profile was measured with {theirs}, this run used {name}: one of them adds noise on the way.")
-    if patches != stored.facts["model"]["patches"]:
+    if here["patches"] != stored.facts["model"]["patches"]:
         found.append("The model carries other patches (LoRAs) than when the profile was measured.")
-    return found
+    return [*found, *filter(None, [in_another_precision(stored.facts["model"], here)])]
 
 
 def _adds_noise(sampler_name: str) -> bool:
@@ -118,7 +120,7 @@ def load_profile(name: str) -> StoredProfile:
 
 def report(stored: StoredProfile) -> dict[str, Any]:
     """What it was measured on; JSON-able."""
-    return {**stored.facts, "runs": stored.profile.runs}
+    return {**stored.facts, "model": shown(stored.facts["model"]), "runs": stored.profile.runs}
 
 
 def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:

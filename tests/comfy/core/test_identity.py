@@ -1,0 +1,131 @@
+"""Which model is this? Edits anywhere are seen, another precision is the same model, what shows no weights is refused."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def identities(comfy):
+    return importlib.import_module("unmemorize_pack.host.core.identity")
+
+
+@pytest.fixture
+def fresh(nodes):
+    """A demo model of one's own, to change."""
+    return lambda: nodes["UnmemorizeLoadDemoCheckpoint"].execute("final").args[0]
+
+
+EDITS = {
+    "one bias": lambda k: k.endswith("out.2.bias"),
+    "cross-attention keys and values": lambda k: "attn2.to_k" in k or "attn2.to_v" in k,
+    "second feed-forward layers": lambda k: "ff.net.2.weight" in k,
+    "one norm": lambda k: "middle_block.1.norm" in k,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize(
+    "change", [torch.zeros_like, lambda p: p * 1.02, lambda p: p + 0.01 * p.abs().max()], ids=["zero", "scaled", "moved"]
+)
+def test_an_edit_of_any_weights_is_another_model(identities, fresh, edit, change):
+    before, model = identities.identity(fresh()), fresh()
+    changed = 0
+    for key, p in model.model.diffusion_model.named_parameters():
+        if EDITS[edit](key):
+            p.data = change(p.data)
+            changed += 1
+    assert changed
+    assert identities.differences(before, identities.identity(model)) == ["weights"]
+
+
+def test_every_single_weight_counts(identities, fresh):
+    """One tensor at a time, whichever it is."""
+    model = fresh()
+    before = identities.identity(model)
+    for key, p in list(model.model.diffusion_model.named_parameters())[::11]:
+        kept = p.data
+        p.data = torch.where(kept == 0, 0.01, kept * 1.1)
+        assert identities.differences(before, identities.identity(model)) == ["weights"], key
+        p.data = kept
+    assert not identities.differences(before, identities.identity(model))
+
+
+PRECISIONS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("one", PRECISIONS)
+@pytest.mark.parametrize("other", PRECISIONS)
+def test_another_precision_is_the_same_model_and_is_said(identities, fresh, one, other):
+    """Each is cast from float32 weights that none of the small types holds exactly."""
+    found = []
+    for dtype in (one, other):
+        model = fresh()
+        generator = torch.Generator().manual_seed(0)
+        for p in model.model.diffusion_model.parameters():
+            p.data = (p.data.float() * (1 + 1e-3 * torch.rand(p.shape, generator=generator))).to(dtype)
+        found.append(identities.identity(model))
+    assert identities.differences(*found) == []
+    said = identities.in_another_precision(*found)
+    assert (said == "") == (one == other)
+    if said:
+        assert all(str(d).removeprefix("torch.") in said for d in (one, other))
+
+
+def test_a_finetune_is_told_from_its_base_in_another_precision(identities, fresh):
+    """Half a per cent on every weight is more than half precision rounds, and less than its last bits hide."""
+    before, model = identities.identity(fresh()), fresh()
+    generator = torch.Generator().manual_seed(0)
+    for p in model.model.diffusion_model.parameters():
+        p.data = (p.data * (1 + 0.005 * torch.randn(p.shape, generator=generator))).half()
+    assert identities.differences(before, identities.identity(model)) == ["weights"]
+
+
+class Engine(torch.nn.Module):
+    """A network that computes elsewhere."""
+
+    dtype = torch.float32
+
+    def forward(self, x, timesteps, **_):
+        return 0.5 * x
+
+
+def test_a_model_without_weights_is_refused(identities, fresh, nodes, encode):
+    model = fresh()
+    model.model.diffusion_model = Engine()
+    nothing = identities.identity(model)
+    for pair in ((nothing, nothing), (nothing, identities.identity(fresh())), (identities.identity(fresh()), nothing)):
+        assert any("shows none" in text for text in identities.differences(*pair))
+    with pytest.raises(ValueError, match="shows no weights"):
+        nodes["UnmemorizeCalibrateStabilityProfile"].execute(
+            model=model, clip=fresh_clip(nodes), negative=encode(""), latent={"samples": torch.zeros(1, 8, 16, 16)},
+            prompts="\n".join("abcdef"), seeds=1, seed=0, steps=2, cfg=2.0, sampler_name="euler", scheduler="normal",
+        )  # fmt: skip
+
+
+def fresh_clip(nodes):
+    return nodes["UnmemorizeLoadDemoCheckpoint"].execute("final").args[1]
+
+
+def test_what_an_older_version_measured_is_to_be_measured_again(identities, fresh):
+    here = identities.identity(fresh())
+    old = {k: here[k] for k in ("architecture", "prediction", "weights", "patches")}
+    with pytest.raises(ValueError, match="older version.*Measure it again"):
+        identities.differences(old, here)
+
+
+@pytest.mark.parametrize("values", ["", "AAAA", "not base64!", "zz=="])
+def test_a_damaged_identity_is_another_model(identities, fresh, values):
+    here = identities.identity(fresh())
+    assert identities.differences({**here, "values": values}, here)
+
+
+def test_reports_show_a_short_identity(nodes):
+    for node, name in (("UnmemorizeLoadStabilityProfile", "profile"), ("UnmemorizeLoadNeuronMask", "mask")):
+        model = json.loads(nodes[node].execute(**{name: "demo/demo"}).args[1])["model"]
+        assert set(model) == {"architecture", "prediction", "precision", "weights", "patches"}
+        assert len(json.dumps(model)) < 300
