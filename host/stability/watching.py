@@ -22,6 +22,9 @@ from ..core.sampler_call import arguments_of, end_of
 KEY = "unmemorize_stability_watch"
 SAME_LEVEL = 2e-3
 """Relative difference of noise levels that is rounding (uni_pc converts them to times and back)."""
+OF_THE_GAP = 1 / 3
+"""Levels may lie nearer to each other than that: a call belongs to a step if it is nearer to its level than this share of the gap beside it.
+Half of the gap is where midpoint methods call."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Watch:
         return len(self.angles) - 1
 
     def step_of(self, sigma: float) -> int | None:
-        """The step that begins at a noise level, if any."""
+        """The step that begins at a noise level, if any: the nearest of those to come, runs go downward."""
         start = 0 if self.now is None else self.now.step
-        for step in range(start, self.steps):  # runs go downward: mostly the first or the second
-            if abs(self.sigmas[step] - sigma) <= SAME_LEVEL * max(sigma, 1e-8):
-                return step
-        return None
+        step = min(range(start, self.steps), key=lambda k: abs(self.sigmas[k] - sigma))
+        if self.now is not None and step == start < self.steps - 1 and self.sigmas[step + 1] == self.sigmas[step]:
+            step += 1  # a schedule that stays at a level for two steps
+        gaps = (abs(self.sigmas[step] - self.sigmas[k]) for k in (step - 1, step + 1) if 0 <= k <= self.steps)
+        allowed = min([SAME_LEVEL * max(sigma, 1e-8), *(OF_THE_GAP * gap for gap in gaps if gap > 0)])
+        return step if abs(self.sigmas[step] - sigma) <= allowed else None
 
     def see(self, facts: dict[str, Any]) -> int | None:
         """Note a model call, given what ComfyUI tells its post-CFG functions; returns the step it belongs to."""
