@@ -79,7 +79,7 @@ def check_shows_weights(found: dict[str, str]) -> None:
     """ValueError for a model whose weights cannot be seen: what is measured on it could be used with any other."""
     if not found["values"]:
         raise ValueError(
-            "This model shows no weights (a TensorRT engine, or a network that computes elsewhere): what is measured on it could not be told "
+            "This model shows no weights (a TensorRT engine, or a network that computes elsewhere): what is measured on it cannot be told "
             "from what is measured on another. Use the model as ComfyUI loads it."
         )
 

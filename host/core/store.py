@@ -15,7 +15,7 @@ from typing import Any
 import folder_paths
 from torch import Tensor
 
-from . import files
+from . import facts, files
 from .files import SUFFIX
 
 BUNDLED = "demo/"
@@ -85,9 +85,9 @@ def find(store: Store, name: str) -> Path:
 
 def target_of(store: Store, name: str) -> tuple[Path, str]:
     """Folder and stem for a name to save under; ValueError if it is no file name, or leads outside of the store."""
-    *parents, stem = parts = name.strip().removesuffix(SUFFIX).split("/")
+    *parents, stem = parts = [part.strip() for part in name.strip().removesuffix(SUFFIX).split("/")]
     # a list without suffixes shows the pack's own files under names of this beginning
-    reserved = not store.shown_suffix and name.strip().startswith(BUNDLED)
+    reserved = not store.shown_suffix and len(parts) > 1 and f"{parts[0]}/" == BUNDLED
     if reserved or not all(re.fullmatch(FILE_NAME, p) and p.strip(". ") for p in parts):
         raise ValueError(
             f"{name!r} cannot be a file name here. Use letters, digits, - and _; a / makes a folder"
@@ -110,18 +110,15 @@ def save(store: Store, name: str, tensors: dict[str, Tensor], metadata: dict[str
 # --- our own kinds, whose metadata are facts in JSON -----------------------------------------------------------
 
 
-def facts_as_metadata(facts: dict[str, Any]) -> dict[str, str]:
+def facts_as_metadata(found: dict[str, Any]) -> dict[str, str]:
     """Facts, JSON-able, with `kind` among them."""
-    return {METADATA: json.dumps(facts)}
+    return {METADATA: json.dumps(found)}
 
 
 def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file of ours; ValueError if it is not what the noun says, or is damaged."""
     tensors, metadata = files.read(path, noun)
-    try:
-        facts = json.loads(metadata.get(METADATA, "null"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name} cannot be read as a {noun}: {error}. Choose another file.") from error
-    if not isinstance(facts, dict) or facts.get("kind") != noun:
-        raise ValueError(f"{path.name} is not a {noun} of Unmemorize. Choose a file that the matching Save node wrote.")
-    return tensors, facts
+    found = facts.parsed(path.name, metadata.get(METADATA, "null"))
+    if not isinstance(found, dict) or found.get("kind") != noun:
+        raise ValueError(f"{path.name!r} is not a {noun} of Unmemorize. Choose a file that the matching Save node wrote.")
+    return tensors, found

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import check_map, per_channel
 from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu
-from ..core import store
+from ..core import facts, store
 from ..core.identity import differences
 from ..core.progress import Progress
 from ..core.prompts import encoded
@@ -23,6 +24,16 @@ from ..core.seeds import later_seed
 from .measuring import ESTIMATORS, How, check, measure_map
 
 THRESHOLDS = store.user_store("map threshold", "thresholds")
+OPTIONAL = facts.Fact("as a map notes it", lambda v: v is None or isinstance(v, bool | int))
+FACTS = {
+    "quantile": facts.number(0, 1), "prompts": facts.COUNT, "height": facts.COUNT, "width": facts.COUNT,
+    "settings": facts.Fact("names and values", lambda v: isinstance(v, dict)),
+}  # fmt: skip
+SETTINGS = {
+    "method": facts.one_of(METHODS), "sigmas": facts.several(facts.number(0, 1e9), 1, 1000), "probes": OPTIONAL, "structured": OPTIONAL,
+    "noises": facts.COUNT, "estimator": facts.text(), "model": facts.IDENTITY,
+}  # fmt: skip
+"""Of a file; `probes` and `structured` are null for differences of scores."""
 COMPARED = ("method", "sigmas", "probes", "structured", "noises", "estimator")
 """Settings that must agree between a calibration and a map."""
 
@@ -63,19 +74,16 @@ def calibrate(
 
 def as_file(calibration: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata, as `read_threshold` expects them."""
-    facts = {k: v for k, v in calibration.items() if k != "threshold"}
-    return {"threshold": torch.tensor(calibration["threshold"], dtype=torch.float64)}, store.facts_as_metadata(
-        {"kind": THRESHOLDS.noun, **facts}
-    )
+    noted = {"kind": THRESHOLDS.noun, **{k: v for k, v in calibration.items() if k != "threshold"}}
+    return {"threshold": torch.tensor(calibration["threshold"], dtype=torch.float64)}, store.facts_as_metadata(noted)
 
 
 def read_threshold(path: Path) -> dict[str, Any]:
     """A calibration from a file; ValueError if it is none."""
-    tensors, facts = store.read(path, THRESHOLDS.noun)
-    missing = {"quantile", "prompts", "height", "width", "settings"} - set(facts)
-    if missing or "threshold" not in tensors:
-        raise ValueError(f"{path.name} is damaged: {', '.join(sorted(missing)) or 'threshold'} is missing. Calibrate anew.")
-    return {"threshold": float(tensors["threshold"]), **{k: v for k, v in facts.items() if k != "kind"}}
+    file, (tensors, found) = path.name, store.read(path, THRESHOLDS.noun)
+    kept = facts.checked(file, found, FACTS)
+    kept["settings"] = facts.checked(file, kept["settings"], SETTINGS)
+    return {"threshold": float(facts.tensor(file, tensors, "threshold", ())), **kept}
 
 
 def check_calibration(calibration: Any, found: dict[str, Any]) -> None:

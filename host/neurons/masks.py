@@ -10,12 +10,21 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...unmemorize.neurons.masks import DENSE, Mask, prune, unpack
+from ...unmemorize.neurons.activity import SIDES
+from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune, unpack
 from ...unmemorize.pictures.views import density_view
-from ..core import store
+from ..core import facts, store
 from ..core.identity import differences, identity, in_another_precision, shown
 
 MASKS = store.user_store("neuron mask", "masks")
+FACTS = {
+    "kind": facts.text(), **facts.SAMPLING, "place": facts.text(), "window": facts.several(facts.number(0, 1e9), 2, 2),
+    "levels": facts.several(facts.number(0, 1e9), 1, 10_000), "prompts": facts.COUNT, "seeds": facts.COUNT, "seed": facts.SEED,
+    "model": facts.IDENTITY, "share": facts.number(0, 1), "select_ratio": facts.number(0, 1), "rows": facts.one_of(SIDES),
+    "score": facts.one_of(SCORES), "reference_prompts": facts.COUNT, "merged": facts.COUNT,
+    "shapes": facts.table(facts.several(facts.whole(1, 2**31), 2, 2)),
+}  # fmt: skip
+"""Of a file."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +124,19 @@ def as_file(stored: StoredMask) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata, as `read_mask` expects them."""
     mask = stored.mask
     tensors = {f"bits.{k}": v for k, v in mask.bits.items()} | {f"levels.{k}": v for k, v in mask.by_level.items()}
-    facts = {**stored.facts, "density": mask.density(), "shapes": {k: list(v) for k, v in mask.shapes.items()}}
-    return tensors, store.facts_as_metadata(facts)
+    noted = {**stored.facts, "density": mask.density(), "shapes": {k: list(v) for k, v in mask.shapes.items()}}
+    return tensors, store.facts_as_metadata(noted)
 
 
 def read_mask(path: Path) -> StoredMask:
     """Read a mask from a file; ValueError if it is none."""
-    tensors, facts = store.read(path, MASKS.noun)
-    facts.pop("density", None)
-    try:
-        shapes = {str(k): (int(v[0]), int(v[1])) for k, v in facts.pop("shapes").items()}
-        bits = {k: tensors[f"bits.{k}"] for k in shapes}
-        by_level = {k: tensors[f"levels.{k}"] for k in shapes if f"levels.{k}" in tensors}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path.name} is damaged: {error} is missing. Save the mask anew.") from error
+    file, (tensors, found) = path.name, store.read(path, MASKS.noun)
+    kept = facts.checked(file, found, FACTS)
+    shapes = {key: (out, d) for key, (out, d) in kept.pop("shapes").items()}
+    bits, by_level = {}, {}
     for key, (out, d) in shapes.items():
-        for packed in (bits[key], by_level.get(key, bits[key][None])[0]):
-            if packed.dtype != torch.uint8 or tuple(packed.shape) != (out, -(-d // 8)):
-                raise ValueError(f"{path.name} is damaged: the mask of {key} does not have the shape that it names. Save the mask anew.")
-    return StoredMask(Mask(bits, shapes, by_level), facts)
+        packed = (out, -(-d // 8))
+        bits[key] = facts.tensor(file, tensors, f"bits.{key}", packed, (torch.uint8,))
+        if f"levels.{key}" in tensors:
+            by_level[key] = facts.tensor(file, tensors, f"levels.{key}", (len(kept["levels"]), *packed), (torch.uint8,))
+    return StoredMask(Mask(bits, shapes, by_level), kept)

@@ -11,8 +11,9 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.profile import Profile, make_profile
-from ..core import store
+from ...unmemorize.stability.profile import LEAST_SD, Profile, make_profile
+from ...unmemorize.stability.signals import SIGNALS
+from ..core import facts, store
 from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
 from ..core.progress import Progress
 from ..core.sampling import draw
@@ -23,6 +24,11 @@ PROFILES = store.user_store("stability profile", "profiles")
 LEAST_RUNS = 5
 NEAR_GUIDANCE = 1.25
 """A profile serves guidance scales up to this factor away; see benchmarks/RESULTS.md for what that costs."""
+FACTS = {
+    "kind": facts.text(), **facts.SAMPLING, "prompts": facts.COUNT, "seeds": facts.COUNT, "runs": facts.COUNT, "model": facts.IDENTITY,
+    "shape": facts.several(facts.whole(1, 100_000), 1, 6),
+}  # fmt: skip
+"""Of a file."""
 ADDS_NOISE = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 """Parts of the names of samplers that add noise on the way: their updates are longer."""
 
@@ -59,8 +65,8 @@ def calibrate(
     profile = make_profile(torch.tensor(heard[0].angles[:-1]), observed)
     kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     shape = list(latent["samples"].shape[1:])
-    facts = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": known}
-    return StoredProfile(profile, facts)
+    noted = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": known}
+    return StoredProfile(profile, noted)
 
 
 def check_profile(stored: Any, model: Any) -> None:
@@ -133,11 +139,17 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
-    tensors, facts = store.read(path, PROFILES.noun)
-    try:
-        parts = {part: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{part}.")} for part in ("mean", "sd")}
-        mean, sd = tensors["score"].tolist()
-        profile = Profile(tensors["angles"], parts["mean"], parts["sd"], int(facts.pop("runs")), mean, sd)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged: {error} is missing. Save the profile anew.") from error
-    return StoredProfile(profile, facts)
+    file, (tensors, found) = path.name, store.read(path, PROFILES.noun)
+    kept = facts.checked(file, found, FACTS)
+    angles = facts.tensor(file, tensors, "angles", (None,), low=0.0, high=math.pi / 2 + 1e-6)
+    if (angles.diff() < 0).any():
+        facts.damaged(file, "its angles do not ascend")
+    centre, spread = facts.tensor(file, tensors, "score", (2,)).tolist()
+    if spread <= 0:
+        facts.damaged(file, f"the spread of its scores is {spread:g}, not above 0")
+    names = [k.removeprefix("mean.") for k in tensors if k.startswith("mean.")]
+    if not names or not set(names) <= set(SIGNALS):
+        facts.damaged(file, f"its signals are {facts.shortened(names)}, not some of {', '.join(SIGNALS)}")
+    mean = {name: facts.tensor(file, tensors, f"mean.{name}", tuple(angles.shape)) for name in names}
+    sd = {name: facts.tensor(file, tensors, f"sd.{name}", tuple(angles.shape), low=LEAST_SD / 2) for name in names}
+    return StoredProfile(Profile(angles, mean, sd, int(kept.pop("runs")), centre, spread), kept)

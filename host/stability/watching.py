@@ -23,7 +23,7 @@ KEY = "unmemorize_stability_watch"
 SAME_LEVEL = 2e-3
 """Relative difference of noise levels that is rounding (uni_pc converts them to times and back)."""
 OF_THE_GAP = 1 / 3
-"""Levels may lie nearer to each other than that: a call belongs to a step if it is nearer to its level than this share of the gap beside it.
+"""Levels may lie nearer to each other: a call belongs to a step if it is nearer to its level than this share of the gap beside it.
 Half of the gap is where midpoint methods call."""
 
 
