@@ -60,5 +60,11 @@ def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (safe_open is no dict)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path.name} cannot be read as a {noun}: {error}. Get it anew, or choose another file.") from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path.name!r} cannot be read as a {noun}: {reason(error)}. Get it anew, or choose another file.") from error
+
+
+def reason(error: Exception) -> str:
+    """Why, as a message may say it: no folder of the user's, nothing that cannot be printed, not too long."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return ascii(said)[1:-1][:200] if not said.isprintable() else said[:200]
