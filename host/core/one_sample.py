@@ -1,4 +1,8 @@
-"""One sample out of a batch: its share of everything ComfyUI carries along."""
+"""One sample out of a batch: its share of everything ComfyUI carries along.
+
+Whatever has fewer rows than the batch is first repeated over it as the core does it, also inside of dicts, lists and ControlNets. What
+cannot be cut is an error: a sample must never be drawn again from another sample's prompt.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,15 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.conds
+import comfy.controlnet
 import comfy.utils
 from torch import Tensor
+
+WHOLE = ("unclip_conditioning", "hooks", "default")
+"""Parts of a prompt that the core mixes for the whole batch, however many rows they have."""
+FILLED = ("cond_hint", "extra_concat", "control_input")
+"""Attributes of a ControlNet that it fills for a batch while sampling."""
 
 
 def one(x: Any, i: int, n: int) -> Any:
@@ -21,23 +32,65 @@ def one(x: Any, i: int, n: int) -> Any:
 
 
 def conds_of_one(conds: dict[str, list[dict[str, Any]]], i: int, n: int) -> dict[str, list[dict[str, Any]]]:
-    """Prompts of a batch, as ComfyUI's guiders hold them, cut to sample i of n; the originals stay."""
+    """Prompts of a batch, as ComfyUI's guiders hold them, cut to sample i of n; the originals stay. ValueError if a part cannot be cut."""
     return {side: [_cond_of_one(c, i, n) for c in several] for side, several in conds.items()}
 
 
 def _cond_of_one(cond: dict[str, Any], i: int, n: int) -> dict[str, Any]:
-    cut = {k: one(v, i, n) for k, v in cond.items()}
-    if "model_conds" in cut:
-        cut["model_conds"] = {k: _model_cond_of_one(v, i, n) for k, v in cut["model_conds"].items()}
-    return cut
+    return {k: v if k in WHOLE else _part_of_one(k, v, i, n) for k, v in cond.items()}
 
 
-def _model_cond_of_one(value: Any, i: int, n: int) -> Any:
-    if not isinstance(getattr(value, "cond", None), Tensor):
+def _part_of_one(name: str, value: Any, i: int, n: int) -> Any:
+    """A part of a prompt, whatever it is made of."""
+    if n == 1 or isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Tensor):
+        return one(value, i, n)
+    if isinstance(value, dict):
+        return {k: _part_of_one(f"{name}.{k}", v, i, n) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_part_of_one(name, v, i, n) for v in value)
+    if isinstance(value, comfy.controlnet.ControlBase):
+        return _control_of_one(value, i, n)
+    if hasattr(value, "cond"):  # one of the core's conds, or a pack's own
+        return _model_cond_of_one(name, value, i, n)
+    return _checked_whole(name, value, n, known=())
+
+
+def _model_cond_of_one(name: str, value: Any, i: int, n: int) -> Any:
+    if isinstance(value, comfy.conds.CONDConstant):  # of the whole batch
         return value
     changed = copy.copy(value)
-    changed.cond = one(value.cond, i, n)
+    changed.cond = _part_of_one(name, value.cond, i, n)
     return changed
+
+
+def _control_of_one(control: Any, i: int, n: int) -> Any:
+    """A ControlNet with the hint that the core would give to sample i of n; what it computed for the batch is forgotten."""
+    _checked_whole("control", control, n, known=("cond_hint_original", *FILLED))
+    changed, hints = copy.copy(control), control.cond_hint_original
+    if isinstance(hints, Tensor):
+        at = i % len(hints[:n])
+        changed.cond_hint_original = hints[at : at + 1]
+        extra = getattr(control, "extra_concat_orig", None) or []
+        changed.extra_concat_orig = [comfy.utils.repeat_to_batch_size(e, len(hints))[at : at + 1] for e in extra]
+    for name in FILLED:
+        if hasattr(changed, name):
+            setattr(changed, name, None)
+    if control.previous_controlnet is not None:
+        changed.previous_controlnet = _control_of_one(control.previous_controlnet, i, n)
+    return changed
+
+
+def _checked_whole(name: str, value: Any, n: int, known: tuple[str, ...]) -> Any:
+    """The value itself; ValueError if it holds rows of a batch in a place that is not known."""
+    for attribute, held in getattr(value, "__dict__", {}).items():
+        if attribute not in known and isinstance(held, Tensor) and held.ndim > 1 and len(held) > 1:
+            raise ValueError(
+                f"One picture of this batch of {n} cannot be sampled again alone: the part {name!r} of its prompt ({type(value).__name__}) "
+                f"holds several rows ({attribute!r}), and nobody says which picture they belong to. Sample one picture at a time."
+            )
+    return value
 
 
 @contextlib.contextmanager
