@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...unmemorize.core.noise import NoiseLevel
 from .noise import model_sigma, noise_level
+from .seeds import kept_generators
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,33 @@ def differentiable(network: torch.nn.Module) -> Iterator[None]:
                 weight.requires_grad_(True)
 
 
+CACHES = ("easycache", "lazycache")
+"""Keys of the core's wrappers that answer from earlier calls."""
+
+
+def without_caches(model: Any) -> Any:
+    """The MODEL, or a clone of it without the core's caches: what they answer is no function of x."""
+    kinds = [kind for kind, by_key in model.wrappers.items() if any(key in by_key for key in CACHES)]
+    if not kinds:
+        return model
+    clone = model.clone()
+    for kind in kinds:
+        for key in CACHES:
+            clone.remove_wrappers_with_key(kind, key)
+    return clone
+
+
+def may_remember(model: Any) -> bool:
+    """Could something between ComfyUI and the network answer from earlier calls: wrappers, patches, a forward method that was replaced?"""
+    options = model.model_options
+    inside = options.get("transformer_options", {})
+    wrapped = any(by_key for by_key in model.wrappers.values()) or "model_function_wrapper" in options
+    replaced = any(key in options for key in ("sampler_calc_cond_batch_function",)) or any(
+        inside.get(k) for k in ("patches", "patches_replace")
+    )
+    return wrapped or replaced or bool(model.object_patches) or "forward" in vars(model.model.diffusion_model)
+
+
 class _Probe(comfy.samplers.Sampler):
     """A sampler that evaluates instead of sampling; returns the latent it was given."""
 
@@ -98,8 +126,10 @@ class _Probe(comfy.samplers.Sampler):
             _check_active(side, sigma, name)
 
         def predict(x: Tensor) -> list[Tensor]:
-            # sigma is copied: autograd may not keep a tensor that was made in inference mode
-            return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
+            # some patches draw random numbers (ToMe, HyperTile): each call draws the same, so that D stays a function of x
+            with kept_generators(x.device, seed=0):
+                # sigma is copied: autograd may not keep a tensor that was made in inference mode
+                return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
 
         compute_dtype = model.manual_cast_dtype or model.get_dtype()
         self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, model.diffusion_model, predict))
@@ -128,7 +158,7 @@ def with_denoiser(
     work that needs them asks for `differentiable`.
     """
     samples = latent["samples"]
-    guider = comfy.samplers.CFGGuider(model)
+    guider = comfy.samplers.CFGGuider(without_caches(model))
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
     nothing = torch.zeros_like(samples)

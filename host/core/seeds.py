@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +21,25 @@ def derived_seed(purpose: str, seed: int, index: int) -> int:
 def later_seed(seed: int, i: int) -> int:
     """The i-th seed after a seed, within ComfyUI's range."""
     return (seed + i) % 2**64
+
+
+@contextlib.contextmanager
+def kept_generators(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Inside, the global generators (torch's of the CPU and of a device, Python's, NumPy's) are nobody else's: afterwards they go on where
+    they were. With a seed they start from it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    kind = "cuda" if device.type == "cpu" else device.type
+    try:
+        with torch.random.fork_rng(devices=devices, device_type=kind):
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def unit_noise(samples: Tensor, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
-from ..core.denoiser import Denoiser, differentiable, with_denoiser
+from ..core.denoiser import Denoiser, differentiable, may_remember, with_denoiser
 from ..core.identity import identity, shown
 from ..core.latents import check_channels, check_picture, generated
 from ..core.noise import NoiseLevel, model_sigma
@@ -24,6 +24,8 @@ from ..core.seeds import derived_seed, unit_noise
 
 ESTIMATORS = ("forward difference", "central difference", "reverse mode")
 """Of dh; ds needs none."""
+MEMORY = 0.1
+"""Largest change of an answer on a second asking, in units of what one step of a difference changes."""
 FINE_STEP = 0.02
 """Of the differences that gradients are checked against, in units of the noise."""
 INSTEAD = {"reverse mode": "central difference"}
@@ -140,6 +142,8 @@ def read(
         found.dtype = str(denoiser.compute_dtype).removeprefix("torch.")
         for k in range(how.noises):
             x = denoiser.noised(unit_noise(latent["samples"], derived_seed("noise", seed, k)))
+            if not found.parts and may_remember(model):
+                found.evaluations += _check_forgets(denoiser, x, seed) * len(weights)
             if METHODS[how.method].squared:
                 progress.advance()
                 part, calls = differences.contrast(denoiser.branches(x).float().cpu(), weights), 1
@@ -153,6 +157,24 @@ def read(
     for sigma in how.sigmas:
         with_denoiser(model, positive, negative, {**latent, "samples": latent["samples"].float()}, sigma, seed, work)
     return found
+
+
+def _check_forgets(denoiser: Denoiser, x: Tensor, seed: int) -> int:
+    """ValueError if D is no function of x: asked again after a visit elsewhere, it answers otherwise. Returns how many calls that took.
+
+    A cache (TeaCache and the like) answers near points from the last real call; after a far point it has to ask the network again.
+    """
+    probe = next(diagonal.rademacher((1, *x.shape[1:]), 1, derived_seed("forgets", seed, 0))).to(x)
+    near = x + diagonal.probe_step(x, denoiser.level.b, denoiser.compute_dtype) * probe
+    here, before = denoiser.branches(x).float(), denoiser.branches(near).float()
+    denoiser.branches(x.flip(-1, -2) + denoiser.level.b * probe)
+    again = denoiser.branches(near).float()
+    if float((again - before).norm()) > MEMORY * float((before - here).norm()):
+        raise ValueError(
+            "This model's answer depends on its earlier calls or on chance (a cache such as TeaCache or WaveSpeed, or a patch that draws "
+            "random numbers), so that a map of it would say nothing. Connect the MODEL before that patch."
+        )
+    return 4
 
 
 def _retained_variance(

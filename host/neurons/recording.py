@@ -25,7 +25,7 @@ from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
 from ..core.sampling import draw
-from ..core.seeds import later_seed
+from ..core.seeds import kept_generators, later_seed
 from .layers import Layer, layers_of
 
 KEY = "unmemorize_neurons"
@@ -151,8 +151,8 @@ def record(
     listener = _Listener(Activity(len(window.ratios)), window)
     clone = model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, as_function(listener.around_call))
-    # fork_rng: ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
-    with hooked(layers, listener), torch.random.fork_rng(devices=[]):
+    # ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
+    with hooked(layers, listener), kept_generators(model.load_device):
         for positive in positives:
             for k in range(seeds):
                 use = {**sampling, "seed": later_seed(sampling["seed"], k), "last_step": window.last_step}
