@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,6 +17,10 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parents[2]
 """The pack's own folder."""
 SUFFIX = ".safetensors"
+PASSING = (".writing-", ".tmp")
+"""What the names of files that are not complete yet begin and end with."""
+LEFT_BEHIND = 24 * 3600.0
+"""Seconds after which such a file belongs to nobody."""
 
 
 def replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -25,17 +31,38 @@ def replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) ->
 
 @contextlib.contextmanager
 def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[Path]:
-    """A complete file on the disk under a passing name, in its folder; gone afterwards unless it was given a name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".tmp")
-    os.close(handle)
+    """A complete file on the disk under a passing name, in its folder; gone afterwards unless it was given a name.
+
+    It may be read by whom the user's umask lets read. ValueError in plain words if the disk is full, or nothing may be written there.
+    """
+    temporary = folder / f"{PASSING[0]}{uuid.uuid4().hex}{PASSING[1]}"
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        yield Path(temporary)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(folder)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            allowed = temporary.stat().st_mode  # the library may write under a name of its own, for the user alone
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+            os.chmod(temporary, allowed)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        except (OSError, SafetensorError, UnicodeEncodeError) as error:
+            raise ValueError(
+                f"Nothing was saved: the file could not be written ({reason(error)}). Check the disk's free space and the folder's rights, "
+                "or choose another name."
+            ) from error
+        yield temporary
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what runs that were killed left behind a day ago or earlier."""
+    for path in folder.glob(f"{PASSING[0]}*{PASSING[1]}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > LEFT_BEHIND:
+                path.unlink()
 
 
 def link(temporary: Path, folder: Path, stem: str) -> Path:
@@ -48,18 +75,36 @@ def link(temporary: Path, folder: Path, stem: str) -> Path:
             return path
         except FileExistsError:
             number += 1
-        except OSError:  # a file system without hard links
-            if not path.exists():
+        except OSError as error:  # a file system without hard links, or one that takes no such name
+            if os.path.lexists(path):
+                number += 1
+                continue
+            try:
                 os.replace(temporary, path)
-                return path
-            number += 1
+            except OSError:
+                raise ValueError(f"Nothing was saved: {path.name!r} cannot be a file's name here ({reason(error)}).") from error
+            return path
 
 
 def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file; ValueError, in which `noun` says what was expected, if it is damaged."""
+    with _opened(path, noun) as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (safe_open is no dict)
+
+
+def metadata(path: Path, noun: str) -> dict[str, str]:
+    """The metadata alone."""
+    with _opened(path, noun) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path, noun: str) -> Iterator[Any]:
     try:
+        if not path.is_file():
+            raise OSError(0, "it is no file, or a link to nothing")  # a pipe would be waited for without end
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (safe_open is no dict)
+            yield file
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path.name!r} cannot be read as a {noun}: {reason(error)}. Get it anew, or choose another file.") from error
 

@@ -16,11 +16,14 @@ import folder_paths
 from torch import Tensor
 
 from . import facts, files
+from .facts import shortened
 from .files import SUFFIX
 
 BUNDLED = "demo/"
 """What the names of the pack's own files begin with."""
 METADATA = "unmemorize"
+LONGEST_NAME = 200
+"""Bytes."""
 FILE_NAME = r"[^\\/:*?\"<>|\x00-\x1f]+"
 
 
@@ -83,20 +86,33 @@ def find(store: Store, name: str) -> Path:
     raise ValueError(f"There is no {store.noun} {name!r} in the list (of {SUFFIX} files). Press R to refresh it, or choose another.")
 
 
+def parts_of(name: str) -> list[str]:
+    """A name to save under, folder by folder: without spaces around any of them, and without a suffix."""
+    return [part.strip() for part in name.strip().removesuffix(SUFFIX).split("/")]
+
+
 def target_of(store: Store, name: str) -> tuple[Path, str]:
     """Folder and stem for a name to save under; ValueError if it is no file name, or leads outside of the store."""
-    *parents, stem = parts = [part.strip() for part in name.strip().removesuffix(SUFFIX).split("/")]
+    *parents, stem = parts = parts_of(name)
     # a list without suffixes shows the pack's own files under names of this beginning
     reserved = not store.shown_suffix and len(parts) > 1 and f"{parts[0]}/" == BUNDLED
-    if reserved or not all(re.fullmatch(FILE_NAME, p) and p.strip(". ") for p in parts):
+    if reserved or not all(re.fullmatch(FILE_NAME, p) and p.strip(". ") and _short(p) for p in parts):
         raise ValueError(
-            f"{name!r} cannot be a file name here. Use letters, digits, - and _; a / makes a folder"
+            f"{shortened(name)} cannot be a file name here. Use at most {LONGEST_NAME} letters, digits, - and _; a / makes a folder"
             + (f"; {BUNDLED} is the pack's own." if not store.shown_suffix else ".")
         )
     folder = store.home().joinpath(*parents)
     if not folder.resolve().is_relative_to(store.home().resolve()):
         raise ValueError(f"{name!r} leads outside of the folder of this kind of files.")
     return folder, stem
+
+
+def _short(part: str) -> bool:
+    """Room is left for a number and the suffix in the 255 bytes that most file systems give a name; no halves of characters."""
+    try:
+        return len(part.encode()) <= LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 def save(store: Store, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 
 from ...unmemorize.lora.gates import Settings
 from ..core import store
-from ..core.files import SUFFIX
+from ..core.files import SUFFIX, reason
 from . import lora_files
 from .filter_file import Job, filter_lora
 from .lora_files import LORAS
 from .report import provenance, report_of
 
 ALL = "."
+FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError)
+"""What a bad file may end in; cancelling is none of them."""
 COLUMNS = ("file", "result", "rank_before", "rank_after", "energy_removed", "passed_through", "note")
 
 
@@ -29,7 +31,7 @@ def folders() -> list[str]:
 def stamp(folder: str) -> str:
     """Changes when a file of the folder does."""
     inside = {n: p for n, p in store.paths(LORAS).items() if n.startswith(f"{folder}/") or folder == ALL}
-    return str([(n, p.stat().st_mtime_ns) for n, p in inside.items()])
+    return str([(n, p.stat().st_mtime_ns if p.is_file() else "missing") for n, p in inside.items()])
 
 
 def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Settings, text_encoder: bool) -> tuple[str, int]:
@@ -39,11 +41,14 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
     """
     if folder not in folders():
         raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
-    store.target_of(LORAS, f"{output}/name")
+    target, _ = store.target_of(LORAS, f"{output}/name")
+    output = "/".join(store.parts_of(output))
+    if output == folder or any(target.resolve() == store.paths(LORAS)[n].parent.resolve() for n in _listed(folder, output)):
+        raise ValueError(f"The output {output!r} is the folder that is filtered. Choose another name: nothing is ever overwritten.")
     job = Job(model, clip, settings, text_encoder)
     done = _done(output)
     rows, written = [], 0
-    for name in _within(folder, output):
+    for name in _listed(folder, output):
         row = dict.fromkeys(COLUMNS, "") | {"file": name}
         rows.append(row)
         try:
@@ -60,14 +65,14 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
             stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(SUFFIX)
             row["result"] = lora_files.save(f"{output}/{stem}", result.kept, {**file.info, "filter": made})
             written += 1
-        except ValueError as error:
-            row["note"] = str(error)
+        except FAILURES as error:
+            row["note"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}"
     return _csv(rows), written
 
 
-def _within(folder: str, output: str) -> list[str]:
+def _listed(folder: str, output: str) -> list[str]:
     """Files of a folder, without those that an earlier run wrote."""
-    names = [n for n in store.names(LORAS) if not n.replace("\\", "/").startswith(f"{output.strip('/')}/")]
+    names = [n for n in store.names(LORAS) if not n.replace("\\", "/").startswith(f"{output}/")]
     if folder == ALL:
         return [n for n in names if not n.startswith(store.BUNDLED)]
     return [n for n in names if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
@@ -85,7 +90,10 @@ def _done(output: str) -> dict[str, str]:
 
 
 def _key(made: dict[str, Any]) -> str:
-    kept = {k: made.get(k) for k in ("settings", "text_encoder", "base")} | {"sha256": made.get("source", {}).get("sha256")}
+    source = made.get("source")
+    kept = {k: made.get(k) for k in ("settings", "text_encoder", "base")} | {
+        "sha256": source.get("sha256") if isinstance(source, dict) else None
+    }
     return json.dumps(kept, sort_keys=True)
 
 

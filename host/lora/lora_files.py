@@ -14,10 +14,9 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..core import files, store
+from ..core import facts, files, store
 
 PROVENANCE = "unmemorize_baf"
 CHUNK = 1 << 20
@@ -56,7 +55,8 @@ def _own() -> list[str]:
 
 
 def _path_of(name: str) -> Path:
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    found = folder_paths.get_full_path("loras", name)
+    return folder() / name if found is None else Path(found)  # a link to nothing is listed too: reading it says so
 
 
 def folder() -> Path:
@@ -69,7 +69,8 @@ LORAS = store.Store("LoRA", files.HERE / "demo" / "lab" / "loras", folder, _own,
 
 def stamp(name: str) -> str:
     """Changes when the file of that name does; "missing" if there is none."""
-    return str(store.find(LORAS, name).stat().st_mtime_ns) if name in store.names(LORAS) else "missing"
+    path = store.find(LORAS, name) if name in store.names(LORAS) else None
+    return str(path.stat().st_mtime_ns) if path is not None and path.is_file() else "missing"
 
 
 def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
@@ -78,8 +79,7 @@ def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
     tensors, metadata = files.read(path, LORAS.noun)
     if not tensors:
         raise ValueError(f"The LoRA {name!r} holds no tensors. Choose another file.")
-    facts = {"name": name, "sha256": sha256(path, tick), "metadata": metadata, **describe(tensors)}
-    return LoRAFile(tensors, facts)
+    return LoRAFile(tensors, {"name": name, "sha256": sha256(path, tick), "metadata": metadata, **describe(tensors)})
 
 
 def describe(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -147,9 +147,8 @@ def kohya_hashes(tensors: dict[str, Tensor], metadata: dict[str, str], beside: P
 def provenance_of(path: Path) -> dict[str, Any] | None:
     """What a filtered LoRA says about its making; None if it is none of ours."""
     try:
-        with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {}).get(PROVENANCE, "null"))
-    except (OSError, SafetensorError, json.JSONDecodeError):
+        found = facts.parsed(path.name, files.metadata(path, LORAS.noun).get(PROVENANCE, "null"))
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
+import io
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -75,6 +80,67 @@ def test_a_folder_is_resumed(nodes, demo, loras, monkeypatch):
         run(folder="nowhere", **given)
     with pytest.raises(ValueError, match="leads outside|cannot be"):
         run(folder="demo", **(given | {"output": "../x"}))
+
+
+@pytest.fixture
+def run_folder(nodes, demo):
+    """run_folder(folder, output) -> the node's result."""
+
+    def run(folder, output):
+        importlib.import_module("folder_paths").filename_list_cache.clear()
+        return nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder=folder, output=output, **HOW)
+
+    return run
+
+
+def test_a_bad_file_is_a_line_of_the_table(run_folder, loras, root):
+    """A broken link, a pipe, text, damage of every kind beside good LoRAs: each its line, and the run goes on."""
+    source = loras / "mixed"
+    source.mkdir()
+    good = next((root / "demo" / "lab" / "loras").glob("*.safetensors"))
+    shutil.copy(good, source / "a-good.safetensors")
+    shutil.copy(good, source / "z-good.safetensors")
+    (source / "b-link.safetensors").symlink_to(loras / "nothing")
+    os.mkfifo(source / "c-pipe.safetensors")
+    (source / "d-text.safetensors").write_text("no LoRA")
+    (source / "e-cut.safetensors").write_bytes(good.read_bytes()[:5000])
+    table, written = run_folder(folder="mixed", output="out").args
+    rows = {r["file"]: r for r in csv.DictReader(io.StringIO(table))}
+    listed = [f"mixed/{n}" for n in ("a-good", "d-text", "e-cut", "z-good")]
+    assert {f"{n}.safetensors" for n in listed} <= set(rows)
+    assert written == 2 and all(rows[f"mixed/{n}-good.safetensors"]["result"] for n in "az")
+    assert all(r["note"] and not r["result"] for n, r in rows.items() if "good" not in n)
+    assert not any(str(loras) in r["note"] for r in rows.values())
+
+
+@pytest.mark.parametrize("planted", ['{"settings": 3}', "[1]", '{"source": "x"}', '{"a":' * 50_000 + "1" + "}" * 50_000, "NaN"])
+def test_a_planted_file_in_the_output_stops_nothing(run_folder, loras, planted):
+    (loras / "out").mkdir()
+    save_file({"x": torch.zeros(1)}, loras / "out" / "planted.safetensors", metadata={"unmemorize_baf": planted})
+    _, written = run_folder(folder="demo", output="out").args
+    assert written >= 1
+
+
+@pytest.mark.parametrize("output", [" out", "out ", "out/", " out / inner "])
+def test_a_space_more_is_the_same_folder(run_folder, loras, output):
+    """Filtered again, the output is not taken for a source."""
+    run = run_folder
+    if output.strip().endswith("/"):
+        with pytest.raises(ValueError, match="file name"):
+            run(folder="demo", output=output)
+        return
+    _, first = run(folder="demo", output=output).args
+    _, again = run(folder="demo", output=output).args
+    table, _ = run(folder=".", output=output).args
+    assert first >= 1 and again == 0 and "out" not in {r["file"].split("/")[0] for r in csv.DictReader(io.StringIO(table))}
+
+
+def test_the_source_as_output_is_refused(run_folder, loras, root):
+    good = next((root / "demo" / "lab" / "loras").glob("*.safetensors"))
+    (loras / "mine").mkdir()
+    shutil.copy(good, loras / "mine" / "a.safetensors")
+    with pytest.raises(ValueError, match="is the folder that is filtered"):
+        run_folder(folder="mine", output=" mine")
 
 
 # --- hostile and odd files ----------------------------------------------------------------------------------
