@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..demo import words
 from ..demo.networks import DOWNSCALE, LATENT_CHANNELS, UNET_CONFIG, Autoencoder, TextEncoder
+from .core.settings import check_range
 
 PREFIX_UNET, PREFIX_TEXT, PREFIX_AUTOENCODER = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
 """Key prefixes of a full SD checkpoint, used by the demo's files too."""
@@ -76,6 +77,7 @@ def load_demo(path: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, DemoVAE]:
 
 def load_demo_lora(model: ModelPatcher, path: Path, strength: float) -> ModelPatcher:
     """MODEL with a LoRA file applied as the stock LoraLoaderModelOnly does; at strength 0 the model itself."""
+    check_range("strength", strength)
     if strength == 0:
         return model
     if not isinstance(model.model.model_config, DemoModelConfig):

@@ -6,9 +6,12 @@ from typing import Any
 
 
 def prompt_list(text: str) -> list[str]:
-    """One prompt a line, each once; empty lines and lines that begin with # are skipped."""
+    """One prompt a line, each once; empty lines and lines that begin with # are skipped. ValueError if there is text, but no prompt."""
     lines = [line.strip() for line in text.splitlines()]
-    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    found = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if any(lines) and not found:
+        raise ValueError("All lines of the prompts begin with #: they are comments, and no prompt is left. Write prompts, one a line.")
+    return found
 
 
 def encoded(clip: Any, texts: list[str]) -> list[Any]:

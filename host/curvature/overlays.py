@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Look:
         """ValueError on what is out of range."""
         if self.smooth not in SMOOTHINGS:
             raise ValueError(f"smooth = {self.smooth!r} is not one of {', '.join(SMOOTHINGS)}.")
-        if not (0 <= self.opacity <= 1 and 0 <= self.clip <= 100 and self.full_heat >= 0):
+        if not (0 <= self.opacity <= 1 and 0 <= self.clip <= 100 and 0 <= self.full_heat < math.inf):
             raise ValueError(
                 f"Out of range: opacity {self.opacity} (0 to 1), clip {self.clip} (0 to 100) or full_heat {self.full_heat} (0 or more)."
             )

@@ -21,6 +21,7 @@ from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..core.seeds import later_seed
+from ..core.settings import check_sampling
 from .measuring import ESTIMATORS, How, check, measure_map
 
 THRESHOLDS = store.user_store("map threshold", "thresholds")
@@ -45,6 +46,7 @@ def calibrate(
 
     Raises ValueError on bad input, before any work.
     """
+    check_sampling(sampling)
     prompts = list(dict.fromkeys(prompts))
     if len(prompts) < LEAST_PROMPTS:
         raise ValueError(

@@ -11,6 +11,7 @@ from ...unmemorize.neurons.activity import SIDES
 from ...unmemorize.neurons.masks import SCORES, Mask, find_mask, merge
 from ..core.identity import differences, identity
 from ..core.progress import Progress
+from ..core.settings import check_range
 from ..core.weights import Weights
 from .masks import MASKS, StoredMask
 from .recording import StoredActivity
@@ -25,6 +26,8 @@ def find(
 ) -> StoredMask:  # fmt: skip
     """The mask of weights that memorized prompts use and the reference does not. ValueError on what does not fit, before any work."""
     _check_pair(model, memorized, reference)
+    check_range("top_share", share, 0, 1)
+    check_range("select_ratio", select_ratio, 0, 1)
     if rows not in SIDES or score not in SCORES:
         raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(SIDES)}, {list(SCORES)}.")
     keys = list(memorized.activity.squares)

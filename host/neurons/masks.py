@@ -15,6 +15,7 @@ from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune, unpack
 from ...unmemorize.pictures.views import density_view
 from ..core import facts, store
 from ..core.identity import differences, identity, in_another_precision, shown
+from ..core.settings import check_range
 
 MASKS = store.user_store("neuron mask", "masks")
 FACTS = {
@@ -58,6 +59,7 @@ class PruneAdapter(WeightAdapterBase):
 def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
     """A clone of MODEL with the mask over its patched weights; at strength 0 the MODEL itself. ValueError for another model's mask."""
     check_mask(stored, model)
+    check_range("strength", strength, 0, 1)
     if strength == 0:
         return model
     shapes = {k: tuple(w.shape) for k, w in model.model.state_dict().items() if k in stored.mask.bits}

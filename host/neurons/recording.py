@@ -26,6 +26,7 @@ from ..core.noise import noise_levels
 from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import kept_generators, later_seed
+from ..core.settings import check_range, check_sampling
 from .layers import Layer, layers_of
 
 KEY = "unmemorize_neurons"
@@ -143,6 +144,8 @@ def record(
     """Sample each prompt with each seed as far as the window goes; sampling: seed, steps, cfg, sampler_name, scheduler."""
     known = identity(model)
     check_shows_weights(known)
+    check_sampling(sampling)
+    check_range("window", low, 0)
     layers = layers_of(model, place)
     window = window_of(model, sampling, low, high)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])

@@ -18,6 +18,7 @@ from ..core.identity import check_shows_weights, differences, identity, in_anoth
 from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import later_seed
+from ..core.settings import check_sampling
 from .watching import watched
 
 PROFILES = store.user_store("stability profile", "profiles")
@@ -52,6 +53,7 @@ def calibrate(
         )
     known = identity(model)
     check_shows_weights(known)
+    check_sampling(sampling)
     latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
     progress = Progress(len(positives) * seeds * sampling["steps"])
     clone, heard = watched(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ...unmemorize.pictures.stability_chart import verdict
 from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves
 from ...unmemorize.stability.profile import Profile
+from ..core import facts
 from ..core.latents import is_marked
 from .verdicts import regions_of
 from .watching import Watch
@@ -44,9 +44,7 @@ def read_record(report: str | None, record: Record | None, latent: dict[str, Any
     """The facts of a guarded run, from a report or from the guard's own record; ValueError if there is none that fits."""
     if (report is None) == (record is None):
         raise ValueError("Connect either the report of KSampler (Stability Guard) or the record of Stability Guard, one of the two.")
-    found = record.facts if isinstance(record, Record) else _parsed(report)
-    if not isinstance(found, dict) or (found and "observed" not in found):
-        raise ValueError("This is not the report of a guarded run. Connect the report of KSampler (Stability Guard).")
+    found = record.facts if isinstance(record, Record) else _parsed(report or "")
     if not found:
         raise ValueError(
             "No guarded run was recorded: the guard's mode is off, or the guarded MODEL does not go into a sampler that ran before. "
@@ -59,23 +57,61 @@ def read_record(report: str | None, record: Record | None, latent: dict[str, Any
     return found
 
 
-def _parsed(report: str | None) -> Any:
+SAMPLES, STEPS = 4096, 10_000
+NUMBER = facts.Fact("a number or null", lambda v: v is None or facts.number(-1e30, 1e30).holds(v))
+BY_STEP = facts.several(facts.several(NUMBER, 1, SAMPLES), 1, STEPS)
+PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
+REPORT = {
+    "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
+    "memorized": facts.several(facts.flag(), 1, SAMPLES), "scores": facts.several(NUMBER, 1, SAMPLES),
+    "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
+    "edited_steps": facts.Fact(
+        "lists of steps by sample", lambda v: v == {} or facts.table(facts.several(facts.whole(0, STEPS), 0, STEPS)).holds(v)
+    ),
+    "angles": facts.several(NUMBER, 2, STEPS + 1), "sigmas": facts.several(NUMBER, 2, STEPS + 1), "observed": facts.table(BY_STEP),
+    "regions": facts.Fact("two numbers a step", lambda v: v == {} or facts.table(PAIRS).holds(v)),
+    "warnings": facts.several(facts.text(2000), 0, 100), "marks": facts.several(facts.several(NUMBER, 0, 64), 0, SAMPLES),
+}  # fmt: skip
+"""What a report holds; it is text, and may come from anywhere."""
+
+
+def _parsed(report: str) -> dict[str, Any]:
+    """The facts of a report; {} of a run that was not watched. ValueError if it is none."""
     try:
-        return json.loads(report or "")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The report is not JSON ({error}). Connect the report of KSampler (Stability Guard).") from error
+        found = facts.parsed("report", report)
+        if found == {}:
+            return {}
+        if not isinstance(found, dict):
+            facts.damaged("report", "it is no table of facts")
+        kept = facts.checked("report", found, REPORT)
+    except ValueError as error:
+        raise ValueError(f"This is not the report of a guarded run ({error}) Connect the report of KSampler (Stability Guard).") from error
+    n, steps = len(kept["scores"]), len(kept["sigmas"]) - 1
+    rows = [len(row) for rows in kept["observed"].values() for row in rows]
+    lengths = [len(v) for table in (kept["observed"], kept["regions"]) for v in table.values()]
+    if (
+        len(kept["memorized"]) != n
+        or any(k != n for k in rows)
+        or any(k != steps for k in lengths)
+        or any(i >= n for i in kept["restarted"])
+    ):
+        raise ValueError(
+            "This report does not agree with itself: its numbers of pictures or of steps differ. Connect the report of KSampler "
+            "(Stability Guard) as it is."
+        )
+    return found
 
 
-def sample_of(facts: dict[str, Any], sample: int) -> tuple[bool, float]:
+def sample_of(found: dict[str, Any], sample: int) -> tuple[bool, float]:
     """memorized and score of one picture of the batch; ValueError if the batch is smaller."""
-    if sample >= len(facts["scores"]):
-        raise ValueError(f"sample {sample} was asked for, but the batch has {len(facts['scores'])} (counted from 0).")
-    return facts["memorized"][sample], highest(facts["scores"][sample : sample + 1])
+    if sample >= len(found["scores"]):
+        raise ValueError(f"sample {sample} was asked for, but the batch has {len(found['scores'])} (counted from 0).")
+    return found["memorized"][sample], highest(found["scores"][sample : sample + 1])
 
 
-def of_batch(facts: dict[str, Any]) -> tuple[bool, float]:
+def of_batch(found: dict[str, Any]) -> tuple[bool, float]:
     """memorized and score of a batch; False and 0 for a run that was not watched."""
-    return (any(facts["memorized"]), highest(facts["scores"])) if facts else (False, 0.0)
+    return (any(found["memorized"]), highest(found["scores"])) if found else (False, 0.0)
 
 
 def highest(scores: list[float | None]) -> float:
@@ -83,9 +119,9 @@ def highest(scores: list[float | None]) -> float:
     return max((s for s in scores if s is not None), default=0.0)
 
 
-def in_short(facts: dict[str, Any]) -> dict[str, Any]:
+def in_short(found: dict[str, Any]) -> dict[str, Any]:
     """What the front end shows of a record."""
-    if not facts:
+    if not found:
         return {"verdict": "off"}
     kept = ("mode", "method", "detector", "limit", "memorized", "scores", "restarted", "edited_steps", "warnings")
-    return {"verdict": verdict(facts, facts["memorized"].index(any(facts["memorized"]))), **{k: facts[k] for k in kept}}
+    return {"verdict": verdict(found, found["memorized"].index(any(found["memorized"]))), **{k: found[k] for k in kept}}

@@ -10,6 +10,7 @@ Where a layer is judged as one, it has a single "channel" whose sigma is ||dW||_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ class Settings:
         """ValueError on what is out of range."""
         if self.score not in SCORES or self.gate not in GATES:
             raise ValueError(f"score {self.score!r} or gate {self.gate!r} is none of: {', '.join(SCORES)}; {', '.join(GATES)}.")
+        if not all(math.isfinite(v) for v in (self.threshold, self.deviations, self.temperature)):
+            raise ValueError(f"No numbers: threshold {self.threshold}, deviations {self.deviations} or temperature {self.temperature}.")
         if not (0 < self.energy < 1 and 0 <= self.keep <= 1 and 0 <= self.strength <= 1 and self.temperature > 0):
             raise ValueError(
                 f"Out of range: energy {self.energy} (between 0 and 1), keep {self.keep} (0 to 1), strength {self.strength} (0 to 1) "

@@ -1,0 +1,69 @@
+"""Stability Chart reads text that may come from anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+
+BAD = [None, True, -1, 1e308, 10**400, math.nan, "", "\ud800", [], {}, [[]], [None], {"a": 1}, "x" * 10_000]
+
+
+@pytest.fixture(scope="module")
+def report(nodes, demo, encode):
+    """Of two guarded pictures."""
+    with torch.inference_mode():
+        profile = nodes["UnmemorizeLoadStabilityProfile"].execute("demo/demo").args[0]
+        given = {"seed": 1, "steps": 4, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "mode": "detect"}
+        given |= {"cfg": profile.facts["cfg"], "method": "recommended", "profile": profile, "model": demo[0]}
+        given |= {"positive": encode("a small red ring on a gray background"), "negative": encode("")}
+        result = nodes["UnmemorizeKSamplerStabilityGuard"].execute(**given, latent_image={"samples": torch.zeros(2, 8, 16, 16)})
+    return json.loads(result.args[3])
+
+
+@pytest.fixture
+def chart(nodes):
+    return lambda found: nodes["UnmemorizeStabilityChart"].execute(0, report=found if isinstance(found, str) else json.dumps(found))
+
+
+def test_a_report_is_read(chart, report):
+    assert chart(report).args[0].shape[0] == 1
+
+
+def test_every_fact_of_a_report_is_looked_at(chart, report):
+    for key in report:
+        for value in BAD:
+            found = {**report, key: value}
+            try:
+                chart(found)
+            except ValueError as error:
+                str(error).encode()
+                assert "report" in str(error) and len(str(error)) < 800, (key, value)
+        less = {k: v for k, v in report.items() if k != key}
+        try:
+            chart(less)
+        except ValueError as error:
+            assert "report" in str(error)
+
+
+def test_deep_damage(chart, report):
+    changes = [
+        ("observed", lambda d: d["prediction"].pop()), ("observed", lambda d: d["prediction"][0].pop()), ("scores", lambda d: d.pop()),
+        ("memorized", lambda d: d.append(True)), ("restarted", lambda d: d.append(7)), ("sigmas", lambda d: d.pop()),
+        ("regions", lambda d: d["update"][0].append(1.0)), ("edited_steps", lambda d: d.update({"0": ["x"]})),
+        ("observed", lambda d: d["update"][0].__setitem__(0, "<img src=x onerror=alert(1)>")),
+    ]  # fmt: skip
+    for key, change in changes:
+        found = copy.deepcopy(report)
+        change(found[key])
+        with pytest.raises(ValueError, match="report"):
+            chart(found)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", "NaN", "[" * 100_000, '{"observed": {}}', '"x"', "3"])
+def test_what_is_no_report(chart, text):
+    with pytest.raises(ValueError, match="report"):
+        chart(text)
