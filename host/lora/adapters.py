@@ -15,6 +15,14 @@ from torch import Tensor
 from ...unmemorize.lora import channels
 from ...unmemorize.lora.channels import Channels
 
+MOST_OF_HALF = 6e4
+"""Larger numbers do not fit into float16."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The number type itself, or float32 for one of 8 bits, in which an alpha of 17 is 16."""
+    return torch.float32 if dtype.itemsize == 1 else dtype
+
 
 class Unsupported(Exception):
     """This adapter passes through unfiltered; the text says why."""
@@ -92,16 +100,20 @@ class Adapter(ABC):
     def scaled(self, factor: float, names: Names) -> dict[str, Tensor]:
         """Key -> tensor of factor dW, in the adapter's own kind: dW is linear in its first tensor, the others stay the very same."""
         first = self.tensors[0]
-        changed = (first.float() * factor).to(first.dtype)
+        changed = self._as_stored(first.float() * factor)
         return {names.of(t): changed if t is first else t for t in self.tensors} | names.alpha
 
     def _as_lora(self, up: Tensor, down: Tensor, up_key: str, down_key: str, names: Names) -> dict[str, Tensor]:
         # where the file has an alpha it is the rank: the loader's alpha / rank is then 1, as it is without one
-        alpha = {key: torch.full_like(t, float(len(down))) for key, t in names.alpha.items()}
+        alpha = {key: torch.full_like(t, float(len(down)), dtype=wide(t.dtype)) for key, t in names.alpha.items()}
         return {up_key: self._as_stored(up), down_key: self._as_stored(down)} | alpha
 
     def _as_stored(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.tensors[0].device, self.tensors[0].dtype).contiguous()
+        """In the file's precision; 8 bits would lose up to an eighth of every number, so that the parts no longer make the whole."""
+        dtype = self.tensors[0].dtype
+        if wide(dtype) != dtype:
+            dtype = torch.float16 if float(tensor.abs().max()) < MOST_OF_HALF else torch.bfloat16
+        return tensor.to(self.tensors[0].device, dtype).contiguous()
 
     def _on(self, device: torch.device) -> list[Any]:
         return [p.to(device, torch.float32) if isinstance(p, Tensor) else p for p in self.parts]

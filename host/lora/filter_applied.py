@@ -11,7 +11,7 @@ from ...unmemorize.lora.channels import refactored
 from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ..core.weights import Weights
-from .adapters import Unsupported, adapter_of
+from .adapters import Unsupported, adapter_of, wide
 from .layers import OTHER_SHAPE, Layer, LayerAtWork, fault_of, fits, judged
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
@@ -85,5 +85,5 @@ def _filtered_patch(patch: Patch, layer: Layer, work: LayerAtWork, verdict: Verd
     if not b.shape[1]:
         return None
     source = layer.adapter.tensors[0]
-    up, down = (t.to(source.device, source.dtype) for t in (b, a))
+    up, down = (t.to(source.device, wide(source.dtype)) for t in (b, a))
     return (strength, LoRAAdapter(set(), (up, down, None, None, None, None)), *rest)

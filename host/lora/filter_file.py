@@ -20,7 +20,7 @@ from ..core.schema import hints
 from ..core.weights import Weights
 from . import keys
 from .keys import Update
-from .layers import NOTHING, LayerAtWork, judged
+from .layers import LayerAtWork, judged
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
@@ -42,9 +42,8 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     ValueError before work if LoRA and model do not belong together.
     """
     job.settings.check()
-    contents = keys.take_apart(tensors, job.model, job.clip, job.text_encoder)
     weights = weights_of(job)
-    keys.check(contents, weights)
+    contents = keys.check(keys.take_apart(tensors, job.model, job.clip, job.text_encoder), weights)
     if SCORES[job.settings.score].needs_base:
         for update in contents.updates:
             weights[update.layer.text_encoder].check_readable(update.layer.target)
@@ -54,15 +53,14 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     layers = judged([update.layer for update in contents.updates], weights, job.settings, subspaces)
     for update, (layer, work, verdict) in zip(contents.updates, layers, strict=True):
         if isinstance(verdict, str):
-            if verdict != NOTHING:
-                result.passed.setdefault(verdict, []).extend(update.keys)
+            result.passed.setdefault(verdict, []).extend(update.keys)
             continue
         result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict.on("cpu")))
         if verdict.changed:
             kernel = _kernel(update, weights[layer.text_encoder])
             new = written(update, work, verdict, verdict.new_sigma, kernel)
-            changes |= {key: {key: new[key]} if key in new else {} for key in update.keys}
-            changes[update.keys[0]] |= {key: t for key, t in new.items() if key not in update.keys}
+            changes |= {key: {key: new[key]} if key in new else {} for key in (*update.keys, *update.shadowed)}
+            changes[update.keys[0]] |= {key: t for key, t in new.items() if key not in (*update.keys, *update.shadowed)}
             if both:
                 result.removed |= written(update, work, verdict, verdict.removed, kernel)
     for key, tensor in tensors.items():

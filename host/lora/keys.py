@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from ..core.weights import Weights
 from .adapters import Names, Unsupported, adapter_of, tensors_of
-from .layers import Layer, fault_of, fits, shape_of
+from .layers import OTHER_SHAPE, Layer, fault_of, fits, shape_of
 
+UNKNOWN = "the connected model has no such layer, or this ComfyUI does not know the key"
+SHADOWED = "the core ignores them beside another update of the same layer; they go where that one is changed"
 OTHER_MODEL = "This LoRA was made for another model, or another version of it. Connect the model it was trained on."
 
 
@@ -24,6 +27,8 @@ class Update:
     keys: tuple[str, ...]
     """Keys of the file it was read from."""
     names: Names
+    shadowed: tuple[str, ...] = ()
+    """Keys of the same layer that the core ignores beside these: they would wake if these went."""
 
 
 @dataclass
@@ -75,11 +80,24 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     position = {k: n for n, k in enumerate(tensors)}
     updates.sort(key=lambda update: min(position[k] for k in update.keys))
     unknown = [k for k in tensors if k not in seen]
+    updates, shadowed = _with_shadowed(updates, unknown)
+    if shadowed:
+        passed[SHADOWED] = shadowed
+        unknown = [k for k in unknown if k not in set(shadowed)]
     if unknown:
         without_clip = clip is None and any("lora_te" in k or "text_encoder" in k for k in unknown)
         hint = "; those of the text encoder need the CLIP" if without_clip else ""
-        passed[f"the connected model has no such layer, or this ComfyUI does not know the key{hint}"] = unknown
+        passed[f"{UNKNOWN}{hint}"] = unknown
     return Contents(updates, passed)
+
+
+def _with_shadowed(updates: list[Update], unknown: list[str]) -> tuple[list[Update], list[str]]:
+    """Updates that know which of the keys that nothing was read from belong to their layer, and all of these keys."""
+    by_prefix: dict[str, list[str]] = {}
+    for key in unknown:
+        by_prefix.setdefault(_common_prefix([key]), []).append(key)
+    found = [dataclasses.replace(u, shadowed=tuple(by_prefix.get(u.names.prefix, ()))) for u in updates]
+    return found, [key for update in found for key in update.shadowed]
 
 
 def _loaded(converted: dict[str, Tensor], targets: dict[str, Any]) -> dict[str, Any]:
@@ -103,20 +121,33 @@ def _common_prefix(keys: list[str]) -> str:
     return keys[0].rsplit(".", 1)[0] if keys else ""
 
 
-def check(contents: Contents, weights: dict[bool, Weights]) -> None:
-    """ValueError before work: nothing matches, values are not numbers, shapes are not the model's. `weights` by `text_encoder`."""
+def check(contents: Contents, weights: dict[bool, Weights]) -> Contents:
+    """The contents without layers whose shape is not the model's: they pass through, as the stock loader leaves them out.
+
+    ValueError before work if nothing is left to filter, if values are not numbers, or if most layers do not fit. `weights` by
+    `text_encoder`.
+    """
     if not contents.updates:
         reasons = "; ".join(f"{len(keys)} keys: {reason}" for reason, keys in contents.passed.items())
-        raise ValueError(f"Nothing in this LoRA can be filtered with this model ({reasons}). {OTHER_MODEL}")
+        blame = f" {OTHER_MODEL}" if set(contents.passed) <= {UNKNOWN} else ""
+        raise ValueError(f"Nothing in this LoRA can be filtered with this model ({reasons}).{blame}")
+    fitting: list[Update] = []
+    others: list[Update] = []
     for update in contents.updates:
-        layer, what = update.layer, f"layer {update.names.prefix!r}"
+        layer, known = update.layer, weights[update.layer.text_encoder]
         reason = fault_of(layer.adapter)
         if reason:
-            raise ValueError(f"This LoRA is broken: {what} {reason}. Get it anew.")
-        known = weights[layer.text_encoder]
-        if layer.target not in known:
-            raise ValueError(f"The model has no weight {layer.target!r} for {what}. {OTHER_MODEL}")
-        wanted = shape_of(layer, known)
-        if not fits(layer, known):
-            size = layer.adapter.shape
-            raise ValueError(f"{what} changes a weight of {size[0]} x {size[1]}, the model's is {wanted[0]} x {wanted[1]}. {OTHER_MODEL}")
+            raise ValueError(f"This LoRA is broken: layer {update.names.prefix!r} {reason}. Get it anew.")
+        (fitting if layer.target in known and fits(layer, known) else others).append(update)
+    if len(others) > len(fitting):
+        layer, known = others[0].layer, weights[others[0].layer.text_encoder]
+        size = layer.adapter.shape
+        wanted = " x ".join(str(n) for n in shape_of(layer, known)) if layer.target in known else "not there"
+        raise ValueError(
+            f"{len(others)} of {len(contents.updates)} layers do not fit this model: {others[0].names.prefix!r} changes a weight of "
+            f"{size[0]} x {size[1]}, the model's is {wanted}. {OTHER_MODEL}"
+        )
+    passed = {reason: list(keys) for reason, keys in contents.passed.items()}
+    for update in others:
+        passed.setdefault(OTHER_SHAPE, []).extend(update.keys)
+    return Contents(fitting, passed)

@@ -1,0 +1,139 @@
+"""LoRAs as they lie about: 8 bits, a layer of another shape, all of it of a kind that passes, two updates of one layer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from .. import networks
+from ..loras import HOW
+
+Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+K = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k"
+DEFAULT = {"score": "cross-attention", "gate": "hard"}
+
+
+def kohya(key: str) -> str:
+    return "lora_unet_" + key.removeprefix("diffusion_model.").replace(".", "_")
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(
+    key: str, shape: tuple[int, int], rank: int = 8, alpha: float | None = 4.0, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """A LoRA of one layer, as kohya spells it."""
+    up, down = randn(shape[0], rank, seed=seed) / 10, randn(rank, shape[1], seed=seed + 1) / 10
+    made = {"lora_up.weight": up, "lora_down.weight": down} | ({} if alpha is None else {"alpha": torch.tensor(alpha)})
+    return {f"{kohya(key)}.{part}": t.to(dtype) for part, t in made.items()}
+
+
+@pytest.fixture(scope="module")
+def model(comfy):
+    return networks.tiny_model("SD1.5")
+
+
+@pytest.fixture
+def filtered(nodes, model):
+    """filtered(tensors, **changes) -> kept, removed, report"""
+
+    def run(tensors: dict, **changes) -> tuple[dict, dict, dict]:
+        found = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=tensors, model=model, **(HOW | changes)).args
+        return found[0], found[1], json.loads(found[5])
+
+    return run
+
+
+@pytest.fixture
+def update_of(comfy, model):
+    """update_of(tensors, key) -> what ComfyUI adds to a weight [m, n], or None."""
+    sd, lora = importlib.import_module("comfy.sd"), importlib.import_module("comfy.lora")
+
+    def of(tensors: dict, key: str) -> torch.Tensor | None:
+        patched = sd.load_lora_for_models(model, None, tensors, 1.0, 0)[0]
+        if f"{key}.weight" not in patched.patches:
+            return None
+        shape = model.model.get_parameter(f"{key}.weight").shape
+        return lora.calculate_weight(patched.patches[f"{key}.weight"], torch.zeros(shape), f"{key}.weight")
+
+    return of
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keep", [0.5, 0.75, 0.97])
+def test_eight_bits_lose_nothing_by_being_split(filtered, update_of, dtype, keep):
+    tensors = pair(Q, (128, 128), rank=36, alpha=17, dtype=dtype)
+    kept, removed, _ = filtered(tensors, score="mean", gate="ratio", keep=keep)
+    name = kohya(Q)
+    assert float(kept[f"{name}.alpha"]) == len(kept[f"{name}.lora_down.weight"])
+    whole, a, b = (update_of(t, Q) for t in (tensors, kept, removed))
+    assert float((a + b - whole).norm() / whole.norm()) < (0.02 if dtype == torch.bfloat16 else 0.005)
+    if dtype.itemsize == 1:
+        assert kept[f"{name}.lora_up.weight"].dtype == torch.float16 and kept[f"{name}.alpha"].dtype == torch.float32
+
+
+def test_eight_bits_judged_as_a_layer(filtered, update_of):
+    tensors = pair(K, (128, 64), dtype=torch.float8_e4m3fn) | pair(Q, (128, 128), dtype=torch.float8_e4m3fn, seed=5)
+    kept, removed, _ = filtered(tensors, **DEFAULT, filter_strength=0.3)
+    whole, a, b = (update_of(t, K) for t in (tensors, kept, removed))
+    assert float((a + b - whole).norm() / whole.norm()) < 0.002
+
+
+@pytest.mark.parametrize("how", [DEFAULT, {"score": "mean", "gate": "ratio"}])
+def test_one_layer_of_another_shape_passes_and_is_named(filtered, how):
+    odd = kohya("diffusion_model.input_blocks.0.0")
+    tensors = {f"{odd}.lora_up.weight": randn(64, 4, 1, 1), f"{odd}.lora_down.weight": randn(4, 9, 3, 3)}
+    tensors |= pair(Q, (128, 128)) | pair(K, (128, 64), seed=7)
+    kept, _, report = filtered(tensors, **how)
+    assert torch.equal(kept[f"{odd}.lora_up.weight"], tensors[f"{odd}.lora_up.weight"])
+    assert f"{odd}.lora_up.weight" in report["passed_through"]["its shape is not the layer's"]
+
+
+def test_mostly_other_shapes_are_another_model(filtered):
+    tensors = pair(Q, (64, 64)) | pair(K, (64, 64), seed=7)
+    with pytest.raises(ValueError, match="2 of 2 layers do not fit.*made for another model"):
+        filtered(tensors)
+
+
+def test_only_what_was_found_is_blamed(filtered):
+    dora = pair(K, (128, 64)) | {f"{kohya(K)}.dora_scale": randn(128, 1).abs()}
+    with pytest.raises(ValueError, match="Nothing in this LoRA can be filtered") as told:
+        filtered(dora)
+    assert "another model" not in str(told.value) and "DoRA" in str(told.value)
+    encoder = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    tensors = {f"{encoder}.lora_up.weight": randn(64, 8), f"{encoder}.lora_down.weight": randn(8, 64)}
+    with pytest.raises(ValueError, match="need the CLIP") as told:
+        filtered(tensors)
+    assert "another model" not in str(told.value)
+    unknown = {"some.layer.lora_up.weight": randn(64, 8), "some.layer.lora_down.weight": randn(8, 64)}
+    with pytest.raises(ValueError, match="made for another model"):
+        filtered(unknown)
+
+
+def test_nothing_vanishes_from_the_report(filtered):
+    """Every key of the file is in a block or in a list of what passed through."""
+    zero = pair(K, (128, 64))
+    zero[f"{kohya(K)}.lora_up.weight"].zero_()
+    tensors = zero | pair(Q, (128, 128), seed=3) | {"odd.key": torch.zeros(1)}
+    _, _, report = filtered(tensors, **DEFAULT)
+    assert sorted(report["passed_through"]["it changes nothing"]) == sorted(zero)
+    passed = sum(len(keys) for keys in report["passed_through"].values())
+    assert passed == len(zero) + 1 and report["layers"] == 1
+
+
+@pytest.mark.parametrize("how", [DEFAULT, {"score": "mean", "gate": "ratio", "keep": 0.5}])
+def test_a_shadowed_pair_does_not_wake(filtered, update_of, how):
+    """The core uses the full difference; where the filter takes it, the pair beside it must not act in its place."""
+    name = kohya(K)
+    tensors = pair(K, (128, 64), alpha=None) | {f"{name}.diff": randn(128, 64) / 100} | pair(Q, (128, 128), seed=4)
+    kept, removed, report = filtered(tensors, **how)
+    whole = update_of(tensors, K)
+    parts = [update_of(t, K) for t in (kept, removed)]
+    total = sum((p for p in parts if p is not None), torch.zeros_like(whole))
+    assert float((total - whole).norm() / whole.norm()) < 0.01
+    assert any("the core ignores them" in reason for reason in report["passed_through"])
