@@ -18,6 +18,7 @@ from .subspaces import Subspaces
 
 Patch = tuple[Any, ...]
 """(strength, adapter, strength of the model, offset, function), as the core keeps them by weight key."""
+MERGED = "inside of a model that was merged into it: clean that model before it is merged"
 NO_LORA = "This MODEL carries no LoRA that could be filtered. Put this node behind the LoRA loaders."
 
 
@@ -26,10 +27,11 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     settings.check()
     # in the order of their names: that of the patches changes from one start of Python to the next
     places = [(key, i) for key in sorted(model.patches, key=str) for i, p in enumerate(model.patches[key]) if _is_lora(p)]
+    merged = sorted({str(key) for key, patches in model.patches.items() for p in patches if _carries_merged(p)})
     if not places:
-        raise ValueError(NO_LORA)
+        raise ValueError(f"{len(merged)} layers of this MODEL carry LoRAs {MERGED}" if merged else NO_LORA)
     weights, subspaces = Weights(model), Subspaces(settings.energy)
-    result, clone = Filtered({}, {}, [], {}), model.clone()
+    result, clone = Filtered({}, {}, [], {MERGED: merged} if merged else {}), model.clone()
     found: list[tuple[str, int, Layer]] = []
     for key, i in places:
         try:
@@ -53,6 +55,12 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     result.warnings = warnings_of(result.layers, settings)
     result.subspaces_cached = subspaces.cached
     return clone, result
+
+
+def _carries_merged(patch: Patch) -> bool:
+    """A model that was merged in (ModelMerge) brings its weight and behind it its own patches."""
+    inner = patch[1]
+    return isinstance(inner, list) and any(_is_lora(p) or _carries_merged(p) for p in inner[1:])
 
 
 def _is_lora(patch: Patch) -> bool:

@@ -137,3 +137,21 @@ def test_a_shadowed_pair_does_not_wake(filtered, update_of, how):
     total = sum((p for p in parts if p is not None), torch.zeros_like(whole))
     assert float((total - whole).norm() / whole.norm()) < 0.01
     assert any("the core ignores them" in reason for reason in report["passed_through"])
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["merged only", "merged and applied"])
+def test_loras_of_a_merged_model_are_named(nodes, model, comfy, outside):
+    """ModelMerge carries the second model's LoRA inside of its own patches."""
+    sd, merging = importlib.import_module("comfy.sd"), importlib.import_module("comfy_extras.nodes_model_merging")
+    with_lora = sd.load_lora_for_models(model, None, pair(K, (128, 64)), 1.0, 0)[0]
+    (merged,) = merging.ModelMergeSimple().merge(model, with_lora, 0.5)
+    clean = nodes["UnmemorizeCleanAppliedLoRAs"].execute
+    how = {k: v for k, v in HOW.items() if k != "text_encoder"} | DEFAULT
+    if not outside:
+        with pytest.raises(ValueError, match="1 layers of this MODEL carry LoRAs inside of a model that was merged"):
+            clean(model=merged, **how)
+        return
+    applied = sd.load_lora_for_models(merged, None, pair(K, (128, 64), seed=3), 1.0, 0)[0]
+    report = json.loads(clean(model=applied, **how).args[3])
+    assert report["layers"] == 1
+    assert [keys for reason, keys in report["passed_through"].items() if "was merged into it" in reason] == [[f"{K}.weight"]]
