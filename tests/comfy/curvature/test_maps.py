@@ -382,7 +382,7 @@ def test_a_calibration_that_does_not_fit_is_refused(nodes, measure, calibration)
         node.execute(measure(sigmas="0.4")[0], calibration[0])
     with pytest.raises(ValueError, match="Calibrate at the size"):
         node.execute(measure()[0], {**calibration[0], "width": 64})
-    other = {**calibration[0]["settings"], "model": {**calibration[0]["settings"]["model"], "weights": "of another model"}}
+    other = {**calibration[0]["settings"], "model": {**calibration[0]["settings"]["model"], "layout": "of another model"}}
     with pytest.raises(ValueError, match="another model: weights"):
         node.execute(measure()[0], {**calibration[0], "settings": other})
     with pytest.raises(ValueError, match="not a calibration"):
