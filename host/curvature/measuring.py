@@ -142,7 +142,8 @@ def read(
         found.dtype = str(denoiser.compute_dtype).removeprefix("torch.")
         for k in range(how.noises):
             x = denoiser.noised(unit_noise(latent["samples"], derived_seed("noise", seed, k)))
-            if not found.parts and may_remember(model):
+            once = METHODS[how.method].squared and len(how.sigmas) * how.noises == 1
+            if not found.parts and not once and may_remember(model):
                 found.evaluations += _check_forgets(denoiser, x, seed) * len(weights)
             if METHODS[how.method].squared:
                 progress.advance()

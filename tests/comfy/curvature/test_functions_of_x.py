@@ -91,7 +91,7 @@ class Remembers:
         return self.answer
 
 
-@pytest.mark.parametrize("changes", [{}, {"estimator": "central difference"}, {"method": "ds_0"}])
+@pytest.mark.parametrize("changes", [{}, {"estimator": "central difference"}, {"method": "ds_0", "noises": 2}])
 def test_a_cache_of_another_pack_is_noticed(demo, encode, map_of, picture, changes):
     model = demo[0].clone()
     model.set_model_unet_function_wrapper(Remembers())
