@@ -184,11 +184,15 @@ def _retained_variance(
     """Contrast of the prompts' rho, channels summed, [n, h, w], and how many calls it took (a backward pass counts as two)."""
     calls = 0
 
-    def f(y: Tensor) -> Tensor:
+    def with_first(y: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal calls
         progress.advance()
         calls += 1
-        return differences.contrast(denoiser.branches(y), weights)
+        branches = denoiser.branches(y)
+        return differences.contrast(branches, weights), branches[0]
+
+    def f(y: Tensor) -> Tensor:
+        return with_first(y)[0]
 
     def counted() -> Iterator[Tensor]:
         nonlocal calls
@@ -203,7 +207,8 @@ def _retained_variance(
             x = x.clone()
             found = diagonal.reverse_mode(f, x, counted())
             calls += 2  # the check's own backward pass
-            if not diagonal.gradients_hold(f, x, diagonal.probe_step(x, denoiser.level.b, denoiser.compute_dtype, FINE_STEP)):
+            fine = diagonal.probe_step(x, denoiser.level.b, denoiser.compute_dtype, FINE_STEP)
+            if not diagonal.gradients_hold(with_first, x, fine):
                 raise Impossible("its gradients disagree with differences: some kernel (often attention) has no backward pass")
     else:
         difference = diagonal.forward_difference if estimator == "forward difference" else diagonal.central_difference

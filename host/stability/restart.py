@@ -177,6 +177,7 @@ def _noise_to_go_on(model: Any, samples: Tensor, latent: Tensor, sigma: float, n
     """
     level = noise_level(model.model_sampling, sigma)
     x = level.a * model.process_latent_in(samples)
+    latent = latent.to(x)  # a run ends on the model's device, and is asked for from another
     clean = model.process_latent_in(latent) if torch.count_nonzero(latent) > 0 else latent
     onward = (x - level.a * clean) / level.b
     if mask is None:

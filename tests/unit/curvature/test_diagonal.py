@@ -157,7 +157,26 @@ def test_gradients_that_a_kernel_drops_are_noticed(honest):
 
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     with torch.enable_grad():
-        assert diagonal.gradients_hold(f, x, 0.1) is honest
+        assert diagonal.gradients_hold(lambda y: (f(y), f(y)), x, 0.1) is honest
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_difference_near_zero_does_not_throw_exact_gradients_away(honest):
+    """Two predictions that are equal but for rounding; and such that a kernel's dropped gradient shows against either of them."""
+    mix = torch.randn(48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 7
+    noise = torch.Generator().manual_seed(3)
+
+    def pair(y):
+        first = y + (y.flatten(1) @ mix).reshape(y.shape)
+        through = y if honest else NoBackward.apply(y)
+        gap = 0.0 if honest else 0.5
+        rounding = 1e-4 * torch.randn(y.shape, generator=noise, dtype=y.dtype)
+        return gap * (through.flatten(1) @ mix).reshape(y.shape) + rounding, first
+
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.enable_grad():
+        # the difference depends on x by nothing at all: autograd needs something to go back through
+        assert diagonal.gradients_hold(lambda y: (pair(y)[0] + 0 * y, pair(y)[1]), x, 0.02) is honest
 
 
 def test_each_sample_has_its_own_step():
