@@ -91,11 +91,9 @@ def may_remember(model: Any) -> bool:
     """Could something between ComfyUI and the network answer from earlier calls: wrappers, patches, a forward method that was replaced?"""
     options = model.model_options
     inside = options.get("transformer_options", {})
-    wrapped = any(by_key for by_key in model.wrappers.values()) or "model_function_wrapper" in options
-    replaced = any(key in options for key in ("sampler_calc_cond_batch_function",)) or any(
-        inside.get(k) for k in ("patches", "patches_replace")
-    )
-    return wrapped or replaced or bool(model.object_patches) or "forward" in vars(model.model.diffusion_model)
+    replaced = (options.get("model_function_wrapper"), options.get("sampler_calc_cond_batch_function"), model.object_patches)
+    patched = (inside.get("patches"), inside.get("patches_replace"), *model.wrappers.values())
+    return any(replaced) or any(patched) or "forward" in vars(model.model.diffusion_model)
 
 
 class _Probe(comfy.samplers.Sampler):

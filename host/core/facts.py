@@ -83,9 +83,12 @@ IDENTITY = table(text(10_000_000), 20)
 SAMPLING = {"steps": whole(1, 10_000), "cfg": number(-1000, 1000), "sampler_name": text(), "scheduler": text()}
 
 
+REMEDY = " Get it anew, or measure it anew and save it."
+
+
 def damaged(file: str, what: str) -> NoReturn:
     """The one error for all of it."""
-    raise ValueError(f"{file!r} is damaged: {what}. Get it anew, or measure it anew and save it.")
+    raise ValueError(f"{file!r} is damaged: {what}.{REMEDY}")
 
 
 def checked(file: str, found: dict[str, Any], wanted: dict[str, Fact]) -> dict[str, Any]:

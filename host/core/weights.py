@@ -31,16 +31,15 @@ class Weights:
     def dtype_name(self, key: str) -> str:
         """`float16` and the like; "packed" for quantised weights."""
         weight = self._entries[key][0][0]
-        return str(weight.dtype).removeprefix("torch.") if type(weight) in (Tensor, torch.nn.Parameter) else "packed"
+        return str(weight.dtype).removeprefix("torch.") if _is_unpacked(weight) else "packed"
 
     def few_values(self, key: str, count: int) -> Tensor:
         """At most `count` evenly spread numbers of an unpatched weight, where it lies and in its precision; of a packed one float32."""
         weight, convert = self._entries[key][0]
-        if type(weight) not in (Tensor, torch.nn.Parameter):
-            if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):  # GGUF: its bytes stand for themselves
-                weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
-            else:
-                weight = convert(weight.detach(), inplace=False).to(torch.float32)
+        if _is_gguf(weight):  # only its own loader can read it: its bytes stand for themselves
+            weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
+        elif not _is_unpacked(weight):
+            weight = convert(weight.detach(), inplace=False).to(torch.float32)
         flat = weight.detach().flatten()
         return flat[:: max(1, len(flat) // count)][:count]
 
@@ -55,7 +54,7 @@ class Weights:
     def check_readable(self, key: str) -> None:
         """ValueError for GGUF, whose weights only its own loader can read."""
         weight = self._entries[key][0][0]
-        if hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape"):
+        if _is_gguf(weight):
             raise ValueError(
                 "This model is stored as GGUF, whose weights cannot be read here. Connect the same model from a safetensors file (fp16, "
                 "bf16 or fp8); what is made with it serves the GGUF model too."
@@ -91,5 +90,13 @@ class Weights:
         return digest.hexdigest()
 
 
+def _is_unpacked(weight: Tensor) -> bool:
+    return type(weight) in (Tensor, torch.nn.Parameter)
+
+
 def _is_plain(weight: Tensor) -> bool:
-    return type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype in PLAIN
+    return _is_unpacked(weight) and weight.dtype in PLAIN
+
+
+def _is_gguf(weight: Tensor) -> bool:
+    return hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape")

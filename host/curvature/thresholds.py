@@ -25,7 +25,7 @@ from ..core.settings import check_sampling
 from .measuring import ESTIMATORS, How, check, measure_map
 
 THRESHOLDS = store.user_store("map threshold", "thresholds")
-OPTIONAL = facts.Fact("as a map notes it", lambda v: v is None or isinstance(v, bool | int))
+OPTIONAL = facts.Fact("a whole number, true, false or null", lambda v: v is None or isinstance(v, bool | int))
 FACTS = {
     "quantile": facts.number(0, 1), "prompts": facts.COUNT, "height": facts.COUNT, "width": facts.COUNT,
     "settings": facts.Fact("names and values", lambda v: isinstance(v, dict)),

@@ -43,12 +43,13 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
         raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
     target, _ = store.target_of(LORAS, f"{output}/name")
     output = "/".join(store.parts_of(output))
-    if output == folder or any(target.resolve() == store.paths(LORAS)[n].parent.resolve() for n in _listed(folder, output)):
+    sources, paths = _listed(folder, output), store.paths(LORAS)
+    if output == folder or target.resolve() in {paths[name].parent.resolve() for name in sources}:
         raise ValueError(f"The output {output!r} is the folder that is filtered. Choose another name: nothing is ever overwritten.")
     job = Job(model, clip, settings, text_encoder)
     done = _done(output)
     rows, written = [], 0
-    for name in _listed(folder, output):
+    for name in sources:
         row = dict.fromkeys(COLUMNS, "") | {"file": name}
         rows.append(row)
         try:

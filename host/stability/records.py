@@ -85,7 +85,8 @@ def _parsed(report: str) -> dict[str, Any]:
             facts.damaged("report", "it is no table of facts")
         kept = facts.checked("report", found, REPORT)
     except ValueError as error:
-        raise ValueError(f"This is not the report of a guarded run ({error}) Connect the report of KSampler (Stability Guard).") from error
+        what = str(error).removesuffix(facts.REMEDY)
+        raise ValueError(f"This is not the report of a guarded run ({what}) Connect the report of KSampler (Stability Guard).") from error
     n, steps = len(kept["scores"]), len(kept["sigmas"]) - 1
     rows = [len(row) for rows in kept["observed"].values() for row in rows]
     lengths = [len(v) for table in (kept["observed"], kept["regions"]) for v in table.values()]

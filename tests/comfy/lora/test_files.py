@@ -106,8 +106,7 @@ def test_a_bad_file_is_a_line_of_the_table(run_folder, loras, root):
     (source / "e-cut.safetensors").write_bytes(good.read_bytes()[:5000])
     table, written = run_folder(folder="mixed", output="out").args
     rows = {r["file"]: r for r in csv.DictReader(io.StringIO(table))}
-    listed = [f"mixed/{n}" for n in ("a-good", "d-text", "e-cut", "z-good")]
-    assert {f"{n}.safetensors" for n in listed} <= set(rows)
+    assert set(rows) == {f"mixed/{n}.safetensors" for n in ("a-good", "b-link", "c-pipe", "d-text", "e-cut", "z-good")}
     assert written == 2 and all(rows[f"mixed/{n}-good.safetensors"]["result"] for n in "az")
     assert all(r["note"] and not r["result"] for n, r in rows.items() if "good" not in n)
     assert not any(str(loras) in r["note"] for r in rows.values())
