@@ -76,7 +76,7 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
 def _recorded(g: Graph, x: int, y: int, title: str, load: Node, empty: Node, latent: Node, texts: list[str]) -> Node:
     sampling = {k: SAMPLING[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     links = {"model": load[0], "clip": load[1], "negative": empty[0], "latent": latent[0]}
-    prompts = "\n".join(texts) if texts else "# nothing: the empty prompt"
+    prompts = "\n".join(texts)
     more = {"window_end": SETTING["low"], "place": SETTING["place"]}
     return g.add("UnmemorizeRecordNeuronActivity", (x, y), (330, 440), title, prompts=prompts, seed=0, **links, **sampling, **more)
 
