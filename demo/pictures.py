@@ -22,7 +22,7 @@ COLUMNS = 8
 def read_facts(path: Path) -> dict[str, Any]:
     """lab.json, or the .json beside a LoRA. Raises FileNotFoundError with what to do."""
     if not path.is_file():
-        raise FileNotFoundError(f"The demo file {path.name} is missing from {path.parent}. It comes with the pack: reinstall Unmemorize.")
+        raise FileNotFoundError(f"The demo file {path.name!r} is missing. It comes with the pack: reinstall Unmemorize.")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..demo import words
 from ..demo.networks import DOWNSCALE, LATENT_CHANNELS, UNET_CONFIG, Autoencoder, TextEncoder
+from .core.files import reason
 from .core.settings import check_range
 
 PREFIX_UNET, PREFIX_TEXT, PREFIX_AUTOENCODER = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
@@ -88,7 +89,7 @@ def load_demo_lora(model: ModelPatcher, path: Path, strength: float) -> ModelPat
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"The demo file {path.name} is missing from {path.parent}. It comes with the pack: reinstall "
+            f"The demo file {path.name!r} is missing. It comes with the pack: reinstall "
             "Unmemorize, or in a clone train it anew with `nox -s train-demo -- --out demo/lab`."
         )
     try:
@@ -96,9 +97,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged ({error}). Reinstall Unmemorize.") from error
+        raise ValueError(f"{path.name!r} is damaged ({reason(error)}). Reinstall Unmemorize.") from error
     if "unmemorize_demo" not in metadata:
-        raise ValueError(f"{path.name} is not a demo checkpoint of Unmemorize (its metadata lacks `unmemorize_demo`).")
+        raise ValueError(f"{path.name!r} is not a demo checkpoint of Unmemorize (its metadata lacks `unmemorize_demo`).")
     return tensors, json.loads(metadata["unmemorize_demo"])
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.core.noise import NoiseLevel
+from .coverage import covered
 from .noise import model_sigma, noise_level
 from .seeds import kept_generators
 
@@ -32,6 +33,8 @@ class Denoiser:
     """What the network computes in: x is rounded to it."""
     network: torch.nn.Module
     """For `differentiable`."""
+    covered: Tensor | None
+    """1 where every prompt is active, [n, 1, ..., h, w]; None: everywhere."""
     _predict: Callable[[Tensor], list[Tensor]]
 
     def branches(self, x: Tensor) -> Tensor:
@@ -130,7 +133,8 @@ class _Probe(comfy.samplers.Sampler):
                 return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
 
         compute_dtype = model.manual_cast_dtype or model.get_dtype()
-        self._work(Denoiser(noise_level(model.model_sampling, float(sigma)), x0, compute_dtype, model.diffusion_model, predict))
+        level, network = noise_level(model.model_sampling, float(sigma)), model.diffusion_model
+        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), predict))
         return x0
 
 

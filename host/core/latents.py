@@ -43,6 +43,16 @@ def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
     return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > 0.5).float()
 
 
+def flat(region: Tensor | None) -> Tensor | None:
+    """A region [n, 1, ..., h, w] of single pictures as [n, h, w], on the CPU."""
+    return None if region is None else region.reshape(len(region), *region.shape[-2:]).float().cpu()
+
+
+def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Where two regions [n, h, w] of 0 and 1 meet; None is everywhere."""
+    return one if other is None else other if one is None else one * other
+
+
 def marks(samples: Tensor) -> Tensor:
     """A few values of every sample, by which its latent is known again, [n, <= 64]."""
     flat = samples.detach().flatten(1)

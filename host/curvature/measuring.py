@@ -17,7 +17,7 @@ from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
 from ..core.denoiser import Denoiser, differentiable, may_remember, with_denoiser
 from ..core.identity import identity, shown
-from ..core.latents import check_channels, check_picture, generated
+from ..core.latents import both, check_channels, check_picture, flat, generated
 from ..core.noise import NoiseLevel, model_sigma
 from ..core.progress import Progress
 from ..core.seeds import derived_seed, unit_noise
@@ -65,6 +65,8 @@ class Measured:
     dtype: str = ""
     levels: list[NoiseLevel] = dataclasses.field(default_factory=list)
     """Of each part."""
+    covered: Tensor | None = None
+    """1 where every prompt is active, [n, h, w]; None: everywhere."""
 
 
 def measure_map(
@@ -89,7 +91,10 @@ def measure_map(
             how = dataclasses.replace(how, estimator=INSTEAD[how.estimator])
             gc.collect()
             comfy.model_management.soft_empty_cache()
-    return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), generated(latent, values.shape))
+    if target.covered is not None and not target.covered.any():
+        raise ValueError("Nowhere in this picture are both prompts active: their areas and masks do not meet. Nothing can be mapped.")
+    region = both(generated(latent, values.shape), target.covered)
+    return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), region)
 
 
 def _attempt(
@@ -103,6 +108,7 @@ def _attempt(
         other = read(baseline, positive, None, latent, how, (method.baseline,), seed, progress)
         target.parts = [a + b for a, b in zip(target.parts, other.parts, strict=True)]
         target.evaluations += other.evaluations
+        target.covered = both(target.covered, other.covered)
     if method.squared:
         pairs = zip(target.parts, target.levels, strict=True)
         target.parts = [differences.channel_sum(differences.score_difference(gap, level)) for gap, level in pairs]
@@ -140,6 +146,7 @@ def read(
 
     def work(denoiser: Denoiser) -> None:
         found.dtype = str(denoiser.compute_dtype).removeprefix("torch.")
+        found.covered = both(found.covered, flat(denoiser.covered))
         for k in range(how.noises):
             x = denoiser.noised(unit_noise(latent["samples"], derived_seed("noise", seed, k)))
             once = METHODS[how.method].squared and len(how.sigmas) * how.noises == 1

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
+from ..core.coverage import covered
 from ..core.hooks import as_function
-from ..core.latents import check_picture, generated, is_marked, marks
+from ..core.latents import both, check_picture, flat, generated, is_marked, marks
 from ..core.noise import noise_level
 
 KEY = "unmemorize_score_difference"
@@ -32,6 +33,8 @@ class Sums:
     channels: int = 0
     unguided: bool = False
     """There were calls without the empty prompt."""
+    covered: Tensor | None = None
+    """1 where both prompts were active at every call, [n, h, w]; None: everywhere."""
 
     def add(self, facts: dict[str, Any], start: float, end: float) -> None:
         """A call between two shares of the run, given what ComfyUI tells its post-CFG functions; others are left out."""
@@ -47,6 +50,7 @@ class Sums:
         level = noise_level(facts["model"].model_sampling, float(sigma))
         gap = facts["cond_denoised"].float() - facts["uncond_denoised"].float()
         values = channel_sum(score_difference(gap, level)).cpu()
+        self.covered = both(self.covered, flat(covered([facts["cond"], facts["uncond"]], facts["input"], facts["sigma"])))
         self.channels = gap.shape[1]
         self.total = values if self.total is None else self.total + values
         self.count += 1
@@ -133,4 +137,4 @@ def recorded_map(recording: Any, latent: dict[str, Any]) -> dict[str, Any]:
         "method": "ds_0", "estimator": "recorded while sampling", "steps": sorted(sums.steps), "start": recording.start,
         "end": recording.end, "evaluations": 0,
     }  # fmt: skip
-    return make_map(values, sums.channels, settings, generated(latent, values.shape))
+    return make_map(values, sums.channels, settings, both(generated(latent, values.shape), sums.covered))

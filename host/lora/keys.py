@@ -10,6 +10,7 @@ import comfy.lora
 import comfy.lora_convert
 from torch import Tensor
 
+from ..core.files import reason
 from ..core.weights import Weights
 from .adapters import Names, Unsupported, adapter_of, tensors_of
 from .layers import OTHER_SHAPE, Layer, fault_of, fits, shape_of
@@ -105,7 +106,9 @@ def _loaded(converted: dict[str, Tensor], targets: dict[str, Any]) -> dict[str, 
     try:
         return comfy.lora.load_lora(converted, {x: f"{x}.weight" for x in targets}, log_missing=False)
     except (KeyError, RuntimeError, IndexError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"This LoRA is damaged: a part of a layer is missing or has the wrong shape ({error}). Get it anew.") from error
+        raise ValueError(
+            f"This LoRA is damaged: a part of a layer is missing or has the wrong shape ({reason(error)}). Get it anew."
+        ) from error
 
 
 def _alpha_key(converted: dict[str, Tensor], originals: dict[int, str], prefix: str) -> list[str]:

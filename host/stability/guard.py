@@ -108,6 +108,8 @@ class _Run:
     verdict: Verdict | None = None
     looked: bool = False
     """Was it asked, when the score was complete, whether the rest of the run is needed?"""
+    remark: str = ""
+    """Why nothing is corrected though it was asked for."""
 
 
 class _Control:
@@ -133,7 +135,7 @@ class _Control:
             if run is not None and run.verdict is not None:
                 result = self._corrected(run, run.verdict, result, executor.class_obj, arguments, more)
                 self.record.facts = facts_of(
-                    self._guard, run.watch, run.verdict, run.correction, result, identity(executor.class_obj.model_patcher)
+                    self._guard, run, run.verdict, result, identity(executor.class_obj.model_patcher)
                 )  # fmt: skip
                 self._line.send("done", {"view": guard_view(self.record.facts)})
             return result
@@ -155,7 +157,9 @@ class _Control:
         if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
         watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask)
-        run = self._run = _Run(watch, None if self._strategy is None else self._strategy.begin(watch))
+        obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider)
+        correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
+        run = self._run = _Run(watch, correction, remark=obstacle)
         try:
             result = executor(*arguments, **more)
         except _Enough:
@@ -203,17 +207,17 @@ class _Control:
                 raise _Enough
 
 
-def facts_of(
-    guard: Guard, watch: Watch, verdict: Verdict, correction: Correction | None, result: Tensor, here: dict[str, str]
-) -> dict[str, Any]:
+def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
-    observed = {k: numbers(v) for k, v in verdict.observed.items()}
-    done = correction or Correction()
+    observed, watch = {k: numbers(v) for k, v in verdict.observed.items()}, run.watch
+    done = run.correction or Correction()
+    remarks = [run.remark] if run.remark and bool(verdict.flagged.any()) else []
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "scores": numbers(verdict.score), "restarted": done.restarted,
         "edited_steps": {str(i): steps for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
-        "warnings": warnings_for(guard.stored, result, guard.sampling, here), "profile": profile_report(guard.stored),
+        "warnings": [*remarks, *warnings_for(guard.stored, result, guard.sampling, here)],
+        "profile": profile_report(guard.stored),
         "marks": marks(result).tolist(),
     }  # fmt: skip

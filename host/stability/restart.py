@@ -24,6 +24,8 @@ from ..core.seeds import derived_seed
 from .strategies import Correction
 from .watching import Watch
 
+SCALES = ("cfg", "cfg1", "cfg2")
+"""What the core's guiders call their guidance."""
 Conds = list[dict[str, Any]]
 PromptChange = Callable[[Conds, Conds, Tensor, int], Conds]
 """(positive, negative, sigmas of the phase, seed) -> the positive prompt to sample with."""
@@ -49,6 +51,15 @@ class Restart:
     phases: tuple[Phase, ...]
     parent: Any = None
     redraws = True
+
+    def obstacle(self, guider: Any) -> str:
+        """A run without guidance and without a second prompt has nothing that a phase could change, unless a parent draws it."""
+        conds = guider.original_conds
+        changes_prompt = "positive" in conds and "negative" in conds
+        guided = any(getattr(guider, name, 1) != 1 for name in SCALES)
+        if any(p.parent or (p.prompt is not None and changes_prompt) or (p.cfg != 1 and guided) for p in self.phases):
+            return ""
+        return "This run has no negative prompt and no guidance, so that it would be drawn again just as it was. Connect a parent model."
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
@@ -125,8 +136,9 @@ def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: in
     other = copy.copy(guider)
     if phase.parent:
         other.model_patcher, other.model_options = parent, parent.model_options
-    if hasattr(other, "cfg") and guider.cfg != 1:
-        other.cfg = guider.cfg * phase.cfg
+    for name in SCALES:
+        if getattr(guider, name, 1) != 1:
+            setattr(other, name, getattr(guider, name) * phase.cfg)
     conds = other.original_conds
     if phase.prompt is not None and "positive" in conds and "negative" in conds:
         other.original_conds = {**conds, "positive": phase.prompt(conds["positive"], conds["negative"], sigmas, seed or 0)}

@@ -30,6 +30,10 @@ class StepRule:
     rule: Rule
     redraws = False
 
+    def obstacle(self, guider: Any) -> str:
+        """It edits latents, whatever the guider is."""
+        return ""
+
     def begin(self, watch: Watch) -> Correction:
         """Where each sample would be edited first is noted while the run goes on."""
         return _Editing(self.profile, self.rule, watch)

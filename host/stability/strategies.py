@@ -5,7 +5,7 @@ A strategy is a value that is handed to the guard, and serves any number of runs
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -44,6 +44,9 @@ class Strategy(Protocol):
     @property
     def redraws(self) -> bool:
         """True: flagged samples are drawn again from the start, so that a run may end as soon as all of them are flagged."""
+
+    def obstacle(self, guider: Any) -> str:
+        """Why this strategy could change nothing in a run of that guider, in words; "" if it can."""
 
     def begin(self, watch: Watch) -> Correction:
         """The work on a run that begins; `watch` fills while it goes on."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
+from ..core.coverage import covered
 from ..core.hooks import as_function
 from ..core.noise import noise_levels
 from ..core.sampler_call import arguments_of, end_of
@@ -75,6 +76,7 @@ class Watch:
         step = self.step_of(float(facts["sigma"].reshape(-1)[0]))
         if step is None:
             return None
+        self._leave_out(facts)
         uncond = facts["uncond_denoised"] if facts["uncond"] is not None else None
         call = Call(step, facts["input"] / self.scales[step], facts["denoised"], facts["cond_denoised"], uncond)
         if self.now is None or step > self.now.step:
@@ -83,6 +85,13 @@ class Watch:
         self.cond_scale = float(facts["cond_scale"])
         self._note(call)
         return step
+
+    def _leave_out(self, facts: dict[str, Any]) -> None:
+        """Places without a prompt count for nothing, from the first step at which there are some."""
+        sides = [side for side in (facts["cond"], facts["uncond"]) if side is not None]
+        inside = covered(sides, facts["input"], facts["sigma"])
+        if inside is not None:
+            self.region = inside if self.region is None else self.region.to(inside) * inside
 
     def finish(self, end: Tensor) -> None:
         """Note the last step, given the latent it ended with, in the model's own space and coordinates."""

@@ -24,6 +24,8 @@ from .activity import COND, UNCOND, Activity
 
 TOP_SHARE = 0.01
 """r: share of a row's weights that can be taken at one noise level (released code)."""
+BLOCK = 1 << 20
+"""Weights that are scored at a time: what is needed besides the layer itself stays small, however large the layer is."""
 DENSE = 0.03
 """Masks above this density begin to harm other pictures."""
 
@@ -146,26 +148,24 @@ def find_mask(
     weights: Iterable[tuple[str, Tensor]], memorized: Activity, reference: Activity, share: float = TOP_SHARE,
     select_ratio: float = 0.0, sides: tuple[int, ...] = (COND, UNCOND), score: Score = wanda, keep_levels: bool = False,
 ) -> Mask:  # fmt: skip
-    """The mask of layers whose weights [out, d] come one by one, as (layer, weight)."""
+    """The mask of layers whose weights [out, d] come one by one, as (layer, weight), each scored by blocks of rows."""
     bits, shapes, by_level = {}, {}, {}
     level_shares: dict[str, list[float]] = {}
     for layer, weight in weights:
         mem, null = (a.rms(layer, sides).to(weight) for a in (memorized, reference))
-        level_shares[layer] = []
-        masks: Iterable[Tensor] = _noted(level_masks(weight, mem, null, share, score), level_shares[layer])
+        packed, by_block, taken = [], [], []
+        for rows in weight.split(max(1, BLOCK // weight.shape[1])):
+            masks = list(level_masks(rows, mem, null, share, score))
+            packed.append(pack(union(masks, select_ratio)))
+            taken.append([int(m.sum()) for m in masks])
+            if keep_levels:
+                by_block.append(torch.stack([pack(m) for m in masks]))
+        bits[layer] = torch.cat(packed)
         if keep_levels:
-            masks = list(masks)
-            by_level[layer] = torch.stack([pack(m) for m in masks])
-        bits[layer] = pack(union(masks, select_ratio))
+            by_level[layer] = torch.cat(by_block, 1)
+        level_shares[layer] = [sum(counts) / weight.numel() for counts in zip(*taken, strict=True)]
         shapes[layer] = (weight.shape[0], weight.shape[1])
     return Mask(bits, shapes, by_level, level_shares)
-
-
-def _noted(masks: Iterable[Tensor], shares: list[float]) -> Iterator[Tensor]:
-    """The same masks; the share of each is written down on its way."""
-    for mask in masks:
-        shares.append(float(mask.float().mean()))
-        yield mask
 
 
 def prune(weight: Tensor, mask: Tensor, strength: float) -> Tensor:

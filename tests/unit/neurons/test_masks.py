@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -295,3 +296,22 @@ def test_kept_levels_make_up_the_union():
     mask = find_mask([("layer", rand(OUT, D, seed=9))], mem, null, 0.1, sides=(COND,), keep_levels=True)
     levels = unpack(mask.by_level["layer"], D)
     assert levels.shape == (3, OUT, D) and torch.equal(levels.any(0), mask.dense("layer"))
+
+
+@pytest.mark.parametrize("block", [1, D, 2 * D + 1, 5 * D, 10**9])
+@pytest.mark.parametrize("keep_levels", [False, True])
+def test_blocks_of_rows_make_the_same_mask(monkeypatch, block, keep_levels):
+    """Rows are ranked alone, so that a layer may be scored a few of them at a time: bits, levels and shares are those of the whole."""
+    masks = importlib.import_module("unmemorize_pack.unmemorize.neurons.masks")
+    mem = activity(*(rand(ROWS, D, seed=s) for s in (1, 2, 3)), levels=3)
+    null = activity(*(rand(ROWS, D, seed=s) for s in (4, 5, 6)), levels=3)
+    weight = rand(OUT, D, seed=7)
+    whole = find_mask([("layer", weight)], mem, null, 0.2, 0.4, sides=(COND,), keep_levels=keep_levels)
+    monkeypatch.setattr(masks, "BLOCK", block)
+    parts = find_mask([("layer", weight)], mem, null, 0.2, 0.4, sides=(COND,), keep_levels=keep_levels)
+    assert torch.equal(whole.bits["layer"], parts.bits["layer"]) and whole.level_shares["layer"] == pytest.approx(
+        parts.level_shares["layer"]
+    )
+    assert set(whole.by_level) == set(parts.by_level) == ({"layer"} if keep_levels else set())
+    if keep_levels:
+        assert torch.equal(whole.by_level["layer"], parts.by_level["layer"])
