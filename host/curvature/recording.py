@@ -12,6 +12,7 @@ from torch import Tensor
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
 from ..core.coverage import covered
+from ..core.guiders import other_prompts
 from ..core.hooks import as_function
 from ..core.latents import both, check_picture, flat, generated, is_marked, marks
 from ..core.noise import noise_level
@@ -33,6 +34,8 @@ class Sums:
     channels: int = 0
     unguided: bool = False
     """There were calls without the empty prompt."""
+    obstacle: str = ""
+    """Why nothing that was recorded can be mapped, in words."""
     covered: Tensor | None = None
     """1 where both prompts were active at every call, [n, h, w]; None: everywhere."""
 
@@ -50,6 +53,9 @@ class Sums:
         level = noise_level(facts["model"].model_sampling, float(sigma))
         gap = facts["cond_denoised"].float() - facts["uncond_denoised"].float()
         values = channel_sum(score_difference(gap, level)).cpu()
+        if self.total is not None and values.shape != self.total.shape:
+            self.obstacle = "The recorded sampler changed the latent's size on the way, so that its steps cannot be added up."
+            return
         self.covered = both(self.covered, flat(covered([facts["cond"], facts["uncond"]], facts["input"], facts["sigma"])))
         self.channels = gap.shape[1]
         self.total = values if self.total is None else self.total + values
@@ -79,7 +85,7 @@ class _Recorder:
 
     def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         """Around everything: the sums of a run that ends become the recording's."""
-        sums, recording = Sums(), self._recording
+        sums, recording = Sums(obstacle=other_prompts(executor.class_obj)), self._recording
         self._running.append(sums)
         try:
             result = executor(*arguments, **more)
@@ -112,6 +118,8 @@ def recorded_map(recording: Any, latent: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(recording, Recording):
         raise ValueError("This is not a recording of Unmemorize. Connect the recording of Record Score Difference.")
     sums = recording.sums
+    if sums is not None and sums.obstacle:
+        raise ValueError(f"{sums.obstacle} Use Curvature Difference Map, which asks the model itself.")
     if sums is not None and sums.unguided:
         raise ValueError(
             "The sampler ran without guidance (CFG 1), so the model never saw the empty prompt and there is nothing to compare. "

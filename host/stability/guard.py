@@ -5,6 +5,7 @@ The stock sampler runs untouched. A sample that is flagged is corrected alone; i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,21 +16,22 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.views import guard_view
-from ...unmemorize.stability.profile import WINDOW, Profile
+from ...unmemorize.stability.profile import WINDOW
 from ...unmemorize.stability.rule import Rule
+from ..core.guiders import other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
-from ..core.latents import marks
-from ..core.sampler_call import SamplerCall, arguments_of, end_of, run_arguments_of
+from ..core.latents import is_marked, marks
+from ..core.sampler_call import RunCall, SamplerCall, arguments_of, end_of, run_arguments_of
 from .live_view import live
-from .profiles import StoredProfile, check_guidance, check_profile, warnings_for
+from .profiles import StoredProfile, check_guidance, check_profile, other_guidance, warnings_for
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
 from .restart import check_parent, default_restart
 from .step_rule import StepRule
 from .strategies import Correction, Strategy
-from .verdicts import LIMIT, Verdict, default_verdict, paper_verdict, regions_of
-from .watching import Watch, new_watch
+from .verdicts import LIMIT, Detector, Verdict, default_verdict, judged, paper_verdict, regions_of
+from .watching import SAME_LEVEL, Watch, new_watch
 
 KEY = "unmemorize_stability_guard"
 MODES = ("detect", "correct", "off")
@@ -39,7 +41,7 @@ MODES = ("detect", "correct", "off")
 class Method:
     """A detector and the strategy that goes with it."""
 
-    judge: Callable[[Watch, Profile, float, Rule], Verdict]
+    detect: Detector
     strategy: Callable[[Guard], Strategy]
 
 
@@ -59,8 +61,8 @@ class Guard:
     """What is known of the run beforehand: sampler_name, scheduler ..., for warnings."""
 
     def judge(self, watch: Watch) -> Verdict:
-        """By the method's detector."""
-        return METHODS[self.method].judge(watch, self.stored.profile, self.limit, self.rule)
+        """By the method's detector, where it can."""
+        return judged(METHODS[self.method].detect, watch, self.stored.profile, self.limit, self.rule)
 
 
 METHODS: dict[str, Method] = {
@@ -99,17 +101,41 @@ class _Enough(Exception):
     """Every sample of the batch is flagged and will be drawn again: the rest of this run is not needed."""
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A run that stopped on the way, for a sampler that goes on with its latent."""
+
+    watch: Watch
+    marks: Tensor
+    """Of the latent that it left."""
+    judged: bool
+
+    def goes_on_in(self, call: RunCall) -> bool:
+        """Does that run begin with this one's latent, at its noise level, without noise of its own?"""
+        same_level = math.isclose(self.watch.sigmas[-1], float(call.sigmas[0]), rel_tol=SAME_LEVEL)
+        return same_level and is_marked(call.latent, self.marks) and not bool(call.noise.any())
+
+
 @dataclass
 class _Run:
     """One run of a sampler under guard, from the sampler's start on."""
 
     watch: Watch
     correction: Correction | None
+    before: _Stage | None = None
+    """The stage that this run goes on from."""
     verdict: Verdict | None = None
+    guided: bool = False
+    """Was there a call with guidance yet?"""
     looked: bool = False
     """Was it asked, when the score was complete, whether the rest of the run is needed?"""
     remark: str = ""
     """Why nothing is corrected though it was asked for."""
+
+    @property
+    def whole(self) -> Watch:
+        """All that was seen of the picture, earlier stages included."""
+        return self.watch if self.before is None else self.before.watch.followed_by(self.watch)
 
 
 class _Control:
@@ -120,6 +146,8 @@ class _Control:
         self._guard, self._line = guard, live()
         self._strategy = (guard.strategy or METHODS[guard.method].strategy(guard)) if guard.mode == "correct" else None
         self._run: _Run | None = None
+        self._stage: _Stage | None = None
+        self._before: _Stage | None = None
         self._inside = False
         """A whole run is going on."""
         self._correcting = False
@@ -129,37 +157,44 @@ class _Control:
         if self._inside:
             return executor(*arguments, **more)
         self._inside = True
+        call = run_arguments_of(executor.class_obj, *arguments, **more)
+        self._before = self._stage if self._stage is not None and self._stage.goes_on_in(call) else None
+        self._stage = None
         try:
             result = executor(*arguments, **more)
             run, self._run = self._run, None
             if run is not None and run.verdict is not None:
-                result = self._corrected(run, run.verdict, result, executor.class_obj, arguments, more)
-                self.record.facts = facts_of(
-                    self._guard, run, run.verdict, result, identity(executor.class_obj.model_patcher)
-                )  # fmt: skip
-                self._line.send("done", {"view": guard_view(self.record.facts)})
+                result = self._corrected(run, run.verdict, result, call)
+                self._finish(run, run.verdict, result, executor.class_obj.model_patcher)
             return result
         finally:
             self._inside = self._correcting = False
-            self._run = None
+            self._run = self._before = None
 
-    def _corrected(self, run: _Run, verdict: Verdict, result: Tensor, guider: Any, arguments: Any, more: Any) -> Tensor:
+    def _corrected(self, run: _Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
         if run.correction is None or not bool(verdict.flagged.any()):
             return result
         self._correcting = True
         if self._redraws():
             self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
-        return run.correction.after(run_arguments_of(guider, *arguments, **more), verdict.flagged, result)
+        return run.correction.after(call, verdict.flagged, result)
+
+    def _finish(self, run: _Run, verdict: Verdict, result: Tensor, model: Any) -> None:
+        if run.watch.sigmas[-1] > 0:
+            self._stage = _Stage(run.whole, marks(result), not any(verdict.not_judged))
+        self.record.facts = facts_of(self._guard, run, verdict, result, identity(model))
+        self._line.send("done", {"view": guard_view(self.record.facts)})
 
     def sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         """Around the sampler: its steps belong to one run."""
         call = arguments_of(executor.class_obj, *arguments, **more)
         if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
-        watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask)
+        watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, samples=len(call.noise))
+        watch.obstacle = other_prompts(call.guider)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
-        run = self._run = _Run(watch, correction, remark=obstacle)
+        run = self._run = _Run(watch, correction, self._before, remark=obstacle)
         try:
             result = executor(*arguments, **more)
         except _Enough:
@@ -172,8 +207,8 @@ class _Control:
         watch.finish(end)
         if correction is not None and last is not None and last.step == watch.steps - 1:
             correction.saw(last, end.to(last.z) / watch.scales[-1])
-        run.verdict = self._guard.judge(watch)
-        return result if correction is None else correction.within(call, result)
+        run.verdict = self._guard.judge(run.whole)
+        return result if correction is None or not bool(run.verdict.flagged.any()) else correction.within(call, result)
 
     def listen(self, facts: dict[str, Any]) -> Tensor:
         """After each call of the guided model."""
@@ -192,8 +227,9 @@ class _Control:
 
     def _step(self, run: _Run, facts: dict[str, Any]) -> None:
         watch, correction = run.watch, run.correction
-        if watch.now is None:
-            check_guidance(self._guard.stored, float(facts["cond_scale"]), facts["uncond"] is not None)
+        if not run.guided and facts["uncond"] is not None:
+            run.guided = True
+            watch.obstacle = watch.obstacle or other_guidance(self._guard.stored, float(facts["cond_scale"]))
         step = watch.see(facts)
         if step is None or correction is None or watch.now is None:
             return
@@ -201,7 +237,7 @@ class _Control:
             correction.saw(watch.before, watch.now.z)
         if self._redraws() and not run.looked and watch.angles[step] < WINDOW:
             run.looked = True
-            verdict = self._guard.judge(watch)
+            verdict = self._guard.judge(run.whole)
             if bool(verdict.flagged.all()):
                 run.verdict = verdict
                 raise _Enough
@@ -209,13 +245,17 @@ class _Control:
 
 def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
-    observed, watch = {k: numbers(v) for k, v in verdict.observed.items()}, run.watch
-    done = run.correction or Correction()
+    observed, watch = {k: numbers(v) for k, v in verdict.observed.items()}, run.whole
+    done, earlier = run.correction or Correction(), watch.steps - run.watch.steps
     remarks = [run.remark] if run.remark and bool(verdict.flagged.any()) else []
+    if run.before is not None:
+        remarks.append("This picture was sampled in several stages. They are judged as one run.")
+        if done.restarted and not run.before.judged:
+            remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
-        "memorized": verdict.flagged.tolist(), "scores": numbers(verdict.score), "restarted": done.restarted,
-        "edited_steps": {str(i): steps for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
+        "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score), "restarted": done.restarted,
+        "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
         "warnings": [*remarks, *warnings_for(guard.stored, result, guard.sampling, here)],
         "profile": profile_report(guard.stored),

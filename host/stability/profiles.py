@@ -85,16 +85,22 @@ def check_profile(stored: Any, model: Any) -> None:
         raise ValueError(f"This stability profile belongs to another model: {', '.join(other)} differ(s). Calibrate one for this model.")
 
 
-def check_guidance(stored: StoredProfile, cfg: float, guided: bool = True) -> None:
-    """ValueError if the run's guidance is far from the profile's."""
+def check_guidance(stored: StoredProfile, cfg: float) -> None:
+    """ValueError if a run's guidance is far from the profile's."""
+    mismatch = other_guidance(stored, cfg)
+    if mismatch:
+        raise ValueError(mismatch)
+
+
+def other_guidance(stored: StoredProfile, cfg: float) -> str:
+    """How a run's guidance is too far from the profile's, in words; "" if it is near."""
     there = float(stored.facts["cfg"])
-    if not guided and not math.isclose(there, 1.0):
-        raise ValueError(f"The run has no guidance (CFG 1), the stability profile was measured at CFG {there:g}. Calibrate one at CFG 1.")
-    if not there / NEAR_GUIDANCE <= cfg <= there * NEAR_GUIDANCE:
-        raise ValueError(
-            f"The run's CFG is {cfg:g}, the stability profile was measured at {there:g}; it serves {there / NEAR_GUIDANCE:.3g} to "
-            f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or calibrate a profile for this one."
-        )
+    if there / NEAR_GUIDANCE <= cfg <= there * NEAR_GUIDANCE:
+        return ""
+    return (
+        f"The run's CFG is {cfg:g}, the stability profile was measured at {there:g}; it serves {there / NEAR_GUIDANCE:.3g} to "
+        f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or calibrate a profile for this one."
+    )
 
 
 def warnings_for(stored: StoredProfile, samples: Tensor, sampling: dict[str, Any], here: dict[str, str]) -> list[str]:

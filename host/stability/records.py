@@ -63,7 +63,7 @@ BY_STEP = facts.several(facts.several(NUMBER, 1, SAMPLES), 1, STEPS)
 PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
 REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
-    "memorized": facts.several(facts.flag(), 1, SAMPLES), "scores": facts.several(NUMBER, 1, SAMPLES),
+    "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES), "scores": facts.several(NUMBER, 1, SAMPLES),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
     "edited_steps": facts.Fact(
         "lists of steps by sample", lambda v: v == {} or facts.table(facts.several(facts.whole(0, STEPS), 0, STEPS)).holds(v)
@@ -92,6 +92,7 @@ def _parsed(report: str) -> dict[str, Any]:
     lengths = [len(v) for table in (kept["observed"], kept["regions"]) for v in table.values()]
     if (
         len(kept["memorized"]) != n
+        or len(kept["not_judged"]) != n
         or any(k != n for k in rows)
         or any(k != steps for k in lengths)
         or any(i >= n for i in kept["restarted"])
@@ -104,25 +105,27 @@ def _parsed(report: str) -> dict[str, Any]:
 
 
 def sample_of(found: dict[str, Any], sample: int) -> tuple[bool, float]:
-    """memorized and score of one picture of the batch; ValueError if the batch is smaller."""
+    """memorized and score of one picture of the batch, NaN if it was not judged; ValueError if the batch is smaller."""
     if sample >= len(found["scores"]):
         raise ValueError(f"sample {sample} was asked for, but the batch has {len(found['scores'])} (counted from 0).")
     return found["memorized"][sample], highest(found["scores"][sample : sample + 1])
 
 
 def of_batch(found: dict[str, Any]) -> tuple[bool, float]:
-    """memorized and score of a batch; False and 0 for a run that was not watched."""
+    """memorized and score of a batch: NaN if none of it was judged; False and 0 for a run that was not watched."""
     return (any(found["memorized"]), highest(found["scores"])) if found else (False, 0.0)
 
 
 def highest(scores: list[float | None]) -> float:
-    """The highest score of a batch; a run that broke (NaN) has none."""
-    return max((s for s in scores if s is not None), default=0.0)
+    """The highest score of a batch; NaN if no picture has one."""
+    return max((s for s in scores if s is not None), default=math.nan)
 
 
 def in_short(found: dict[str, Any]) -> dict[str, Any]:
     """What the front end shows of a record."""
     if not found:
         return {"verdict": "off"}
-    kept = ("mode", "method", "detector", "limit", "memorized", "scores", "restarted", "edited_steps", "warnings")
-    return {"verdict": verdict(found, found["memorized"].index(any(found["memorized"]))), **{k: found[k] for k in kept}}
+    kept = ("mode", "method", "detector", "limit", "memorized", "not_judged", "scores", "restarted", "edited_steps", "warnings")
+    memorized, reasons = found["memorized"], found["not_judged"]
+    first = memorized.index(True) if any(memorized) else next((i for i, why in enumerate(reasons) if why), 0)
+    return {"verdict": verdict(found, first), **{k: found[k] for k in kept}}

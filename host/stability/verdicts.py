@@ -1,14 +1,16 @@
-"""Is a run the recall of a memory? The detectors, given what was observed and a profile."""
+"""Is a run the recall of a memory? The detectors, given what was observed and a profile; no verdict where it would rest on too little."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.profile import Profile, default_score, deviations, paper_score, region_along
+from ...unmemorize.stability.profile import WINDOW, Profile, default_score, deviations, paper_score, region_along
 from ...unmemorize.stability.rule import Rule, severity
 from .watching import Watch
 
@@ -27,33 +29,69 @@ class Verdict:
     detector: str
     observed: dict[str, Tensor]
     """What it rests on: signal -> [steps, n], NaN where there is nothing."""
+    not_judged: list[str] = field(default_factory=list)
+    """Why a sample has no verdict, in words, by sample; "" for those that have one."""
+
+
+Detector = Callable[[Watch, Profile, float, Rule], Verdict]
+
+
+def judged(detect: Detector, watch: Watch, profile: Profile, limit: float, rule: Rule) -> Verdict:
+    """A detector's verdict, or why there is none: of a run that was seen in part, of another kind, or that broke."""
+    reason = why_not(watch, profile)
+    if reason:
+        nothing = torch.full((watch.samples,), math.nan)
+        return Verdict(nothing, nothing > 0, "none", watch.observed(), [reason] * watch.samples)
+    found = detect(watch, profile, limit, rule)
+    broken = torch.isnan(found.score).tolist()
+    reasons = ["This run produced values that are not numbers: check the model's precision." if b else "" for b in broken]
+    return Verdict(found.score, found.flagged & ~torch.isnan(found.score), found.detector, found.observed, reasons)
+
+
+def why_not(watch: Watch, profile: Profile) -> str:
+    """Why no verdict can rest on what was seen of a run, in words; "" if one can. Memories show in the steps above WINDOW."""
+    if watch.obstacle:
+        return watch.obstacle
+    if "update" not in watch.observed():
+        return (
+            "This sampler did not evaluate the model at the steps of its schedule, so that nothing was seen. Use another sampler "
+            "(euler, dpmpp_2m ...)."
+        )
+    early = [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
+    if not early:
+        return f"The run begins at noise level {watch.sigmas[0]:.3g}, after the steps in which memories show. Guard the run from its start."
+    if watch.angles[-1] >= WINDOW:
+        return (
+            f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a sampler "
+            "goes on with its latent and the same guarded MODEL."
+        )
+    if "revision" not in profile.mean:
+        return ""
+    if "guidance" not in watch.observed():
+        return "The run has no guidance (CFG 1), but the runs of the stability profile had. Calibrate a profile at CFG 1."
+    compared = len(watch.compared.intersection(early))
+    if compared == 0 or 2 * compared < len(early) - 1:
+        return (
+            f"Of the {len(early)} steps in which memories show, only {compared} could be compared with the step before: the others ran "
+            "without guidance, or the sampler passed them by."
+        )
+    return ""
 
 
 def default_verdict(watch: Watch, profile: Profile, limit: float, rule: Rule) -> Verdict:
-    """By the default score; where a run has none (no guidance), by the paper's region."""
-    observed, angles = _observed(watch), torch.tensor(watch.angles[:-1])
-    score = default_score(profile, angles, observed)
-    if torch.isnan(score).all():
+    """By the default score; with a profile of runs without guidance, by the paper's region."""
+    if "revision" not in profile.mean:
         return paper_verdict(watch, profile, limit, rule)
+    observed = watch.observed()
+    score = default_score(profile, torch.tensor(watch.angles[:-1]), observed)
     return Verdict(score, score > limit, "default", observed)
 
 
 def paper_verdict(watch: Watch, profile: Profile, limit: float, rule: Rule) -> Verdict:
     """Has a sample left the paper's region at any step? (Section 4.3; the score is that of Section 4.2)"""
-    observed, angles = _observed(watch), torch.tensor(watch.angles[:-1])
+    observed, angles = watch.observed(), torch.tensor(watch.angles[:-1])
     z = [deviations(profile, name, angles, observed[name]) for name in ("update", "prediction")]
     return Verdict(paper_score(profile, angles, observed), (severity(*z, rule) > 0).any(0), "paper", observed)
-
-
-def _observed(watch: Watch) -> dict[str, Tensor]:
-    """ValueError if the sampler was never seen at a step of its schedule."""
-    observed = watch.observed()
-    if "update" not in observed:
-        raise ValueError(
-            "This sampler did not evaluate the model at the steps of its schedule, so the stability guard saw nothing. "
-            "Use another sampler (euler, dpmpp_2m ...), or set the guard's mode to off."
-        )
-    return observed
 
 
 def regions_of(watch: Watch, profile: Profile, names: dict[str, Any]) -> dict[str, list[list[float]]]:

@@ -51,6 +51,9 @@ class Watch:
     region: Tensor | None
     every_sharpness: bool = False
     """Of every step, for a profile; else of the first, which is all that a score needs."""
+    samples: int = 1
+    obstacle: str = ""
+    """Why no verdict can rest on this run, in words."""
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan
@@ -60,6 +63,11 @@ class Watch:
     @property
     def steps(self) -> int:
         return len(self.angles) - 1
+
+    @property
+    def compared(self) -> set[int]:
+        """Steps whose predictions, of the prompt and of the empty prompt, could be compared with those of the step before."""
+        return {step for step, (names, _) in self._notes.items() if "change_cond" in names}
 
     def step_of(self, sigma: float) -> int | None:
         """The step that begins at a noise level, if any: the nearest of those to come, runs go downward."""
@@ -74,7 +82,7 @@ class Watch:
     def see(self, facts: dict[str, Any]) -> int | None:
         """Note a model call, given what ComfyUI tells its post-CFG functions; returns the step it belongs to."""
         step = self.step_of(float(facts["sigma"].reshape(-1)[0]))
-        if step is None:
+        if step is None or self._resized(facts["input"]):
             return None
         self._leave_out(facts)
         uncond = facts["uncond_denoised"] if facts["uncond"] is not None else None
@@ -86,6 +94,13 @@ class Watch:
         self._note(call)
         return step
 
+    def _resized(self, x: Tensor) -> bool:
+        if self.now is None or x.shape == self.now.z.shape:
+            return False
+        sizes = " to ".join("x".join(map(str, shape[2:])) for shape in (self.now.z.shape, x.shape))
+        self.obstacle = f"The sampler changed the latent's size on the way, from {sizes}: its steps cannot be compared."
+        return True
+
     def _leave_out(self, facts: dict[str, Any]) -> None:
         """Places without a prompt count for nothing, from the first step at which there are some."""
         sides = [side for side in (facts["cond"], facts["uncond"]) if side is not None]
@@ -96,7 +111,7 @@ class Watch:
     def finish(self, end: Tensor) -> None:
         """Note the last step, given the latent it ended with, in the model's own space and coordinates."""
         last = self.now
-        if last is not None and last.step == self.steps - 1:
+        if last is not None and last.step == self.steps - 1 and end.shape == last.z.shape:
             y = end.to(last.z) / self.scales[self.steps]
             norms = rms_of_each(torch.stack([y, y - last.z]), self._region_like(y)).cpu()
             self._notes[self.steps] = ("latent", "update"), norms
@@ -140,8 +155,19 @@ class Watch:
     def _region_like(self, x: Tensor) -> Tensor | None:
         return None if self.region is None else self.region.to(x.device)
 
+    def followed_by(self, later: Watch) -> Watch:
+        """Two stages of one run, the later one begun with what this one ended with, as the watch of the whole."""
+        notes, steps = dict(self._notes), self.steps
+        for step, (names, values) in later._notes.items():
+            known = notes.get(steps + step)
+            notes[steps + step] = (names, values) if known is None else ((*known[0], *names), torch.cat([known[1], values]))
+        levels = ((*a[:-1], *b) for a, b in ((self.angles, later.angles), (self.scales, later.scales), (self.sigmas, later.sigmas)))
+        angles, scales, sigmas = map(list, levels)
+        obstacle = self.obstacle or later.obstacle
+        return Watch(angles, scales, sigmas, later.region, samples=later.samples, obstacle=obstacle, _notes=notes)
 
-def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, every_sharpness: bool = False) -> Watch:
+
+def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, every_sharpness: bool = False, samples: int = 1) -> Watch:
     """A watch for a run over `sigmas` [steps + 1]; `denoise_mask` [n, c, h, w] or None: where the picture is generated."""
     levels = noise_levels(model_sampling, sigmas)
     return Watch(
@@ -150,6 +176,7 @@ def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, 
         sigmas.tolist(),
         None if denoise_mask is None else (denoise_mask > 0.5).float(),
         every_sharpness,
+        samples,
     )
 
 

@@ -28,6 +28,9 @@ export const MANY = 10;
  */
 export function ofGuard(view, style, sample = 0) {
   if (view.kind === "off") return { kind: "off", word: "off", text: "the stock sampler, unwatched" };
+  if (view.judged?.[sample] === false) {
+    return { kind: "unclear", word: "not judged", text: String(view.verdicts[sample]).replace(/^not judged: /, "") };
+  }
   const kind = view.memorized[sample] ? "memorized" : "clean";
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
   const limit = view.detector === "default" ? ` (memorized from ${number(view.limit, style)})` : "";

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -10,9 +11,11 @@ from torch import Tensor
 from .canvas import INK, LINE, PAGE, SOFT, font, tensor_of
 
 WIDTH, PANEL, MARGIN = 900, 190, 64
-HEAD, GAP, FOOT = 64, 34, 40
+HEAD, GAP, FOOT = 72, 34, 40
 BAND, MEAN, RUN, EDIT = "#31506b", "#7fb2dc", "#f2c14e", "#ff8f85"
 GAMMA = 3.0
+LINE_LENGTH = 120
+"""Characters of a reason in a line."""
 """Half width of the drawn regions, in standard deviations."""
 PANELS = {
     "update": "length of the update, by radian",
@@ -39,6 +42,8 @@ def chart(record: dict[str, Any], sample: int) -> Tensor:
 
 def verdict(record: dict[str, Any], sample: int) -> str:
     """What the guard found and did, in words."""
+    if record["not_judged"][sample]:
+        return f"not judged: {record['not_judged'][sample]}"
     words = "memorized" if record["memorized"][sample] else "nothing found"
     if sample in record["restarted"]:
         words += ", sampled again"
@@ -52,8 +57,13 @@ def _edited(record: dict[str, Any], sample: int) -> list[int]:
 
 
 def _headline(draw: ImageDraw.ImageDraw, record: dict[str, Any], sample: int) -> None:
-    colour = EDIT if record["memorized"][sample] else MEAN
-    draw.text((MARGIN, 12), verdict(record, sample), fill=colour, font=font(22))
+    unknown = record["not_judged"][sample]
+    colour = EDIT if record["memorized"][sample] else RUN if unknown else MEAN
+    draw.text((MARGIN, 12), "not judged" if unknown else verdict(record, sample), fill=colour, font=font(22))
+    if unknown:
+        for k, line in enumerate(textwrap.wrap(unknown, LINE_LENGTH)[:2]):
+            draw.text((MARGIN, 38 + 15 * k), line, fill=SOFT, font=font(13))
+        return
     limit = f" (memorized from {record['limit']:g})" if record["detector"] == "default" else ""
     score = record["scores"][sample]
     shown = "none" if score is None else f"{score:.1f} standard deviations of clean runs{limit}"

@@ -11,7 +11,8 @@ from unmemorize_pack.unmemorize.pictures import views
 
 def record(steps: int = 4, samples: int = 2) -> dict:
     return {
-        "mode": "correct", "method": "recommended", "detector": "default", "limit": 3.0, "memorized": [False, True][:samples],
+        "mode": "correct", "method": "recommended", "detector": "default", "limit": 3.0, "not_judged": [""] * samples,
+        "memorized": [False, True][:samples],
         "scores": [0.5, None][:samples], "restarted": [1], "edited_steps": {"1": [2]}, "sigmas": [1.0] * (steps + 1),
         "observed": {"update": [[1.0 + i, None] for i in range(steps)], "sharpness": [[0.0, 0.0]] * steps},
         "regions": {"update": [[1.0, 0.5]] * steps}, "warnings": ["<img src=x onerror=alert(1)>"],

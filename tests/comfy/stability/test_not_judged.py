@@ -1,0 +1,202 @@
+"""What cannot be judged is said, never called clean: runs seen in part, under other guiders, of latents that change their size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+
+PROMPT = "a small red ring on a gray background"
+STEPS = 10
+EMPTY = torch.zeros(1, 8, 8, 8)
+
+
+@pytest.fixture
+def guard(demo, guarding, stored):
+    """guard(mode=..., limit=..., ...) -> clone of the demo under guard, record."""
+    return lambda mode="detect", **more: guarding.guarded(demo[0], guarding.Guard(stored, mode, **more))
+
+
+@pytest.fixture
+def advanced(demo, encode):
+    """advanced(model, latent, first, last): KSampler Advanced from a step to a step; noise is added at step 0, and left over."""
+    node = importlib.import_module("nodes").KSamplerAdvanced()
+
+    def run(model, latent, first, last, end="enable"):
+        noise = "disable" if first else "enable"
+        settings = (noise, 1, STEPS, 2.0, "euler", "normal", encode("a red ring"), encode(""), {"samples": latent}, first, last, end)
+        with torch.inference_mode():
+            return node.sample(model, *settings)[0]["samples"]
+
+    return run
+
+
+@pytest.fixture
+def stages(advanced):
+    """stages(model, cut): two of them, as users chain them."""
+    return lambda model, cut: advanced(model, advanced(model, EMPTY, 0, cut), cut, STEPS, "disable")
+
+
+def why(record):
+    (reason,) = record.facts["not_judged"]
+    assert (reason != "") == (record.facts["scores"] == [None]) and (not reason or record.facts["memorized"] == [False])
+    return reason
+
+
+def test_stages_of_one_run_are_judged_as_one(guard, stages, draw):
+    """Wherever it is cut, the whole run is judged: the score is near that of the uncut run, and the steps are numbered through."""
+    model, record = guard()
+    draw(model, steps=STEPS)
+    (whole,), sigmas = record.facts["scores"], record.facts["sigmas"]
+    for cut in (2, 5, 8):
+        model, record = guard()
+        stages(model, cut)
+        assert why(record) == "" and record.facts["sigmas"] == pytest.approx(sigmas)
+        assert record.facts["scores"][0] == pytest.approx(whole, abs=0.5), cut  # one comparison is missing, at the cut
+        assert any("several stages" in text for text in record.facts["warnings"])
+
+
+def test_a_stage_alone_is_not_judged(guard, draw):
+    model, record = guard()
+    picture = draw(model, steps=STEPS, last_step=3)
+    assert "stops at noise level" in why(record)
+    model, record = guard()
+    draw(model, steps=STEPS, start_step=STEPS - 2, latent=picture)
+    assert "begins at noise level" in why(record)
+
+
+def test_another_latent_is_no_second_stage(guard, advanced):
+    """A run in between belongs to another picture."""
+    model, record = guard()
+    advanced(model, EMPTY, 0, 8)
+    advanced(model, EMPTY + 1, 8, STEPS)
+    assert "begins at noise level" in why(record) and len(record.facts["sigmas"]) == 3
+
+
+def test_both_stages_of_a_memory_are_drawn_again(guard, stages, demo, nodes):
+    """With a parent for all of it, the stages together are the parent's own picture."""
+    early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
+    restart = importlib.import_module("unmemorize_pack.host.stability.restart")
+    how = restart.Restart((restart.Phase(1.0, parent=True),), early)
+    model, record = guard("correct", strategy=how, limit=-1e9)
+    assert torch.allclose(stages(model, 8), stages(early, 8), atol=1e-5)
+    assert record.facts["restarted"] == [0] and not any("no verdict yet" in text for text in record.facts["warnings"])
+    model, record = guard("correct", strategy=how, limit=-1e9)
+    stages(model, 3)
+    assert record.facts["restarted"] == [0] and any("no verdict yet" in text for text in record.facts["warnings"])
+
+
+def test_little_denoising_is_not_judged(nodes, demo, encode, stored):
+    """The node: same bits, no score, and the reason in report and verdict."""
+    given = {"model": demo[0], "seed": 1, "steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.15}
+    given |= {"positive": encode(PROMPT), "negative": encode(""), "latent_image": {"samples": torch.ones(1, 8, 8, 8)}}
+    result = nodes["UnmemorizeKSamplerStabilityGuard"].execute(**given, mode="detect", method="recommended", profile=stored)
+    latent, memorized, score, report = result.args
+    stock = importlib.import_module("nodes").KSampler().sample(*(given[k] for k in (
+        "model", "seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise"
+    )))[0]  # fmt: skip
+    assert torch.equal(latent["samples"], stock["samples"])
+    assert memorized is False and math.isnan(score) and "begins at noise level" in json.loads(report)["not_judged"][0]
+    assert result.ui["unmemorize_report"][0]["verdict"].startswith("not judged")
+    assert result.ui["unmemorize_guard"][0]["judged"] == [False]
+    chart = nodes["UnmemorizeStabilityChart"].execute(0, report=report)
+    assert math.isnan(chart.args[2]) and chart.args[1] is False
+
+
+@pytest.mark.parametrize(("guided_below", "judged"), [(14.0, True), (0.9, False), (0.0, False)])
+def test_guidance_in_a_part_of_the_run(demo, encode, guard, guided_below, judged):
+    """An interval of guidance: steps without it are left out; if they are most of those that count, there is no verdict."""
+    samplers = importlib.import_module("comfy.samplers")
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", STEPS)
+
+    class Interval(samplers.CFGGuider):
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
+            self.cfg = 2.0 if float(timestep[0]) < guided_below else 1.0
+            return super().predict_noise(x, timestep, model_options, seed)
+
+    def run(model):
+        interval = Interval(model)
+        interval.set_conds(encode(PROMPT), encode(""))
+        noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            return interval.sample(noise, torch.zeros(1, 8, 8, 8), samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1)
+
+    model, record = guard()
+    assert torch.equal(run(model), run(demo[0]))
+    assert (why(record) == "") == judged and (judged or "guidance" in why(record))
+
+
+def guider(custom, name, model, encode):
+    words = [encode(t) for t in (PROMPT, "a large blue star on a white background", "")]
+    if name == "DualCFGGuider":
+        return custom.DualCFGGuider.execute(model, *words, 2.0, 2.0, "regular").args[0]
+    return importlib.import_module("comfy_extras.nodes_perpneg").PerpNegGuider.execute(model, *words, 2.0, 1.0).args[0]
+
+
+@pytest.mark.parametrize("name", ["DualCFGGuider", "PerpNegGuider"])
+def test_guiders_that_hold_other_prompts(demo, encode, guard, nodes, name):
+    """No verdict and no map of a pair that is not prompt and empty prompt; the picture is the same to the bit."""
+    custom, samplers = (importlib.import_module(n) for n in ("comfy_extras.nodes_custom_sampler", "comfy.samplers"))
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", 5)
+
+    def run(model):
+        noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            return guider(custom, name, model, encode).sample(
+                noise, torch.zeros(1, 8, 8, 8), samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1
+            )
+
+    stock = run(demo[0])
+    for mode in ("detect", "correct"):
+        model, record = guard(mode, limit=-1e9)
+        assert torch.equal(run(model), stock) and "holds other prompts" in why(record) and record.facts["restarted"] == []
+    recorded, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+    latent = run(recorded)
+    with pytest.raises(ValueError, match="holds other prompts"):
+        nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": latent})
+
+
+def test_a_latent_that_grows_on_the_way(demo, encode, guard, nodes):
+    """LCM upscale enlarges it: the run goes through as it is, in every mode."""
+    advanced = pytest.importorskip("comfy_extras.nodes_advanced_samplers")
+    samplers = importlib.import_module("comfy.samplers")
+    sampler = advanced.SamplerLCMUpscale.execute(2.0, 3, "bilinear").args[0]
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", 8)
+
+    def run(model):
+        cfg = samplers.CFGGuider(model)
+        cfg.set_conds(encode(PROMPT), encode(""))
+        cfg.set_cfg(2.0)
+        noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(5)  # this sampler adds noise of its own
+        with torch.inference_mode():
+            return cfg.sample(noise, torch.zeros(1, 8, 8, 8), sampler, sigmas, disable_pbar=True, seed=1)
+
+    stock = run(demo[0])
+    assert stock.shape[-1] == 16
+    for mode, method in (("detect", "recommended"), ("correct", "recommended"), ("correct", "paper")):
+        model, record = guard(mode, method=method, limit=-1e9)
+        assert torch.equal(run(model), stock) and "changed the latent's size" in why(record)
+    recorded, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+    latent = run(recorded)
+    with pytest.raises(ValueError, match="changed the latent's size"):
+        nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": latent})
+
+
+def test_another_guidance_than_the_profiles(guard, draw):
+    """The model patch learns the CFG only while sampling: the run goes on, and has no verdict."""
+    model, record = guard()
+    assert torch.equal(draw(model, cfg=7.0), draw(cfg=7.0)) and "CFG is 7" in why(record)
+    model, record = guard()
+    assert torch.equal(draw(model, cfg=1.0), draw(cfg=1.0)) and "no guidance" in why(record)
+
+
+def test_a_run_that_breaks_is_not_clean(guard, draw, demo):
+    """A model that puts out NaN: no verdict, and the blame is the model's."""
+    model, record = guard()
+    model.set_model_unet_function_wrapper(lambda predict, a: predict(a["input"], a["timestep"], **a["c"]) * math.nan)
+    draw(model)
+    assert "not numbers" in why(record)
