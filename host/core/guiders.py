@@ -17,6 +17,6 @@ def other_prompts(guider: Any) -> str:
     if not more:
         return ""
     return (
-        f"This guider holds other prompts than a positive and a negative one ({ascii(', '.join(more))}), so that it cannot be told which of "
-        "them a memory would hang on. Use KSampler, CFGGuider or BasicGuider."
+        f"This guider holds other prompts than a positive and a negative one ({ascii(', '.join(more))}), so that it cannot be told which "
+        "of them a memory would hang on. Use KSampler, CFGGuider or BasicGuider."
     )

@@ -254,8 +254,9 @@ def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: di
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
-        "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score), "restarted": done.restarted,
-        "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()}, "angles": watch.angles, "sigmas": watch.sigmas,
+        "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),
+        "restarted": done.restarted, "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
+        "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
         "warnings": [*remarks, *warnings_for(guard.stored, result, guard.sampling, here)],
         "profile": profile_report(guard.stored),

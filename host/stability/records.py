@@ -63,7 +63,8 @@ BY_STEP = facts.several(facts.several(NUMBER, 1, SAMPLES), 1, STEPS)
 PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
 REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
-    "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES), "scores": facts.several(NUMBER, 1, SAMPLES),
+    "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES),
+    "scores": facts.several(NUMBER, 1, SAMPLES),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
     "edited_steps": facts.Fact(
         "lists of steps by sample", lambda v: v == {} or facts.table(facts.several(facts.whole(0, STEPS), 0, STEPS)).holds(v)

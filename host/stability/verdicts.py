@@ -62,8 +62,8 @@ def why_not(watch: Watch, profile: Profile) -> str:
         return f"The run begins at noise level {watch.sigmas[0]:.3g}, after the steps in which memories show. Guard the run from its start."
     if watch.angles[-1] >= WINDOW:
         return (
-            f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a sampler "
-            "goes on with its latent and the same guarded MODEL."
+            f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a "
+            "sampler goes on with its latent and the same guarded MODEL."
         )
     if "revision" not in profile.mean:
         return ""

@@ -66,7 +66,8 @@ def guard_view(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "done", "mode": record["mode"], "method": record["method"], "detector": record["detector"], "limit": record["limit"],
         "gamma": GAMMA, "steps": steps, "every": every, "signals": signals, "samples": len(record["scores"]),
-        "memorized": record["memorized"][:count], "judged": [not why for why in record["not_judged"][:count]], "scores": [rounded(s) for s in record["scores"][:count]],
+        "memorized": record["memorized"][:count], "judged": [not why for why in record["not_judged"][:count]],
+        "scores": [rounded(s) for s in record["scores"][:count]],
         "restarted": [i for i in record["restarted"] if i < count],
         "edited_steps": {k: v for k, v in record["edited_steps"].items() if int(k) < count},
         "verdicts": [verdict(record, i) for i in range(count)], "warnings": record["warnings"],

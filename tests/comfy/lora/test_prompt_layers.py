@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,53 @@ def test_which_layers_read_the_prompt(comfy, host, name):
         for block in {re.sub(r"(attn|attn2|cross_attn|txt_attn)\.\w+\.weight$", "", k) for k in found}
     }
     assert len(counts) == 1, "one set a block"
+
+
+SHARED = ""
+"""Words and picture in the same weights, or no words at all."""
+UNET, WAN, FLUX = "middle_block.1.transformer_blocks.0.attn2.to_k", "blocks.0.cross_attn.k", "double_blocks.0.txt_attn.qkv"
+NETWORKS = {
+    "UNetModel": UNET, "openaimodel.UNetModel": UNET, "StageB": "down_blocks.0.2.kv_mapper.1", "StageC": "down_blocks.0.2.kv_mapper.1",
+    "OpenAISignatureMMDITWrapper": "joint_blocks.0.context_block.attn.qkv", "aura.mmdit": "double_layers.0.attn.w1k",
+    "ace.ace_step15": "layers.0.cross_attn.k_proj", "ace.model": "transformer_blocks.0.cross_attn.to_k",
+    "anima.model": "blocks.0.cross_attn.k_proj", "audio.dit": "transformer.layers.0.cross_attn.to_kv",
+    "boogu.model": "double_stream_layers.0.img_instruct_attn.processor.instruct_to_k", "chroma.model": FLUX, "chroma_radiance.model": FLUX,
+    "cogvideo.model": SHARED, "cosmos.model": "blocks.block0.blocks.1.block.attn.to_k.0", "cosmos.predict2": "blocks.0.cross_attn.k_proj",
+    "depth_anything_3.model": SHARED, "ernie.model": SHARED, "flux.model": FLUX, "genmo.joint_model.asymm_models_joint": "blocks.0.attn.qkv_y",
+    "hidream.model": "double_stream_blocks.0.block.attn1.to_k_t", "hidream_o1.model": SHARED, "hunyuan3d.model": FLUX,
+    "hunyuan3dv2_1.hunyuandit": "blocks.0.attn2.to_k", "hunyuan_video.model": FLUX, "hydit.models": "blocks.0.attn2.kv_proj",
+    "ideogram4.model": SHARED, "joyimage.model": "double_blocks.0.attn.txt_attn_qkv", "kandinsky5.model":
+    "visual_transformer_blocks.0.cross_attention.to_key", "krea2.model": SHARED, "lens.model": "transformer_blocks.0.attn.txt_qkv",
+    "lightricks.av_model": "transformer_blocks.0.attn2.to_k", "lightricks.model": "transformer_blocks.0.attn2.to_k",
+    "lumina.model": SHARED, "mage_flow.model": "transformer_blocks.0.attn.add_k_proj", "minimax.model": SHARED, "minimax_music.dit": SHARED, "omnigen.omnigen2": SHARED,
+    "pixart.pixartms": "blocks.0.cross_attn.kv_linear", "pixeldit.model": "patch_blocks.0.attn.qkv_y", "pixeldit.pid": "patch_blocks.0.attn.qkv_y",
+    "qwen_image.model": "transformer_blocks.0.attn.add_k_proj", "rt_detr.rtdetr_v4": SHARED, "sam3.detector": SHARED,
+    "seedvr.model": SHARED, "trellis2.model": SHARED, "triposplat.model": SHARED, "wan.ar_model": WAN, "wan.model": WAN,
+    "wan.model_animate": WAN, "wan.model_animate2": WAN, "wan.model_wandancer": WAN,
+}  # fmt: skip
+"""Every network of ComfyUI 0.3.75 and 0.33, by its module in comfy.ldm: the key of one projection that reads the prompt."""
+
+
+def test_every_network_of_this_comfyui_is_known(comfy, host):
+    """A newer ComfyUI with a network that is not in the list fails here; parts of the names are looked up in its source."""
+    base = importlib.import_module("comfy.model_base")
+    source = Path(base.__file__).read_text(encoding="utf-8")
+    named = {m.removeprefix("comfy.ldm.") for m in re.findall(r"unet_model=([\w.]+)", source)} - {"unet_model"}
+    modules = {m.rsplit(".", 1)[0] if "." in m else m for m in named}
+    assert modules - set(NETWORKS) == set(), "networks of a newer ComfyUI: add them to host/lora/prompt_layers.py"
+    reads = host("lora.prompt_layers").reads_the_prompt
+    ldm = Path(base.__file__).parent / "ldm"
+    for module in sorted(modules & set(NETWORKS)):
+        key = NETWORKS[module]
+        if not key:
+            continue
+        assert reads(f"diffusion_model.{key}.weight"), module
+        if "." not in module:
+            continue
+        text = "".join(p.read_text(encoding="utf-8") for p in (ldm / module.split(".")[0]).rglob("*.py"))
+        parts = [p for p in key.split(".") if not re.fullmatch(r"\d+|block\d+", p)]
+        shared = "".join((ldm / name).read_text(encoding="utf-8") for name in ("flux/layers.py", "qwen_image/model.py"))
+        assert all(re.search(rf"\b{p}\b", text + shared) for p in parts), (module, key)
 
 
 def test_only_cross_attention_goes(nodes, demo, comfy):

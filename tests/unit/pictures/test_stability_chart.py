@@ -17,7 +17,8 @@ def record():
     rows = [[0.5 + 0.1 * t, 1.5 - 0.1 * t] for t in range(STEPS)]
     regions = [[0.6 + 0.05 * t, 0.1] for t in range(STEPS)]
     return {
-        "mode": "correct", "method": "paper", "detector": "default", "limit": 3.0, "rule": {}, "memorized": [True, False], "not_judged": ["", ""],
+        "mode": "correct", "method": "paper", "detector": "default", "limit": 3.0, "rule": {}, "memorized": [True, False],
+        "not_judged": ["", ""],
         "scores": [7.25, None], "restarted": [], "edited_steps": {"0": [1, 2]}, "angles": [], "sigmas": [], "warnings": [],
         "observed": {name: copy.deepcopy(rows) for name in ("update", "prediction", "revision", "sharpness", "latent")},
         "regions": {name: copy.deepcopy(regions) for name in ("update", "prediction", "revision", "sharpness", "latent")},
