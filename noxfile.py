@@ -124,6 +124,12 @@ def tests(s: nox.Session) -> None:
 
 
 @session()
+def fuzz(s: nox.Session) -> None:
+    """Damaged files: COUNT [--seed N] [--only lora|profile|mask|report]; each must be taken, or refused in words."""
+    run_pack(s, "tests.fuzz.run", *s.posargs)
+
+
+@session()
 def comfy(s: nox.Session) -> None:
     """An interactive ComfyUI with the pack and the demo checkpoint, until Ctrl-C."""
     run_pack(s, "demo.live.server", *s.posargs)

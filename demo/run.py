@@ -16,6 +16,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "unmemorize_pack"
+DEVICES = {"cpu": ["--cpu"], "gpu": []}
 
 
 def load_pack() -> ModuleType:
@@ -32,12 +33,12 @@ def load_pack() -> ModuleType:
 
 
 def add_comfyui() -> None:
-    """Make `import comfy` work on a CPU; COMFYUI_PATH says where it is."""
+    """Make `import comfy` work; COMFYUI_PATH says where it is. On a CPU, unless COMFYUI_DEVICE=gpu lets it choose."""
     path = os.environ.get("COMFYUI_PATH")
     if not path or not (Path(path) / "comfy").is_dir():
         raise SystemExit("COMFYUI_PATH must name a ComfyUI folder (`nox` sets it for its own sessions).")
     sys.path.insert(0, path)
-    arguments, sys.argv[1:] = sys.argv[1:], ["--cpu", "--use-pytorch-cross-attention"]
+    arguments, sys.argv[1:] = sys.argv[1:], [*DEVICES[os.environ.get("COMFYUI_DEVICE", "cpu")], "--use-pytorch-cross-attention"]
     import comfy.options
 
     comfy.options.enable_args_parsing()

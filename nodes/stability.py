@@ -61,10 +61,13 @@ class KSamplerStabilityGuard(io.ComfyNode):
                 io.Boolean.Output(
                     "memorized",
                     display_name="memorized",
-                    tooltip="Was a picture of the batch recognised as a memory? Of the first run, before a correction.",
+                    tooltip="Was a picture of the batch recognised as a memory? Of the first run, before a correction. False also for a "
+                    "run that could not be judged: its score is NaN, and the report says why.",
                 ),
                 io.Float.Output(
-                    "score", display_name="score", tooltip="Highest of the batch, in standard deviations of clean runs; 0 is ordinary."
+                    "score",
+                    display_name="score",
+                    tooltip="Highest of the batch, in standard deviations of clean runs; 0 is ordinary, NaN: not judged.",
                 ),
                 io.String.Output(
                     "report", display_name="report", tooltip="Scores, norms and edits of every picture as JSON, for Stability Chart."

@@ -168,6 +168,9 @@ def fault_of(adapter: Adapter) -> str:
         return f"does not fit together: {error}"
     if adapter.rank < 1 or any(t.numel() == 0 for t in adapter.tensors):
         return "has rank 0"
+    kinds = {str(t.dtype).removeprefix("torch.") for t in adapter.tensors if not t.is_floating_point()}
+    if kinds:
+        return f"holds numbers of the kind {', '.join(sorted(kinds))}, which are no weights"
     if not all(is_finite(t) for t in adapter.tensors) or not abs(adapter.alpha or 0) < 1e30:
         return "holds values that are not numbers (NaN or infinite)"
     return ""
@@ -188,7 +191,7 @@ def fits(layer: Layer, weights: Weights) -> bool:
 
 
 def is_finite(values: Tensor) -> bool:
-    """No NaN, no infinity: both reach the extremes, and one pass finds those."""
+    """No NaN, no infinity, of floating-point numbers: both reach the extremes, and one pass finds those."""
     if values.numel() == 0:
         return True
     extremes = torch.aminmax(values.float() if values.element_size() == 1 else values)

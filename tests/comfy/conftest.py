@@ -16,7 +16,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def comfy(comfyui: Any, launcher: Any) -> Any:
-    """`import comfy` works and runs on the CPU; nodes may be imported."""
+    """`import comfy` works and runs on the CPU, or with COMFYUI_DEVICE=gpu on a GPU; nodes may be imported."""
     launcher.add_comfyui()
     torch.set_num_threads(1)
     return importlib.import_module("comfy")

@@ -48,7 +48,8 @@ NETWORKS = {
     "anima.model": "blocks.0.cross_attn.k_proj", "audio.dit": "transformer.layers.0.cross_attn.to_kv",
     "boogu.model": "double_stream_layers.0.img_instruct_attn.processor.instruct_to_k", "chroma.model": FLUX, "chroma_radiance.model": FLUX,
     "cogvideo.model": SHARED, "cosmos.model": "blocks.block0.blocks.1.block.attn.to_k.0", "cosmos.predict2": "blocks.0.cross_attn.k_proj",
-    "depth_anything_3.model": SHARED, "ernie.model": SHARED, "flux.model": FLUX, "genmo.joint_model.asymm_models_joint": "blocks.0.attn.qkv_y",
+    "depth_anything_3.model": SHARED, "ernie.model": SHARED, "flux.model": FLUX,
+    "genmo.joint_model.asymm_models_joint": "blocks.0.attn.qkv_y",
     "hidream.model": "double_stream_blocks.0.block.attn1.to_k_t", "hidream_o1.model": SHARED, "hunyuan3d.model": FLUX,
     "hunyuan3dv2_1.hunyuandit": "blocks.0.attn2.to_k", "hunyuan_video.model": FLUX, "hydit.models": "blocks.0.attn2.kv_proj",
     "ideogram4.model": SHARED, "joyimage.model": "double_blocks.0.attn.txt_attn_qkv", "kandinsky5.model":

@@ -1,0 +1,1 @@
+"""Damaged files of every kind, thrown at the nodes: `nox -s fuzz -- 10000`."""
