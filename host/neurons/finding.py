@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_management
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import SIDES
@@ -16,6 +18,8 @@ from ..core.weights import Weights
 from .masks import MASKS, StoredMask
 from .recording import StoredActivity
 
+TENSORS_AT_ONCE, FLOAT32 = 3, 4
+"""A layer, its mask by levels and a block of its scores; bytes of a value."""
 SAME_RUN = ("place", "steps", "cfg", "sampler_name", "scheduler", "window", "levels")
 """What two recordings must agree in to be compared."""
 
@@ -30,11 +34,12 @@ def find(
     check_range("select_ratio", select_ratio, 0, 1)
     if rows not in SIDES or score not in SCORES:
         raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(SIDES)}, {list(SCORES)}.")
-    keys = list(memorized.activity.squares)
+    keys, known = list(memorized.activity.squares), Weights(model)
     progress = Progress(len(keys))
+    largest = max(math.prod(known.shape(key)) for key in keys)
+    comfy.model_management.free_memory(TENSORS_AT_ONCE * FLOAT32 * largest, model.load_device)
 
     def weights() -> Iterator[tuple[str, Tensor]]:
-        known = Weights(model)
         for key in keys:
             yield key, known.effective(key, model.load_device)
             progress.advance()

@@ -55,8 +55,10 @@ NETWORKS = {
     "ideogram4.model": SHARED, "joyimage.model": "double_blocks.0.attn.txt_attn_qkv", "kandinsky5.model":
     "visual_transformer_blocks.0.cross_attention.to_key", "krea2.model": SHARED, "lens.model": "transformer_blocks.0.attn.txt_qkv",
     "lightricks.av_model": "transformer_blocks.0.attn2.to_k", "lightricks.model": "transformer_blocks.0.attn2.to_k",
-    "lumina.model": SHARED, "mage_flow.model": "transformer_blocks.0.attn.add_k_proj", "minimax.model": SHARED, "minimax_music.dit": SHARED, "omnigen.omnigen2": SHARED,
-    "pixart.pixartms": "blocks.0.cross_attn.kv_linear", "pixeldit.model": "patch_blocks.0.attn.qkv_y", "pixeldit.pid": "patch_blocks.0.attn.qkv_y",
+    "lumina.model": SHARED, "mage_flow.model": "transformer_blocks.0.attn.add_k_proj", "minimax.model": SHARED,
+    "minimax_music.dit": SHARED, "omnigen.omnigen2": SHARED,
+    "pixart.pixartms": "blocks.0.cross_attn.kv_linear", "pixeldit.model": "patch_blocks.0.attn.qkv_y",
+    "pixeldit.pid": "patch_blocks.0.attn.qkv_y",
     "qwen_image.model": "transformer_blocks.0.attn.add_k_proj", "rt_detr.rtdetr_v4": SHARED, "sam3.detector": SHARED,
     "seedvr.model": SHARED, "trellis2.model": SHARED, "triposplat.model": SHARED, "wan.ar_model": WAN, "wan.model": WAN,
     "wan.model_animate": WAN, "wan.model_animate2": WAN, "wan.model_wandancer": WAN,

@@ -48,6 +48,15 @@ def test_report_and_density(find, mask):
     assert all(torch.equal(v, mask.mask.bits[k]) for k, v in again.mask.bits.items())
 
 
+def test_room_is_made_by_comfyui_itself(find, demo, monkeypatch):
+    """What a layer needs beside the loaded models is asked of ComfyUI's memory management before the first one is read."""
+    asked = []
+    monkeypatch.setattr("comfy.model_management.free_memory", lambda amount, device, *_, **__: asked.append((amount, device)))
+    find()
+    largest = max(w.numel() for k, w in demo[0].model.state_dict().items() if k.endswith("ff.net.2.weight"))
+    assert asked[0][0] >= 2 * 4 * largest and asked[0][1] == demo[0].load_device
+
+
 def test_a_higher_ratio_takes_less_and_merging_takes_both(find, record, mask, method):
     strict = find(select_ratio=0.6)[0]
     assert strict.mask.weights() < mask.mask.weights()
