@@ -74,6 +74,11 @@ def differentiable(network: torch.nn.Module) -> Iterator[None]:
                 weight.requires_grad_(True)
 
 
+def computes_in(model: Any) -> torch.dtype:
+    """What the network of a core model (`MODEL.model`) computes in."""
+    return model.manual_cast_dtype or model.get_dtype()
+
+
 CACHES = ("easycache", "lazycache")
 """Keys of the core's wrappers that answer from earlier calls."""
 
@@ -132,7 +137,7 @@ class _Probe(comfy.samplers.Sampler):
                 # sigma is copied: autograd may not keep a tensor that was made in inference mode
                 return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
 
-        compute_dtype = model.manual_cast_dtype or model.get_dtype()
+        compute_dtype = computes_in(model)
         level, network = noise_level(model.model_sampling, float(sigma)), model.diffusion_model
         self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), predict))
         return x0

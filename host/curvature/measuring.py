@@ -15,7 +15,7 @@ from torch import Tensor
 from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
-from ..core.denoiser import Denoiser, differentiable, may_remember, with_denoiser
+from ..core.denoiser import Denoiser, computes_in, differentiable, may_remember, with_denoiser
 from ..core.identity import identity, shown
 from ..core.latents import both, check_channels, check_picture, flat, generated
 from ..core.noise import NoiseLevel, model_sigma
@@ -42,9 +42,12 @@ class How:
     probes: int = 12
     structured: bool = True
     noises: int = 1
+    fitted: bool = False
+    """Fit probes and estimator to the model, see `fitted_to`."""
 
 
-RECOMMENDED = How("dh_0", (0.2,), "forward difference", 12, structured=True, noises=1)
+MOST_BY_CHANNEL = 32
+RECOMMENDED = How("dh_0", (0.2,), "forward difference", 12, structured=True, noises=1, fitted=True)
 """From first measurements on the demo model; `nox -s sweep -- curvature` compares them with others."""
 PAPER = How("dh_0", (0.0413,), "reverse mode", 16, structured=False, noises=1)
 """arXiv 2605.26756: the last step of DDIM-50, 16 Rademacher probes, vector-Jacobian products."""
@@ -79,6 +82,8 @@ def measure_map(
     """
     samples = latent["samples"]
     check(model, positive, negative, samples, how, baseline)
+    if how.fitted:
+        how = fitted_to(how, samples.shape[1], computes_in(model.model))
     values, target = None, Measured()
     while values is None:
         try:
@@ -95,6 +100,14 @@ def measure_map(
         raise ValueError("Nowhere in this picture are both prompts active: their areas and masks do not meet. Nothing can be mapped.")
     region = both(generated(latent, values.shape), target.covered)
     return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), region)
+
+
+def fitted_to(how: How, channels: int, compute_dtype: torch.dtype) -> How:
+    """At least a probe a latent channel: with fewer colours, channels of one pixel would share one. Central differences where the network
+    rounds more coarsely than float16: they bear the longer step that it needs (r with float32 .96 by forward ones, .99 by these)."""
+    probes = max(how.probes, min(channels, MOST_BY_CHANNEL))
+    coarse = torch.finfo(compute_dtype).eps > diagonal.FINE_EPS and how.estimator == "forward difference"
+    return dataclasses.replace(how, probes=probes, estimator="central difference" if coarse else how.estimator)
 
 
 def _attempt(
