@@ -18,6 +18,8 @@ from ..core.latents import both, check_picture, flat, generated, is_marked, mark
 from ..core.noise import noise_level
 
 KEY = "unmemorize_score_difference"
+NEARLY = 0.95
+"""Of the highest noise level: schedules begin a little below it."""
 RECORD_START, RECORD_END = 0.0, 0.3
 """Early steps place things; `nox -s sweep -- curvature` compares windows."""
 
@@ -38,6 +40,8 @@ class Sums:
     """Why nothing that was recorded can be mapped, in words."""
     covered: Tensor | None = None
     """1 where both prompts were active at every call, [n, h, w]; None: everywhere."""
+    part: str = ""
+    """What is missing of a run that does not go from pure noise to the picture, in words."""
 
     def add(self, facts: dict[str, Any], start: float, end: float) -> None:
         """A call between two shares of the run, given what ComfyUI tells its post-CFG functions; others are left out."""
@@ -50,6 +54,7 @@ class Sums:
         if facts["uncond"] is None:  # CFG 1: ComfyUI skips the empty prompt and hands out zeros in its place
             self.unguided = True
             return
+        self.part = _missing(sigmas, facts["model"].model_sampling)
         level = noise_level(facts["model"].model_sampling, float(sigma))
         gap = facts["cond_denoised"].float() - facts["uncond_denoised"].float()
         values = channel_sum(score_difference(gap, level)).cpu()
@@ -61,6 +66,18 @@ class Sums:
         self.total = values if self.total is None else self.total + values
         self.count += 1
         self.steps.add(step)
+
+
+def _missing(sigmas: Tensor | None, model_sampling: Any) -> str:
+    """What a run over `sigmas` [steps + 1] leaves out, in words; "" if it begins with pure noise and ends with a picture."""
+    if sigmas is None:
+        return ""
+    first, last, most = float(sigmas[0]), float(sigmas[-1]), float(model_sampling.sigma_max)
+    left_out = [f"begins at noise level {first:.3g} of {most:.3g}"] if first < NEARLY * most else []
+    left_out += [f"stops at {last:.3g}"] if last > 0 else []
+    if not left_out:
+        return ""
+    return f"The recorded sampler made a part of a run: it {' and '.join(left_out)}. Steps, start and end count within that part."
 
 
 @dataclass
@@ -143,6 +160,6 @@ def recorded_map(recording: Any, latent: dict[str, Any]) -> dict[str, Any]:
     values = (total if total.ndim == 3 else total[:, 0]) / sums.count
     settings = {
         "method": "ds_0", "estimator": "recorded while sampling", "steps": sorted(sums.steps), "start": recording.start,
-        "end": recording.end, "evaluations": 0,
+        "end": recording.end, "evaluations": 0, "warnings": [sums.part] if sums.part else [],
     }  # fmt: skip
     return make_map(values, sums.channels, settings, both(generated(latent, values.shape), sums.covered))

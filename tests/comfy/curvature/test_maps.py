@@ -84,6 +84,20 @@ def test_the_range_chooses_steps_and_each_run_starts_anew(nodes, demo, sample):
     assert torch.equal(recording.sums.total, first) and recording.sums.count == 3
 
 
+@pytest.mark.parametrize("part", [{"last_step": 3}, {"start_step": 3}])
+def test_a_part_of_a_run_is_said(nodes, demo, sample, part):
+    """KSampler Advanced in stages: the map says which part of the run it speaks of; of a whole run it says nothing."""
+    recorded, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+
+    def warnings(**more):
+        latent = {"samples": sample(PHOTO, steps=6, model=recorded, **more)}
+        return json.loads(nodes["UnmemorizeScoreDifferenceMap"].execute(recording, latent).args[2])["warnings"]
+
+    (said,) = warnings(**part)
+    assert ("stops at" in said) == ("last_step" in part) and ("begins at" in said) == ("start_step" in part)
+    assert warnings() == []
+
+
 def test_recording_errors(nodes, demo, sample, encode):
     recorder, reader = nodes["UnmemorizeRecordScoreDifference"], nodes["UnmemorizeScoreDifferenceMap"]
     with pytest.raises(ValueError, match="0 <= start <= end <= 1"):
