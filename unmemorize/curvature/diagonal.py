@@ -29,10 +29,10 @@ ROUNDED = 0.02
 RELATIVE_STEP = 0.1
 """Difference step in units of the noise b, for probes whose mean square is 1, in float16 or better."""
 FINE_EPS = torch.finfo(torch.float16).eps
-"""A coarser network needs a longer step. The error of a forward difference, rounding / h + curvature h, is least at a step that grows as
-the root of the rounding: .28 b in bfloat16. Measured on the demo model, weights and activations rounded: correlation with the float32 map of a
-photograph, a template, a scene and a memorized scene .985, .999, .973, .989 at .3 b; .936, .997, .915, .969 at .15 b; .980, .999, .931,
-.987 at .8 b."""
+"""A coarser network needs a longer step: the error of a forward difference, rounding / h + curvature h, is least at a step that grows as
+the root of the rounding, .28 b in bfloat16. Measured on the demo model, weights and activations rounded: correlation with the float32 map
+of a photograph, a template, a scene and a memorized scene .985, .999, .973, .989 at .3 b; .936, .997, .915, .969 at .15 b; .980, .999,
+.931, .987 at .8 b."""
 NEARNESS, SAME_CHANNEL, REACH = 0.27, 2.0, 3
 """Squared coupling falls to NEARNESS at the next pixel (and as its square at the diagonal one); pixels beyond REACH do not count. Read off
 exact Jacobians of the demo model at sigma .2: .28, .11 at the diagonal, .04 two pixels away; within a channel twice the mean."""
