@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..host.core import store
 from ..host.core.schema import hints
+from ..host.core.settings import check_range
 from ..host.lora import lora_files
 from ..host.lora.filter_applied import clean_applied
 from ..host.lora.filter_file import Job, filter_lora, load_filtered
@@ -157,6 +158,8 @@ class LoadLoRABAF(io.ComfyNode):
         cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, text_encoder: bool, clip: Any = None, **how: Any
     ) -> io.NodeOutput:
         settings = settings_of(how)
+        for name, value in (("strength_model", strength_model), ("strength_clip", strength_clip)):
+            check_range(name, value, -100, 100)
         if strength_model == 0 and strength_clip == 0:
             return io.NodeOutput(model, clip, 0.0, None, "{}")
         file = lora_files.read(lora_name, lora_files.cancelled)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 LIMITS = ("area", "mask", "mask_strength", "strength", "timestep_start", "timestep_end")
-"""What decides where a part of a prompt is active."""
+"""What decides where, and when, a part of a prompt is active."""
 
 Conds = list[dict[str, Any]]
 
@@ -19,7 +19,7 @@ def covered(sides: list[Conds], x: Tensor, sigma: Tensor) -> Tensor | None:
 
     `sides` as guiders hold them while sampling; a part marked as default fills what the others of its side leave.
     """
-    if not any("area" in cond or "mask" in cond for side in sides for cond in side):
+    if not any(limit in cond for side in sides for cond in side for limit in ("area", "mask", "timestep_start", "timestep_end")):
         return None
     whole = torch.ones_like(x[:, :1], dtype=torch.float32)
     for side in sides:

@@ -106,7 +106,8 @@ def _opened(path: Path, noun: str) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path.name!r} cannot be read as a {noun}: {reason(error)}. Get it anew, or choose another file.") from error
+        said = reason(error).replace(f"{path.parent}/", "")
+        raise ValueError(f"{path.name!r} cannot be read as a {noun}: {said}. Get it anew, or choose another file.") from error
 
 
 def reason(error: Exception) -> str:

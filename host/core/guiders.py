@@ -13,6 +13,8 @@ def other_prompts(guider: Any) -> str:
 
     Guiders with further prompts (DualCFGGuider, Perp-Neg) tell ComfyUI's post-CFG functions about pairs of their own.
     """
+    if getattr(guider, "uncond_model_patcher", None) is not None:
+        return "This guider asks another model for the empty prompt, so that the two predictions tell nothing of this one. Use CFGGuider."
     more = sorted(str(name) for name in set(getattr(guider, "original_conds", {})) - set(PAIR))
     if not more:
         return ""

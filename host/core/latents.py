@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARKS = 64
+KEPT = 0.05
+"""Of an inpainting mask: below it the picture stays as it was; soft masks count as generated."""
 
 
 def check_channels(model: Any, samples: Tensor) -> None:
@@ -40,7 +42,18 @@ def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
     if mask is None:
         return None
     resized = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu(), size=shape[1:], mode="bilinear")[:, 0]
-    return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > 0.5).float()
+    return (comfy.utils.repeat_to_batch_size(resized, shape[0]) > KEPT).float()
+
+
+def check_somewhere(region: Tensor | None, what: str) -> None:
+    """ValueError if nothing counts in a picture of the batch: `region` [n, h, w] of 0 and 1, None: everywhere."""
+    if region is None or bool(region.flatten(1).any(1).all()):
+        return
+    empty = [i for i, picture in enumerate(region) if not picture.any()]
+    which = "this picture" if len(region) == 1 else f"picture {', '.join(str(i) for i in empty[:8])} of the batch (counted from 0)"
+    raise ValueError(
+        f"Nothing of {which} can be {what}: nowhere is it both generated (noise mask) and under a prompt (areas, masks, ranges of steps)."
+    )
 
 
 def flat(region: Tensor | None) -> Tensor | None:

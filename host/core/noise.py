@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ...unmemorize.core.noise import NoiseLevel
 
+NEARLY = 0.95
+"""Of a model's highest noise level: schedules begin a little below it."""
+
 
 def noise_level(model_sampling: Any, sigma: float) -> NoiseLevel:
     """a and b of x = a x0 + b eps as the model's own `noise_scaling` mixes them. `sigma` is the model's own."""

@@ -42,6 +42,53 @@ def end_of(model_sampling: Any, result: Tensor, sigmas: Tensor) -> Tensor:
     return result * (end.a if not math.isclose(end.a, 0.0) else 1.0)
 
 
+DRAWN_AGAIN = "unmemorize_drawn_again"
+"""Key of a run's model options: a guard samples a picture again, and other guards let it pass."""
+CALLBACK = 5
+"""Its place among the arguments of comfy.samplers.CFGGuider.outer_sample."""
+
+
+class BatchCallback:
+    """A run's callback, which always hears of the whole batch: what is drawn again alone is put in the place of its picture.
+
+    The core's custom sampler hands on the last x0 that it heard of, for all pictures.
+    """
+
+    def __init__(self, callback: Callable[..., None] | None) -> None:
+        self._callback = callback
+        self._x0: Tensor | None = None
+
+    def __call__(self, step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        """Of the batch."""
+        self._x0 = x0
+        if self._callback is not None:
+            self._callback(step, x0, x, total)
+
+    def of_one(self, i: int) -> Callable[..., None]:
+        """The callback of a run of sample i alone."""
+
+        def hear(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+            whole = x0
+            if self._x0 is not None:
+                whole = self._x0.clone()
+                whole[i : i + 1] = x0
+            self(step, whole, x, total)
+
+        return hear
+
+
+def with_callback(arguments: tuple[Any, ...], more: dict[str, Any], callback: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of outer_sample, with another callback."""
+    if len(arguments) > CALLBACK:
+        return (*arguments[:CALLBACK], callback, *arguments[CALLBACK + 1 :]), more
+    return arguments, {**more, "callback": callback}
+
+
+def callback_of_one(callback: Callable[..., None] | None, i: int) -> Callable[..., None] | None:
+    """For a run of sample i alone."""
+    return callback.of_one(i) if isinstance(callback, BatchCallback) else callback
+
+
 @dataclass(frozen=True)
 class RunCall:
     """What ComfyUI's guiders are asked for a whole run with, around the sampler: latents as nodes see them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import comfy.lora
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+GOLDEN = (math.sqrt(5) - 1) / 2
 SLICES, SLICE = 128, 512
 """Of a weight's content, for its name: so many evenly spread slices of so many bytes."""
 
@@ -34,14 +36,14 @@ class Weights:
         return str(weight.dtype).removeprefix("torch.") if _is_unpacked(weight) else "packed"
 
     def few_values(self, key: str, count: int) -> Tensor:
-        """At most `count` evenly spread numbers of an unpatched weight, where it lies and in its precision; of a packed one float32."""
+        """At most `count` numbers of an unpatched weight, spread over rows and columns alike, where it lies and in its precision; of a
+        packed one float32."""
         weight, convert = self._entries[key][0]
         if _is_gguf(weight):  # only its own loader can read it: its bytes stand for themselves
             weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
         elif not _is_unpacked(weight):
             weight = convert(weight.detach(), inplace=False).to(torch.float32)
-        flat = weight.detach().flatten()
-        return flat[:: max(1, len(flat) // count)][:count]
+        return spread(weight.detach().flatten(), count)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a weight; of a packed one as it is stored."""
@@ -88,6 +90,14 @@ class Weights:
         digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
         digest.update(sample.numpy().tobytes())
         return digest.hexdigest()
+
+
+def spread(flat: Tensor, count: int) -> Tensor:
+    """At most `count` numbers of [n]: multiples of the golden section, which no length of rows divides evenly."""
+    if len(flat) <= count:
+        return flat
+    places = sorted({int(len(flat) * ((k + 0.5) * GOLDEN % 1)) for k in range(count)})
+    return torch.cat([flat[place : place + 1] for place in places])
 
 
 def _is_unpacked(weight: Tensor) -> bool:

@@ -17,7 +17,7 @@ from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
 from ..core.denoiser import Denoiser, computes_in, differentiable, may_remember, with_denoiser
 from ..core.identity import identity, shown
-from ..core.latents import both, check_channels, check_picture, flat, generated
+from ..core.latents import both, check_channels, check_picture, check_somewhere, flat, generated
 from ..core.noise import NoiseLevel, model_sigma
 from ..core.progress import Progress
 from ..core.seeds import derived_seed, unit_noise
@@ -82,6 +82,7 @@ def measure_map(
     """
     samples = latent["samples"]
     check(model, positive, negative, samples, how, baseline)
+    check_somewhere(generated(latent, torch.Size((len(samples), *samples.shape[-2:]))), "mapped")
     if how.fitted:
         how = fitted_to(how, samples.shape[1], computes_in(model.model))
     values, target = None, Measured()
@@ -96,9 +97,8 @@ def measure_map(
             how = dataclasses.replace(how, estimator=INSTEAD[how.estimator])
             gc.collect()
             comfy.model_management.soft_empty_cache()
-    if target.covered is not None and not target.covered.any():
-        raise ValueError("Nowhere in this picture are both prompts active: their areas and masks do not meet. Nothing can be mapped.")
     region = both(generated(latent, values.shape), target.covered)
+    check_somewhere(region, "mapped")
     return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), region)
 
 

@@ -14,12 +14,10 @@ from ...unmemorize.curvature.maps import make_map
 from ..core.coverage import covered
 from ..core.guiders import other_prompts
 from ..core.hooks import as_function
-from ..core.latents import both, check_picture, flat, generated, is_marked, marks
-from ..core.noise import noise_level
+from ..core.latents import both, check_picture, check_somewhere, flat, generated, is_marked, marks
+from ..core.noise import NEARLY, noise_level
 
 KEY = "unmemorize_score_difference"
-NEARLY = 0.95
-"""Of the highest noise level: schedules begin a little below it."""
 RECORD_START, RECORD_END = 0.0, 0.3
 """Early steps place things; `nox -s sweep -- curvature` compares windows."""
 
@@ -40,6 +38,8 @@ class Sums:
     """Why nothing that was recorded can be mapped, in words."""
     covered: Tensor | None = None
     """1 where both prompts were active at every call, [n, h, w]; None: everywhere."""
+    uncovered: set[int] = field(default_factory=set)
+    """Steps that were left out: one of the prompts was not active."""
     part: str = ""
     """What is missing of a run that does not go from pure noise to the picture, in words."""
 
@@ -55,13 +55,17 @@ class Sums:
             self.unguided = True
             return
         self.part = _missing(sigmas, facts["model"].model_sampling)
+        inside = flat(covered([facts["cond"], facts["uncond"]], facts["input"], facts["sigma"]))
+        if inside is not None and not inside.any():
+            self.uncovered.add(step)
+            return
         level = noise_level(facts["model"].model_sampling, float(sigma))
         gap = facts["cond_denoised"].float() - facts["uncond_denoised"].float()
         values = channel_sum(score_difference(gap, level)).cpu()
         if self.total is not None and values.shape != self.total.shape:
             self.obstacle = "The recorded sampler changed the latent's size on the way, so that its steps cannot be added up."
             return
-        self.covered = both(self.covered, flat(covered([facts["cond"], facts["uncond"]], facts["input"], facts["sigma"])))
+        self.covered = both(self.covered, inside)
         self.channels = gap.shape[1]
         self.total = values if self.total is None else self.total + values
         self.count += 1
@@ -78,6 +82,12 @@ def _missing(sigmas: Tensor | None, model_sampling: Any) -> str:
     if not left_out:
         return ""
     return f"The recorded sampler made a part of a run: it {' and '.join(left_out)}. Steps, start and end count within that part."
+
+
+def _warnings(sums: Sums) -> list[str]:
+    """What makes a recording speak of less than a whole run."""
+    left_out = f"{len(sums.uncovered)} step(s) were left out, because one of the prompts is not active there (a range of steps)."
+    return [*([sums.part] if sums.part else []), *([left_out] if sums.uncovered else [])]
 
 
 @dataclass
@@ -160,6 +170,8 @@ def recorded_map(recording: Any, latent: dict[str, Any]) -> dict[str, Any]:
     values = (total if total.ndim == 3 else total[:, 0]) / sums.count
     settings = {
         "method": "ds_0", "estimator": "recorded while sampling", "steps": sorted(sums.steps), "start": recording.start,
-        "end": recording.end, "evaluations": 0, "warnings": [sums.part] if sums.part else [],
+        "end": recording.end, "evaluations": 0, "warnings": _warnings(sums),
     }  # fmt: skip
-    return make_map(values, sums.channels, settings, both(generated(latent, values.shape), sums.covered))
+    region = both(generated(latent, values.shape), sums.covered)
+    check_somewhere(region, "mapped")
+    return make_map(values, sums.channels, settings, region)

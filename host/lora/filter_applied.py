@@ -11,14 +11,15 @@ from ...unmemorize.lora.channels import refactored
 from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ..core.weights import Weights
-from .adapters import Unsupported, adapter_of, wide
-from .layers import OTHER_SHAPE, Layer, LayerAtWork, fault_of, fits, judged
+from .adapters import Unsupported, adapter_of, tensors_of, wide
+from .layers import OTHER_SHAPE, TOO_LARGE, Layer, LayerAtWork, fault_of, fits, is_finite, judged
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
 
 Patch = tuple[Any, ...]
 """(strength, adapter, strength of the model, offset, function), as the core keeps them by weight key."""
 MERGED = "inside of a model that was merged into it: clean that model before it is merged"
+BYPASSED = "run in bypass mode, beside the weights: load them with the ordinary LoRA loader"
 NO_LORA = "This MODEL carries no LoRA that could be filtered. Put this node behind the LoRA loaders."
 
 
@@ -28,10 +29,12 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     # in the order of their names: that of the patches changes from one start of Python to the next
     places = [(key, i) for key in sorted(model.patches, key=str) for i, p in enumerate(model.patches[key]) if _is_lora(p)]
     merged = sorted({str(key) for key, patches in model.patches.items() for p in patches if _carries_merged(p)})
+    out_of_reach = {why: names for why, names in ((MERGED, merged), (BYPASSED, bypassed(model))) if names}
     if not places:
-        raise ValueError(f"{len(merged)} layers of this MODEL carry LoRAs {MERGED}" if merged else NO_LORA)
+        several = "; ".join(f"{len(names)} LoRA update(s) are {why}" for why, names in out_of_reach.items())
+        raise ValueError(f"This MODEL carries no LoRA that could be filtered: {several}." if several else NO_LORA)
     weights, subspaces = Weights(model), Subspaces(settings.energy)
-    result, clone = Filtered({}, {}, [], {MERGED: merged} if merged else {}), model.clone()
+    result, clone = Filtered({}, {}, [], out_of_reach), model.clone()
     found: list[tuple[str, int, Layer]] = []
     for key, i in places:
         try:
@@ -43,9 +46,13 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
         if isinstance(verdict, str):
             result.passed.setdefault(verdict, []).append(str(key))
             continue
-        result.layers.append(LayerResult(layer.target, layer.block, False, verdict.on("cpu")))
         if verdict.changed:
-            clone.patches[key][i] = _filtered_patch(model.patches[key][i], layer, work, verdict)
+            patch = _filtered_patch(model.patches[key][i], layer, work, verdict)
+            if patch is not None and not all(is_finite(t) for t in tensors_of(patch[1])):
+                result.passed.setdefault(TOO_LARGE, []).append(str(key))
+                continue
+            clone.patches[key][i] = patch
+        result.layers.append(LayerResult(layer.target, layer.block, False, verdict.on("cpu")))
     for key in {key for key, _ in places}:
         clone.patches[key] = [p for p in clone.patches[key] if p is not None]
         if not clone.patches[key]:
@@ -55,6 +62,11 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     result.warnings = warnings_of(result.layers, settings)
     result.subspaces_cached = subspaces.cached
     return clone, result
+
+
+def bypassed(model: Any) -> list[str]:
+    """LoRAs that newer cores run beside the weights instead of in them (LoraLoaderBypass), by the name of their injection."""
+    return [f"{name} ({len(several)})" for name, several in sorted(getattr(model, "injections", {}).items()) if "lora" in name.lower()]
 
 
 def _carries_merged(patch: Patch) -> bool:

@@ -20,7 +20,7 @@ from ..core.schema import hints
 from ..core.weights import Weights
 from . import keys
 from .keys import Update
-from .layers import LayerAtWork, judged
+from .layers import TOO_LARGE, LayerAtWork, is_finite, judged
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
@@ -55,14 +55,18 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
         if isinstance(verdict, str):
             result.passed.setdefault(verdict, []).extend(update.keys)
             continue
-        result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict.on("cpu")))
+        new, gone = {}, {}
         if verdict.changed:
             kernel = _kernel(update, weights[layer.text_encoder])
             new = written(update, work, verdict, verdict.new_sigma, kernel)
+            gone = written(update, work, verdict, verdict.removed, kernel) if both else {}
+            if not all(is_finite(t) for t in (*new.values(), *gone.values())):
+                result.passed.setdefault(TOO_LARGE, []).extend(update.keys)
+                continue
             changes |= {key: {key: new[key]} if key in new else {} for key in (*update.keys, *update.shadowed)}
             changes[update.keys[0]] |= {key: t for key, t in new.items() if key not in (*update.keys, *update.shadowed)}
-            if both:
-                result.removed |= written(update, work, verdict, verdict.removed, kernel)
+        result.removed |= gone
+        result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict.on("cpu")))
     for key, tensor in tensors.items():
         result.kept.update(changes.get(key, {key: tensor}))
     result.subspaces_cached = subspaces.cached

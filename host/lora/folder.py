@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,6 +47,7 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
     sources, paths = _listed(folder, output), store.paths(LORAS)
     if output == folder or target.resolve() in {paths[name].parent.resolve() for name in sources}:
         raise ValueError(f"The output {output!r} is the folder that is filtered. Choose another name: nothing is ever overwritten.")
+    _check_writable(target, output)
     job = Job(model, clip, settings, text_encoder)
     done = _done(output)
     rows, written = [], 0
@@ -69,6 +71,18 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
         except FAILURES as error:
             row["note"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}"
     return _csv(rows), written
+
+
+def _check_writable(folder: Path, name: str) -> None:
+    """ValueError before work if nothing can be written there; a folder that was made for the trial is taken away again."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        if made:
+            folder.rmdir()
+    except OSError as error:
+        raise ValueError(f"The output folder {name!r} cannot be written to: {reason(error)}. Choose another name.") from error
 
 
 def _listed(folder: str, output: str) -> list[str]:
@@ -104,4 +118,4 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" and v else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+    return text.getvalue().encode("utf-8", "backslashreplace").decode()  # half a character in a file's name

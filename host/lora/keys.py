@@ -55,13 +55,20 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     originals = {id(t): k for k, t in tensors.items()}
     loaded = _loaded(converted, targets)
     passed: dict[str, list[str]] = {}
-    updates, seen = [], set()
+    updates, seen, overridden = [], set(), _overridden(loaded, targets)
+    ignored: dict[str, list[str]] = {}  # name of an adapter -> keys of the same weight that the core does not use
+    names: dict[int, str] = {}  # id of an update's layer -> name of its adapter
+    of_file: dict[str, str] = {}  # what a layer's keys begin with -> name of its adapter
     for name, adapter in loaded.items():
         prefix, is_weight = name.rsplit(".", 1)[0], name.endswith(".weight")
         parts = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}
         alpha = {key: tensors[key] for key in _alpha_key(converted, originals, prefix)}
         keys = [*parts.values(), *alpha]
         seen.update(keys)
+        if name in overridden:
+            ignored.setdefault(overridden[name], []).extend(keys)
+            continue
+        of_file.setdefault(_common_prefix(list(parts.values())), name)
         target = targets.get(prefix)
         try:
             if not is_weight or target is None:
@@ -77,11 +84,16 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
         key, offset, function = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
         layer = Layer(key, offset, function, prefix in of_clip, known)
         updates.append(Update(layer, tuple(keys), Names(_common_prefix(list(parts.values())), parts, alpha)))
+        names[id(updates[-1].layer)] = name
     # the core's order changes from one start of Python to the next; the random control and the plot follow the file's
     position = {k: n for n, k in enumerate(tensors)}
     updates.sort(key=lambda update: min(position[k] for k in update.keys))
     unknown = [k for k in tensors if k not in seen]
-    updates, shadowed = _with_shadowed(updates, unknown)
+    for key in unknown:
+        if _common_prefix([key]) in of_file:
+            ignored.setdefault(of_file[_common_prefix([key])], []).append(key)
+    updates = [dataclasses.replace(u, shadowed=tuple(ignored.get(names[id(u.layer)], ()))) for u in updates]
+    shadowed = [key for keys in ignored.values() for key in keys]
     if shadowed:
         passed[SHADOWED] = shadowed
         unknown = [k for k in unknown if k not in set(shadowed)]
@@ -92,13 +104,11 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     return Contents(updates, passed)
 
 
-def _with_shadowed(updates: list[Update], unknown: list[str]) -> tuple[list[Update], list[str]]:
-    """Updates that know which of the keys that nothing was read from belong to their layer, and all of these keys."""
-    by_prefix: dict[str, list[str]] = {}
-    for key in unknown:
-        by_prefix.setdefault(_common_prefix([key]), []).append(key)
-    found = [dataclasses.replace(u, shadowed=tuple(by_prefix.get(u.names.prefix, ()))) for u in updates]
-    return found, [key for update in found for key in update.shadowed]
+def _overridden(loaded: dict[str, Any], targets: dict[str, Any]) -> dict[str, str]:
+    """Adapters that the core does not use, each with the one it uses instead: of several spellings of a weight, the last."""
+    target_of = {name: targets.get(name.removesuffix(".weight")) for name in loaded}
+    last = {target: name for name, target in target_of.items() if target is not None}
+    return {name: last[target] for name, target in target_of.items() if target is not None and last[target] != name}
 
 
 def _loaded(converted: dict[str, Tensor], targets: dict[str, Any]) -> dict[str, Any]:

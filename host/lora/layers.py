@@ -30,6 +30,7 @@ UNDEFINED = "the base layer is too small or zero: it has no principal subspace"
 ODD_FUNCTION = "the core rearranges this layer in a way that cannot be undone here"
 OTHER_SHAPE = "its shape is not the layer's"
 NOTHING = "it changes nothing"
+TOO_LARGE = "its numbers are so large that what is computed from them overflows"
 
 
 class Unjudged(Exception):
@@ -132,9 +133,13 @@ def _each(
         progress.advance()
         work = LayerAtWork(layer, weights[layer.text_encoder], subspaces)
         try:
-            verdict: Verdict | str = judge(work, settings, number, threshold)
+            found = judge(work, settings, number, threshold)
+            finite = all(is_finite(t) for t in (found.scores, found.sigma.square(), found.new_sigma))
+            verdict: Verdict | str = found if finite else TOO_LARGE
         except Unjudged as reason:
             verdict = str(reason)
+        except torch.linalg.LinAlgError:
+            verdict = TOO_LARGE
         yield layer, work, verdict
 
 

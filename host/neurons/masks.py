@@ -16,6 +16,7 @@ from ...unmemorize.pictures.views import density_view
 from ..core import facts, store
 from ..core.identity import differences, identity, in_another_precision, shown
 from ..core.settings import check_range
+from ..core.weights import Weights
 
 MASKS = store.user_store("neuron mask", "masks")
 FACTS = {
@@ -62,12 +63,13 @@ def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
     check_range("strength", strength, 0, 1)
     if strength == 0:
         return model
-    shapes = {k: tuple(w.shape) for k, w in model.model.state_dict().items() if k in stored.mask.bits}
+    known = Weights(model)
     for key, shape in stored.mask.shapes.items():
-        if key not in shapes:
-            raise ValueError(f"The mask silences {key}, which this model does not have. Find a mask on this model.")
-        if shapes[key][0] != shape[0]:  # packed weights (NVFP4) keep only their first size
-            raise ValueError(f"{key} has the shape {list(shapes[key])} here, {list(shape)} in the mask. Find a mask on this model.")
+        if key not in known:
+            raise ValueError(f"The mask silences {key!a}, which this model does not have. Find a mask on this model.")
+        here, sides = known.shape(key), slice(None) if known.is_plain(key) else slice(1)  # packed weights (NVFP4) keep their first size
+        if here[sides] != tuple(shape)[sides]:
+            raise ValueError(f"{key!a} has the shape {list(here)} here, {list(shape)} in the mask. Find a mask on this model.")
     clone = model.clone()
     clone.add_patches({key: PruneAdapter({key}, (bits,)) for key, bits in stored.mask.bits.items()}, strength)
     return clone

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.patcher_extension
@@ -22,7 +22,17 @@ from ..core.guiders import other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
 from ..core.latents import is_marked, marks
-from ..core.sampler_call import RunCall, SamplerCall, arguments_of, end_of, run_arguments_of
+from ..core.noise import NEARLY
+from ..core.sampler_call import (
+    DRAWN_AGAIN,
+    BatchCallback,
+    RunCall,
+    SamplerCall,
+    arguments_of,
+    end_of,
+    run_arguments_of,
+    with_callback,
+)
 from .live_view import live
 from .profiles import StoredProfile, check_guidance, check_profile, other_guidance, warnings_for
 from .profiles import report as profile_report
@@ -34,6 +44,7 @@ from .verdicts import LIMIT, Detector, Verdict, default_verdict, judged, paper_v
 from .watching import SAME_LEVEL, Watch, new_watch
 
 KEY = "unmemorize_stability_guard"
+MOST_STAGES = 8
 MODES = ("detect", "correct", "off")
 
 
@@ -100,6 +111,10 @@ def guarded(model: Any, guard: Guard) -> tuple[Any, Record]:
 class _Enough(Exception):
     """Every sample of the batch is flagged and will be drawn again: the rest of this run is not needed."""
 
+    def __init__(self, owner: _Control) -> None:
+        super().__init__()
+        self.owner = owner
+
 
 @dataclass(frozen=True)
 class _Stage:
@@ -125,8 +140,6 @@ class _Run:
     before: _Stage | None = None
     """The stage that this run goes on from."""
     verdict: Verdict | None = None
-    guided: bool = False
-    """Was there a call with guidance yet?"""
     looked: bool = False
     """Was it asked, when the score was complete, whether the rest of the run is needed?"""
     remark: str = ""
@@ -146,7 +159,8 @@ class _Control:
         self._guard, self._line = guard, live()
         self._strategy = (guard.strategy or METHODS[guard.method].strategy(guard)) if guard.mode == "correct" else None
         self._run: _Run | None = None
-        self._stage: _Stage | None = None
+        self._stages: list[_Stage] = []
+        """The last ones that stopped on the way, for samplers that go on: again and again, if that is what the user does."""
         self._before: _Stage | None = None
         self._inside = False
         """A whole run is going on."""
@@ -154,12 +168,14 @@ class _Control:
 
     def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         """Around everything: the run is watched, corrected if need be, recorded."""
-        if self._inside:
+        if self._inside or executor.class_obj.model_options.get(DRAWN_AGAIN, False):
             return executor(*arguments, **more)
         self._inside = True
         call = run_arguments_of(executor.class_obj, *arguments, **more)
-        self._before = self._stage if self._stage is not None and self._stage.goes_on_in(call) else None
-        self._stage = None
+        if self._strategy is not None:
+            call = replace(call, callback=BatchCallback(call.callback))
+            arguments, more = with_callback(arguments, more, call.callback)
+        self._before = next((stage for stage in reversed(self._stages) if stage.goes_on_in(call)), None)
         try:
             result = executor(*arguments, **more)
             run, self._run = self._run, None
@@ -181,7 +197,7 @@ class _Control:
 
     def _finish(self, run: _Run, verdict: Verdict, result: Tensor, model: Any) -> None:
         if run.watch.sigmas[-1] > 0:
-            self._stage = _Stage(run.whole, marks(result), not any(verdict.not_judged))
+            self._stages = [*self._stages, _Stage(run.whole, marks(result), not any(verdict.not_judged))][-MOST_STAGES:]
         self.record.facts = facts_of(self._guard, run, verdict, result, identity(model))
         self._line.send("done", {"view": guard_view(self.record.facts)})
 
@@ -190,16 +206,28 @@ class _Control:
         call = arguments_of(executor.class_obj, *arguments, **more)
         if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
-        watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, samples=len(call.noise))
-        watch.obstacle = other_prompts(call.guider)
+        watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, shape=tuple(call.noise.shape))
+        watch.obstacle = other_prompts(call.guider) or self._unseen_beginning(call)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
         run = self._run = _Run(watch, correction, self._before, remark=obstacle)
         try:
             result = executor(*arguments, **more)
-        except _Enough:
+        except _Enough as enough:
+            if enough.owner is not self:
+                raise
             return torch.zeros_like(call.noise)
         return self._finished(run, call, result)
+
+    def _unseen_beginning(self, call: SamplerCall) -> str:
+        """Why a second stage alone cannot be judged, in words: it goes on, without noise of its own, from steps that nobody watched."""
+        most = float(call.guider.inner_model.model_sampling.sigma_max)
+        if self._before is not None or float(call.sigmas[0]) >= NEARLY * most or bool(call.noise.any()):
+            return ""
+        return (
+            f"The run goes on at noise level {float(call.sigmas[0]):.3g} from a latent whose first steps were not watched. Let one guarded "
+            "MODEL go into all samplers of the picture."
+        )
 
     def _finished(self, run: _Run, call: SamplerCall, result: Tensor) -> Tensor:
         watch, correction = run.watch, run.correction
@@ -213,7 +241,7 @@ class _Control:
     def listen(self, facts: dict[str, Any]) -> Tensor:
         """After each call of the guided model."""
         run = self._run
-        if run is not None and run.verdict is None:
+        if run is not None and run.verdict is None and not facts["model_options"].get(DRAWN_AGAIN, False):
             self._step(run, facts)
             if self._line.open():
                 began = time.monotonic()
@@ -227,20 +255,20 @@ class _Control:
 
     def _step(self, run: _Run, facts: dict[str, Any]) -> None:
         watch, correction = run.watch, run.correction
-        if not run.guided and facts["uncond"] is not None:
-            run.guided = True
+        if facts["uncond"] is not None:
             watch.obstacle = watch.obstacle or other_guidance(self._guard.stored, float(facts["cond_scale"]))
         step = watch.see(facts)
         if step is None or correction is None or watch.now is None:
             return
         if watch.before is not None and watch.before.step == step - 1:
             correction.saw(watch.before, watch.now.z)
-        if self._redraws() and not run.looked and watch.angles[step] < WINDOW:
+        alone = len(facts["model_options"].get("sampler_post_cfg_function", ())) == 1  # others that listen get the whole run
+        if self._redraws() and alone and not run.looked and watch.angles[step] < WINDOW:
             run.looked = True
             verdict = self._guard.judge(run.whole)
             if bool(verdict.flagged.all()):
                 run.verdict = verdict
-                raise _Enough
+                raise _Enough(self)
 
 
 def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
@@ -250,8 +278,11 @@ def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: di
     remarks = [run.remark] if run.remark and bool(verdict.flagged.any()) else []
     if run.before is not None:
         remarks.append("This picture was sampled in several stages. They are judged as one run.")
-        if done.restarted and not run.before.judged:
+        if (done.restarted or done.unchanged) and not run.before.judged:
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
+    if done.unchanged:
+        which = ", ".join(str(i) for i in done.unchanged)
+        remarks.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),

@@ -30,6 +30,10 @@ FACTS = {
     "shape": facts.several(facts.whole(1, 100_000), 1, 6),
 }  # fmt: skip
 """Of a file."""
+ALWAYS = {"latent", "update", "prediction", "sharpness"}
+"""Signals that every run has."""
+MOST = 1e4
+"""No norm, deviation or score of a model's runs comes near: with larger ones every memory would seem clean."""
 ADDS_NOISE = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 """Parts of the names of samplers that add noise on the way: their updates are longer."""
 
@@ -153,11 +157,12 @@ def read_profile(path: Path) -> StoredProfile:
     if (angles.diff() < 0).any():
         facts.damaged(file, "its angles do not ascend")
     centre, spread = facts.tensor(file, tensors, "score", (2,)).tolist()
-    if spread <= 0:
-        facts.damaged(file, f"the spread of its scores is {spread:g}, not above 0")
+    if not 0 < spread <= MOST or abs(centre) > MOST:
+        facts.damaged(file, f"its scores have centre {centre:g} and spread {spread:g}, out of all bounds")
     names = [k.removeprefix("mean.") for k in tensors if k.startswith("mean.")]
-    if not names or not set(names) <= set(SIGNALS):
-        facts.damaged(file, f"its signals are {facts.shortened(names)}, not some of {', '.join(SIGNALS)}")
-    mean = {name: facts.tensor(file, tensors, f"mean.{name}", tuple(angles.shape)) for name in names}
-    sd = {name: facts.tensor(file, tensors, f"sd.{name}", tuple(angles.shape), low=LEAST_SD / 2) for name in names}
+    needed = ALWAYS | ({"guidance", "revision"} if kept["cfg"] != 1 and kept["steps"] > 1 else set())
+    if not needed <= set(names) <= set(SIGNALS):
+        facts.damaged(file, f"its signals are {facts.shortened(names)}: {', '.join(sorted(needed))} are needed, of {', '.join(SIGNALS)}")
+    mean = {name: facts.tensor(file, tensors, f"mean.{name}", tuple(angles.shape), low=-MOST, high=MOST) for name in names}
+    sd = {name: facts.tensor(file, tensors, f"sd.{name}", tuple(angles.shape), low=LEAST_SD / 2, high=MOST) for name in names}
     return StoredProfile(Profile(angles, mean, sd, int(kept.pop("runs")), centre, spread), kept)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.noise import noise_level
 from ..core.one_sample import conds_of_one, one
-from ..core.sampler_call import RunCall
+from ..core.sampler_call import DRAWN_AGAIN, RunCall, callback_of_one
 from ..core.seeds import derived_seed
 from .strategies import Correction
 from .watching import Watch
@@ -55,11 +55,14 @@ class Restart:
     def obstacle(self, guider: Any) -> str:
         """A run without guidance and without a second prompt has nothing that a phase could change, unless a parent draws it."""
         conds = guider.original_conds
-        changes_prompt = "positive" in conds and "negative" in conds
-        guided = any(getattr(guider, name, 1) != 1 for name in SCALES)
-        if any(p.parent or (p.prompt is not None and changes_prompt) or (p.cfg != 1 and guided) for p in self.phases):
+        two = "positive" in conds and "negative" in conds and not _alike(conds["positive"], conds["negative"])
+        guided = two and any(getattr(guider, name, 1) != 1 for name in SCALES)
+        if any(p.parent or (p.prompt is not None and two) or (p.cfg != 1 and guided) for p in self.phases):
             return ""
-        return "This run has no negative prompt and no guidance, so that it would be drawn again just as it was. Connect a parent model."
+        return (
+            "This run has no guidance, or no negative prompt that differs from the positive one, so that it would be drawn again just as "
+            "it was. Connect a parent model."
+        )
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
@@ -88,6 +91,14 @@ def check_parent(parent: Any, model: Any) -> None:
         )
 
 
+def _alike(one_side: Conds, other: Conds) -> bool:
+    """Are these the same words?"""
+    if len(one_side) != len(other):
+        return False
+    pairs = [(a.get("cross_attn"), b.get("cross_attn")) for a, b in zip(one_side, other, strict=True)]
+    return all(a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+
+
 class _Restarting(Correction):
     def __init__(self, restart: Restart) -> None:
         super().__init__()
@@ -97,8 +108,9 @@ class _Restarting(Correction):
         """`result` with each flagged sample replaced by its restart; the others keep their bits."""
         n, result = len(call.noise), result.clone()
         for i in torch.nonzero(flagged).flatten().tolist():
-            result[i : i + 1] = _restarted(_call_of_one(call, i, n), self._restart)
-            self.restarted.append(i)
+            again = _restarted(_call_of_one(call, i, n), self._restart)
+            (self.unchanged if torch.equal(again, result[i : i + 1]) else self.restarted).append(i)
+            result[i : i + 1] = again
         return result
 
 
@@ -110,7 +122,8 @@ def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
     if mask is not None and mask.shape != call.noise.shape:
         # as older cores hand it on, frames or rows of pixels may stand where samples are expected; newer ones have given it this shape
         mask = comfy.sampler_helpers.prepare_mask(mask, call.noise.shape, mask.device)
-    return dataclasses.replace(call, guider=guider, noise=one(call.noise, i, n), latent=one(call.latent, i, n), mask=one(mask, i, n))
+    parts = {"noise": one(call.noise, i, n), "latent": one(call.latent, i, n), "mask": one(mask, i, n)}
+    return dataclasses.replace(call, guider=guider, callback=callback_of_one(call.callback, i), **parts)
 
 
 def _restarted(call: RunCall, restart: Restart) -> Tensor:
@@ -135,7 +148,8 @@ def _restarted(call: RunCall, restart: Restart) -> Tensor:
 def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: int | None) -> Any:
     other = copy.copy(guider)
     if phase.parent:
-        other.model_patcher, other.model_options = parent, parent.model_options
+        other.model_patcher = parent
+    other.model_options = {**(parent if phase.parent else guider).model_options, DRAWN_AGAIN: True}
     for name in SCALES:
         if getattr(guider, name, 1) != 1:
             setattr(other, name, getattr(guider, name) * phase.cfg)

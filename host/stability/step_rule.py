@@ -16,7 +16,7 @@ from ...unmemorize.stability.rule import Rule, active, corrected, renoised, reno
 from ...unmemorize.stability.signals import rms
 from ..core.noise import noise_level
 from ..core.one_sample import one, prompts_of_one
-from ..core.sampler_call import SamplerCall, end_of
+from ..core.sampler_call import DRAWN_AGAIN, SamplerCall, callback_of_one, end_of
 from ..core.seeds import derived_seed
 from .strategies import Correction
 from .watching import Call, Watch
@@ -148,14 +148,14 @@ def _one_step(s: SamplerCall, watch: Watch, step: int, z: Tensor, i: int, n: int
         return denoised
 
     options = s.extra_args["model_options"]
-    listening = {**options, "sampler_post_cfg_function": [*options.get("sampler_post_cfg_function", []), hear]}
+    listening = {**options, DRAWN_AGAIN: True, "sampler_post_cfg_function": [*options.get("sampler_post_cfg_function", []), hear]}
     # a seed of its own for each step: samplers that add noise would add the same one every time
     arguments = {**s.extra_args, "model_options": listening, "seed": derived_seed("step", int(s.extra_args.get("seed") or 0), step)}
     latent = one(s.latent, i, n)
     level = noise_level(s.guider.inner_model.model_sampling, float(sigmas[0]))
     noise = (watch.scales[step] * z - level.a * latent) / level.b
     result = single_step_sampler(s.sampler).sample(
-        s.guider, sigmas, arguments, _shifted(s.callback, step, watch.steps), noise, latent, one(s.mask, i, n), True
+        s.guider, sigmas, arguments, _shifted(callback_of_one(s.callback, i), step, watch.steps), noise, latent, one(s.mask, i, n), True
     )
     return end_of(s.guider.inner_model.model_sampling, result, sigmas) / watch.scales[step + 1], heard[0]
 

@@ -22,7 +22,9 @@ class Correction:
 
     def __init__(self) -> None:
         self.restarted: list[int] = []
-        """Samples that were drawn again."""
+        """Samples that were drawn again, and came out otherwise."""
+        self.unchanged: list[int] = []
+        """Samples that were drawn again, and came out the same."""
         self.edited: dict[int, list[int]] = {}
         """Sample -> steps that were edited."""
 

@@ -18,6 +18,10 @@ LIMIT = 3.0
 """A default score from here, in standard deviations of clean runs, is called memorized."""
 
 
+EMPTY = "Hardly anything of this picture counts: nowhere is it both generated (noise mask) and under a prompt (areas, masks)."
+BROKEN = "This run produced values that are not numbers: check the model's precision."
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What was found in a run, by sample."""
@@ -43,9 +47,10 @@ def judged(detect: Detector, watch: Watch, profile: Profile, limit: float, rule:
         nothing = torch.full((watch.samples,), math.nan)
         return Verdict(nothing, nothing > 0, "none", watch.observed(), [reason] * watch.samples)
     found = detect(watch, profile, limit, rule)
-    broken = torch.isnan(found.score).tolist()
-    reasons = ["This run produced values that are not numbers: check the model's precision." if b else "" for b in broken]
-    return Verdict(found.score, found.flagged & ~torch.isnan(found.score), found.detector, found.observed, reasons)
+    facts = zip(watch.empty(), watch.broken(), found.score.isfinite().tolist(), strict=True)
+    reasons = [EMPTY if empty else BROKEN if broken or not finite else "" for empty, broken, finite in facts]
+    sound = torch.tensor([not why for why in reasons])
+    return Verdict(found.score.masked_fill(~sound, math.nan), found.flagged & sound, found.detector, found.observed, reasons)
 
 
 def why_not(watch: Watch, profile: Profile) -> str:
@@ -60,6 +65,8 @@ def why_not(watch: Watch, profile: Profile) -> str:
     early = [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
     if not early:
         return f"The run begins at noise level {watch.sigmas[0]:.3g}, after the steps in which memories show. Guard the run from its start."
+    if 0 not in watch.seen:
+        return "The first step was not seen: one of the prompts is not active there (a range of steps), or the sampler passed it by."
     if watch.angles[-1] >= WINDOW:
         return (
             f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a "

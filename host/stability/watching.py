@@ -17,12 +17,15 @@ from torch import Tensor
 from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
 from ..core.coverage import covered
 from ..core.hooks import as_function
+from ..core.latents import KEPT
 from ..core.noise import noise_levels
 from ..core.sampler_call import arguments_of, end_of
 
 KEY = "unmemorize_stability_watch"
 SAME_LEVEL = 2e-3
 """Relative difference of noise levels that is rounding (uni_pc converts them to times and back)."""
+LEAST_PLACES = 16
+"""Places of a latent; norms over fewer say nothing."""
 OF_THE_GAP = 1 / 3
 """Levels may lie nearer to each other: a call belongs to a step if it is nearer to its level than this share of the gap beside it.
 Half of the gap is where midpoint methods call."""
@@ -51,7 +54,8 @@ class Watch:
     region: Tensor | None
     every_sharpness: bool = False
     """Of every step, for a profile; else of the first, which is all that a score needs."""
-    samples: int = 1
+    shape: tuple[int, ...] | None = None
+    """Of the latent that is sampled, [n, c, ...]; None: whatever comes."""
     obstacle: str = ""
     """Why no verdict can rest on this run, in words."""
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
@@ -82,9 +86,8 @@ class Watch:
     def see(self, facts: dict[str, Any]) -> int | None:
         """Note a model call, given what ComfyUI tells its post-CFG functions; returns the step it belongs to."""
         step = self.step_of(float(facts["sigma"].reshape(-1)[0]))
-        if step is None or self._resized(facts["input"]):
+        if step is None or self._of_other_shape(facts["input"]) or not self._covers(facts):
             return None
-        self._leave_out(facts)
         uncond = facts["uncond_denoised"] if facts["uncond"] is not None else None
         call = Call(step, facts["input"] / self.scales[step], facts["denoised"], facts["cond_denoised"], uncond)
         if self.now is None or step > self.now.step:
@@ -94,19 +97,48 @@ class Watch:
         self._note(call)
         return step
 
-    def _resized(self, x: Tensor) -> bool:
-        if self.now is None or x.shape == self.now.z.shape:
+    def _of_other_shape(self, x: Tensor) -> bool:
+        if self.shape is None or tuple(x.shape) == self.shape:
             return False
-        sizes = " to ".join("x".join(map(str, shape[2:])) for shape in (self.now.z.shape, x.shape))
-        self.obstacle = f"The sampler changed the latent's size on the way, from {sizes}: its steps cannot be compared."
+        if len(x) != self.shape[0]:
+            self.obstacle = f"The sampler draws {len(x)} of the {self.shape[0]} pictures at a time, so that its steps cannot be told apart."
+        else:
+            sizes = " to ".join("x".join(map(str, shape[2:])) for shape in (self.shape, x.shape))
+            self.obstacle = f"The sampler changed the latent's size on the way, from {sizes}: its steps cannot be compared."
         return True
 
-    def _leave_out(self, facts: dict[str, Any]) -> None:
-        """Places without a prompt count for nothing, from the first step at which there are some."""
+    def _covers(self, facts: dict[str, Any]) -> bool:
+        """Places without a prompt count for nothing, from the first step at which there are some. False: there is no prompt at all."""
         sides = [side for side in (facts["cond"], facts["uncond"]) if side is not None]
         inside = covered(sides, facts["input"], facts["sigma"])
-        if inside is not None:
-            self.region = inside if self.region is None else self.region.to(inside) * inside
+        if inside is None:
+            return True
+        if not inside.any():
+            return False
+        self.region = inside if self.region is None else self.region.to(inside) * inside
+        return True
+
+    @property
+    def samples(self) -> int:
+        """How many pictures are sampled."""
+        return 1 if self.shape is None else self.shape[0]
+
+    @property
+    def seen(self) -> set[int]:
+        """Steps that were noted."""
+        return {step for step, (names, _) in self._notes.items() if "prediction" in names}
+
+    def empty(self) -> list[bool]:
+        """By sample: is there hardly a place that counts, generated and under a prompt?"""
+        if self.region is None:
+            return [False] * self.samples
+        inside = self.region.expand(self.samples, *self.region.shape[1:])[:, :1].flatten(1).sum(1)
+        return (inside < LEAST_PLACES).tolist()
+
+    def broken(self) -> list[bool]:
+        """By sample: was anything noted that is no number?"""
+        values = [v for _, v in self._notes.values()]
+        return (~torch.cat(values).isfinite().all(0)).tolist() if values else [False] * self.samples
 
     def finish(self, end: Tensor) -> None:
         """Note the last step, given the latent it ended with, in the model's own space and coordinates."""
@@ -164,19 +196,21 @@ class Watch:
         levels = ((*a[:-1], *b) for a, b in ((self.angles, later.angles), (self.scales, later.scales), (self.sigmas, later.sigmas)))
         angles, scales, sigmas = map(list, levels)
         obstacle = self.obstacle or later.obstacle
-        return Watch(angles, scales, sigmas, later.region, samples=later.samples, obstacle=obstacle, _notes=notes)
+        return Watch(angles, scales, sigmas, later.region, shape=later.shape, obstacle=obstacle, _notes=notes)
 
 
-def new_watch(model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, every_sharpness: bool = False, samples: int = 1) -> Watch:
+def new_watch(
+    model_sampling: Any, sigmas: Tensor, denoise_mask: Tensor | None, every_sharpness: bool = False, shape: tuple[int, ...] | None = None
+) -> Watch:
     """A watch for a run over `sigmas` [steps + 1]; `denoise_mask` [n, c, h, w] or None: where the picture is generated."""
     levels = noise_levels(model_sampling, sigmas)
     return Watch(
         [math.atan2(level.b, level.a) for level in levels],
         [math.hypot(level.a, level.b) for level in levels],
         sigmas.tolist(),
-        None if denoise_mask is None else (denoise_mask > 0.5).float(),
+        None if denoise_mask is None else (denoise_mask > KEPT).float(),
         every_sharpness,
-        samples,
+        shape,
     )
 
 

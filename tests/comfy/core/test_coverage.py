@@ -57,7 +57,7 @@ def test_two_parts_that_fill_the_canvas_count_everywhere(nodes, demo, encode, ha
 def test_prompts_that_nowhere_meet_are_an_error(nodes, demo, encode, halves, picture):
     core = importlib.import_module("nodes")
     right = core.ConditioningSetArea().append(encode(""), 64, 128, 64, 0, 1.0)[0]
-    with pytest.raises(ValueError, match="Nowhere in this picture are both prompts active"):
+    with pytest.raises(ValueError, match="nowhere is it both generated"):
         map_of(nodes, demo[0], halves["area"], right, picture)
 
 

@@ -73,7 +73,7 @@ def test_another_latent_is_no_second_stage(guard, advanced):
     model, record = guard()
     advanced(model, EMPTY, 0, 8)
     advanced(model, EMPTY + 1, 8, STEPS)
-    assert "begins at noise level" in why(record) and len(record.facts["sigmas"]) == 3
+    assert "first steps were not watched" in why(record) and len(record.facts["sigmas"]) == 3
 
 
 def test_both_stages_of_a_memory_are_drawn_again(guard, stages, demo, nodes):
@@ -200,3 +200,128 @@ def test_a_run_that_breaks_is_not_clean(guard, draw, demo):
     model.set_model_unet_function_wrapper(lambda predict, a: predict(a["input"], a["timestep"], **a["c"]) * math.nan)
     draw(model)
     assert "not numbers" in why(record)
+
+
+RANGES = {
+    "the prompt from a fifth on": ({"positive": (0.2, 1.0)}, {}),
+    "the empty prompt until a fifth": ({"negative": (0.0, 0.2)}, {}),
+    "a mask that keeps everything": ({}, {"noise_mask": torch.zeros(1, 1, 8, 8)}),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_places_and_steps_without_a_prompt(guard, draw, encode, name):
+    """Where ComfyUI predicts zero, or keeps what was there, nothing is known: no score is taken from it."""
+    ranges, more = RANGES[name]
+    limited = importlib.import_module("nodes").ConditioningSetTimestepRange().set_range
+    sides = {"positive": encode("a red ring"), "negative": encode("")}
+    sides |= {side: limited(sides[side], *span)[0] for side, span in ranges.items()}
+    given = {"prompt": sides["positive"], "negative": sides["negative"], "steps": STEPS, "latent": EMPTY, **more}
+    model, record = guard()
+    assert torch.equal(draw(model, **given), draw(**given))
+    assert why(record), record.facts["scores"]
+
+
+def test_a_soft_mask_counts_as_generated(guard, draw):
+    """Differential diffusion and the like: .4 everywhere is judged, and much as without a mask."""
+    model, record = guard()
+    draw(model, steps=STEPS, latent=EMPTY, noise_mask=torch.full((1, 1, 8, 8), 0.4))
+    assert why(record) == "" and abs(record.facts["scores"][0]) < 50
+
+
+@pytest.mark.parametrize("method", ["recommended", "paper"])
+@pytest.mark.parametrize("after", [2, 6])
+def test_a_run_that_breaks_on_the_way_is_not_clean(guard, draw, method, after):
+    calls = []
+
+    def breaks(predict, a):
+        calls.append(1)
+        return predict(a["input"], a["timestep"], **a["c"]) * (math.nan if len(calls) > after else 1.0)
+
+    model, record = guard(method=method)
+    model.set_model_unet_function_wrapper(breaks)
+    draw(model, steps=STEPS)
+    assert "not numbers" in why(record)
+
+
+def test_a_sampler_that_draws_one_picture_after_another(guard, demo, encode):
+    """Two in the batch, sampled apart: no verdict of one may stand for both, and nothing ends the run."""
+    samplers = importlib.import_module("comfy.samplers")
+    euler = samplers.sampler_object("euler")
+
+    class OneByOne(samplers.Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+            parts = zip(noise.split(1), latent_image.split(1), strict=True)
+            return torch.cat([euler.sample(model_wrap, sigmas, extra_args, None, a, b, None, True) for a, b in parts])
+
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", STEPS)
+    guider, (model, record) = samplers.CFGGuider, guard()
+    cfg = guider(model)
+    cfg.set_conds(encode(PROMPT), encode(""))
+    cfg.set_cfg(2.0)
+    with torch.inference_mode():
+        cfg.sample(torch.randn(2, 8, 8, 8), torch.zeros(2, 8, 8, 8), OneByOne(), sigmas, disable_pbar=True, seed=1)
+    assert record.facts["memorized"] == [False, False] and all("1 of the 2 pictures" in reason for reason in record.facts["not_judged"])
+
+
+@pytest.mark.parametrize("method", ["recommended", "paper"])
+def test_the_custom_samplers_denoised_output_keeps_the_batch(guard, demo, encode, method, nodes):
+    """Both outputs of SamplerCustomAdvanced, when one picture of two is drawn again or edited: two pictures each, the other's untouched."""
+    custom, samplers = (importlib.import_module(n) for n in ("comfy_extras.nodes_custom_sampler", "comfy.samplers"))
+    early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", STEPS)
+    verdicts = importlib.import_module("unmemorize_pack.host.stability.verdicts")
+
+    def run(model):
+        cfg = samplers.CFGGuider(model)
+        cfg.set_conds(encode(PROMPT), encode(""))
+        cfg.set_cfg(2.0)
+        latent = {"samples": torch.zeros(2, 8, 8, 8)}
+        return custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(1), cfg, samplers.sampler_object("euler"), sigmas, latent).args
+
+    stock = run(demo[0])
+    _, record = pair = guard("detect")
+    run(pair[0])
+    limit = sum(record.facts["scores"]) / 2  # between the two
+    more = {"limit": limit, "parent": early} if method == "recommended" else {"rule": tau(record, verdicts)}
+    model, record = guard("correct", method=method, **more)
+    found = run(model)
+    changed = [i for i in range(2) if not torch.equal(found[0]["samples"][i], stock[0]["samples"][i])]
+    assert found[1]["samples"].shape == stock[1]["samples"].shape == (2, 8, 8, 8)
+    for i in range(2):
+        assert torch.equal(found[1]["samples"][i], stock[1]["samples"][i]) == (i not in changed)
+    assert method == "paper" or changed == record.facts["restarted"] and len(changed) == 1
+
+
+def tau(record, verdicts):
+    """A rule that flags everything, for the paper's method."""
+    return importlib.import_module("unmemorize_pack.unmemorize.stability.rule").Rule(tau_mild=0.0, tau_strong=0.0)
+
+
+def test_a_second_stage_can_be_run_again(guard, advanced):
+    """The first stage's latent is cached, and only the second runs, with other settings: it is judged with the first each time."""
+    model, record = guard()
+    picture = advanced(model, EMPTY, 0, 6)
+    for _ in range(2):
+        advanced(model, picture, 6, STEPS, "disable")
+        assert why(record) == "" and len(record.facts["sigmas"]) == STEPS + 1
+
+
+def test_two_guards_on_one_model(demo, guarding, stored, draw, nodes):
+    """Whichever is nearer: each records the run itself, not the other's restart."""
+    early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
+    for order in ((0, 1), (1, 0)):
+        guards = [guarding.Guard(stored, "correct", parent=early, limit=-1e9), guarding.Guard(stored, "detect")]
+        model, records = demo[0], {}
+        for k in order:
+            model, records[k] = guarding.guarded(model, guards[k])
+        draw(model, n=2, steps=STEPS)
+        assert records[0].facts["restarted"] == [0, 1]
+        assert len(records[1].facts["scores"]) == 2 and records[1].facts["not_judged"] == ["", ""], order
+
+
+def test_the_same_words_twice_are_no_correction(guard, draw, demo, guarding, stored):
+    """Positive and negative prompt alike: loosening changes nothing. A parent that is the model itself: drawn again, and the same."""
+    model, record = guard("correct", limit=-1e9)
+    assert torch.equal(draw(model, prompt="", steps=STEPS), draw(prompt="", steps=STEPS))
+    assert record.facts["restarted"] == [] and any("just as it was" in text for text in record.facts["warnings"])

@@ -243,7 +243,8 @@ def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg
     """A distilled model knows no negative prompt: CFG 1 stays CFG 1."""
     restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     phase = restart.Phase(1.0, cfg=1.5)
-    assert restart._guider_for(SimpleNamespace(cfg=cfg, original_conds={}), phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
+    guider = SimpleNamespace(cfg=cfg, original_conds={}, model_options={})
+    assert restart._guider_for(guider, phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
 
 
 def test_what_comes_behind_the_guard_changes_nothing(guard, demo, draw):
