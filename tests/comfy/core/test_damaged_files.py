@@ -110,6 +110,9 @@ PROFILE_DAMAGE = {
     "deviations of nothing": ("sd.revision", torch.zeros_like),
     "negative deviations": ("sd.revision", lambda t: -t),
     "no spread": ("score", lambda t: t * torch.tensor([1.0, 0.0], dtype=t.dtype)),
+    "a spread beyond all bounds": ("score", lambda t: t * torch.tensor([1.0, 1e6], dtype=t.dtype)),
+    "deviations beyond all bounds": ("sd.revision", lambda t: t * 0 + 1e30),
+    "means beyond all bounds": ("mean.sharpness", lambda t: t * 0 + 1e30),
     "negative spread": ("score", lambda t: t * torch.tensor([1.0, -1.0], dtype=t.dtype)),
 }
 
@@ -120,6 +123,29 @@ def test_a_profile_that_would_call_everything_clean_is_refused(kinds, written, d
     key, change = PROFILE_DAMAGE[damage]
     with pytest.raises(ValueError, match="is damaged"):
         read(written({**tensors, key: change(tensors[key]).contiguous()}, facts))
+
+
+@pytest.mark.parametrize("signal", ["latent", "update", "prediction", "revision", "sharpness"])
+def test_a_profile_without_a_signal_that_is_needed_is_refused(kinds, written, signal):
+    read, tensors, facts = kinds["profiles"]
+    for names in ({f"mean.{signal}", f"sd.{signal}"}, {f"sd.{signal}"}):
+        with pytest.raises(ValueError, match="is damaged"):
+            read(written({k: t for k, t in tensors.items() if k not in names}, facts))
+
+
+def test_a_mask_of_another_shape_is_refused_before_the_sampler(kinds, written, nodes, demo):
+    """Wider, narrower, or turned: the first side alone says too little."""
+    read, tensors, facts = kinds["masks"]
+    prune = nodes["UnmemorizePruneNeurons"].execute
+    prune(demo[0], read(written(tensors, facts)), 1.0)
+    key, (out, d) = next(iter(facts["shapes"].items()))
+    for side in (8, 2 * d):
+        width = -(-side // 8)
+        changed = {f"bits.{key}": torch.zeros(out, width, dtype=torch.uint8)}
+        changed |= {k: torch.zeros(t.shape[0], out, width, dtype=torch.uint8) for k, t in tensors.items() if k == f"levels.{key}"}
+        stored = read(written({**tensors, **changed}, {**facts, "shapes": {**facts["shapes"], key: [out, side]}}))
+        with pytest.raises(ValueError, match="has the shape"):
+            prune(demo[0], stored, 1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -43,6 +43,22 @@ def test_an_edit_of_any_weights_is_another_model(identities, fresh, edit, change
     assert identities.differences(before, identities.identity(model)) == ["weights"]
 
 
+COLUMNS = {"all but the first column": slice(1, None), "the second half of the columns": lambda w: slice(w // 2, None)}
+
+
+@pytest.mark.parametrize("where", COLUMNS)
+@pytest.mark.parametrize("change", [torch.zeros_like, lambda p: p * 0.9], ids=["zero", "scaled"])
+def test_values_are_looked_at_across_rows(identities, fresh, where, change):
+    """Evenly spread places of a matrix can all lie in one column."""
+    before, model = identities.identity(fresh()), fresh()
+    for key, p in model.model.diffusion_model.named_parameters():
+        if "attn2.to_" in key and p.ndim == 2:
+            span = COLUMNS[where] if isinstance(COLUMNS[where], slice) else COLUMNS[where](p.shape[1])
+            p.data = p.data.clone()
+            p.data[:, span] = change(p.data[:, span])
+    assert identities.differences(before, identities.identity(model)) == ["weights"]
+
+
 def test_every_single_weight_counts(identities, fresh):
     """One tensor at a time, whichever it is."""
     model = fresh()

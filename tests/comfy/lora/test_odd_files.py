@@ -148,10 +148,100 @@ def test_loras_of_a_merged_model_are_named(nodes, model, comfy, outside):
     clean = nodes["UnmemorizeCleanAppliedLoRAs"].execute
     how = {k: v for k, v in HOW.items() if k != "text_encoder"} | DEFAULT
     if not outside:
-        with pytest.raises(ValueError, match="1 layers of this MODEL carry LoRAs inside of a model that was merged"):
+        with pytest.raises(ValueError, match="1 LoRA update.* inside of a model that was merged"):
             clean(model=merged, **how)
         return
     applied = sd.load_lora_for_models(merged, None, pair(K, (128, 64), seed=3), 1.0, 0)[0]
     report = json.loads(clean(model=applied, **how).args[3])
     assert report["layers"] == 1
     assert [keys for reason, keys in report["passed_through"].items() if "was merged into it" in reason] == [[f"{K}.weight"]]
+
+
+@pytest.mark.parametrize("bypass", ["alone", "beside another"])
+def test_loras_in_bypass_mode_are_named(nodes, model, comfy, bypass):
+    """Newer cores can run a LoRA beside the weights (LoraLoaderBypass): it is out of reach here, and said so."""
+    with_bypass = model.clone()
+    with_bypass.injections = {**getattr(model, "injections", {}), "bypass_lora": [object()]}
+    clean = nodes["UnmemorizeCleanAppliedLoRAs"].execute
+    how = {k: v for k, v in HOW.items() if k != "text_encoder"} | DEFAULT
+    if bypass == "alone":
+        with pytest.raises(ValueError, match="bypass mode"):
+            clean(model=with_bypass, **how)
+        return
+    both = importlib.import_module("comfy.sd").load_lora_for_models(model, None, pair(K, (128, 64)), 1.0, 0)[0]
+    both.injections = with_bypass.injections
+    report = json.loads(clean(model=both, **how).args[3])
+    assert any("bypass mode" in reason for reason in report["passed_through"])
+    identity = importlib.import_module("unmemorize_pack.host.core.identity").identity
+    assert identity(with_bypass)["patches"] != identity(model)["patches"]
+
+
+HOWS = [("cross-attention", "hard"), ("mean", "ratio"), ("singular value", "soft"), ("mean", "scale"), ("random", "energy")]
+
+
+@pytest.mark.parametrize(("score", "gate"), HOWS)
+@pytest.mark.parametrize("large", [3e37, 1e25, 1e19, "alpha"])
+def test_huge_numbers_never_become_infinite(filtered, score, gate, large):
+    """What would overflow passes as it is, named; energies stay numbers."""
+    tensors = pair(K, (128, 64)) | pair(Q, (128, 128), seed=3)
+    key = f"{kohya(K)}.alpha" if large == "alpha" else f"{kohya(K)}.lora_up.weight"
+    tensors[key] = torch.full_like(tensors[key], 1e29 if large == "alpha" else large)
+    kept, removed, report = filtered(tensors, score=score, gate=gate, keep=0.3)
+    assert all(t.isfinite().all() for t in (*kept.values(), *removed.values()))
+    json.dumps(report, allow_nan=False)
+    assert torch.equal(kept[key], tensors[key]) and any("overflows" in reason for reason in report["passed_through"])
+
+
+def test_large_halves_stay_finite(filtered):
+    """fp16 factors near the largest number: a product would not fit."""
+    tensors = {k: torch.full_like(t, 6e4) if "lora_" in k else t for k, t in pair(K, (128, 64), dtype=torch.float16).items()}
+    kept, removed, _ = filtered(tensors | pair(Q, (128, 128), seed=3), score="mean", gate="ratio")
+    assert all(t.isfinite().all() for t in (*kept.values(), *removed.values()))
+
+
+SPELLINGS = [kohya(K), K, "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"]
+
+
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("second", range(3))
+def test_of_two_spellings_the_one_that_counts_is_filtered(filtered, update_of, first, second):
+    """ComfyUI keeps one of them: kept and removed add up to what it adds, and the other wakes in neither."""
+    if first == second:
+        return
+    layers = [{k.replace(kohya(K), SPELLINGS[i]): t for k, t in pair(K, (128, 64), seed=n).items()} for n, i in enumerate((first, second))]
+    tensors = layers[0] | layers[1] | pair(Q, (128, 128), seed=7)
+    kept, removed, report = filtered(tensors, score="mean", gate="energy", keep=0.5)
+    whole = update_of(tensors, K)
+    parts = [update_of(t, K) for t in (kept, removed)]
+    total = sum((p for p in parts if p is not None), torch.zeros_like(whole))
+    assert float((total - whole).norm() / whole.norm()) < 0.01
+    assert any("the core ignores them" in reason for reason in report["passed_through"]) and report["layers"] == 2
+
+
+def test_a_lora_beside_a_norm_is_not_blamed(filtered):
+    """The core takes the norm and drops the LoRA: the layer is there, and so it is said."""
+    tensors = pair(K, (128, 64)) | pair(Q, (128, 128), seed=3) | {f"{kohya(K)}.w_norm": torch.ones(128, 64)}
+    report = filtered(tensors)[2]
+    assert not any("no such layer" in reason for reason in report["passed_through"])
+    assert any("the core ignores them" in reason for reason in report["passed_through"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9])
+def test_strengths_by_api_are_checked(nodes, demo, value):
+    for name in ("strength_model", "strength_clip"):
+        given = {"strength_model": 1.0, "strength_clip": 1.0} | {name: value}
+        with pytest.raises(ValueError, match=name):
+            nodes["UnmemorizeLoadLoRABAF"].execute(model=demo[0], lora_name="demo/leaking", **given, **HOW)
+
+
+def test_an_output_that_cannot_be_written_is_known_before_work(nodes, demo, monkeypatch, tmp_path):
+    """A file where the folder should be: no LoRA is filtered first."""
+    paths = importlib.import_module("folder_paths")
+    (tmp_path / "loras").mkdir()
+    monkeypatch.setitem(paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    monkeypatch.setattr(paths, "filename_list_cache", {})
+    (tmp_path / "loras" / "out").write_text("a file")
+    filtering = importlib.import_module("unmemorize_pack.host.lora.folder")
+    monkeypatch.setattr(filtering, "filter_lora", lambda *_, **__: pytest.fail("work before the check"))
+    with pytest.raises(ValueError, match="cannot be written"):
+        nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder="demo", output="out", **HOW)
