@@ -230,7 +230,7 @@ def test_going_on_without_any_edit_is_the_stock_run(guard, guarding, judge_parts
 def test_samplers_without_a_memory_go_on_exactly_too(guard, guarding, demo, draw, sampler):
     restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     stock = draw(sampler=sampler)
-    how = restart.Restart((restart.Phase(0.5), restart.Phase(1.0)))
+    how = restart.Restart((restart.Phase(0.5, parent=True), restart.Phase(1.0, parent=True)), demo[0])
     result = draw(guard(strategy=how, limit=ALL)[0], sampler=sampler)
     if sampler == "gradient_estimation":
         assert not torch.allclose(result, stock, atol=1e-3), "a sampler with a memory shows the seam"
