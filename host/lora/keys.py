@@ -17,6 +17,7 @@ from .layers import OTHER_SHAPE, Layer, fault_of, fits, shape_of
 
 UNKNOWN = "the connected model has no such layer, or this ComfyUI does not know the key"
 SHADOWED = "the core ignores them beside another update of the same layer; they go where that one is changed"
+NOT_FOUND = "It may be made for another model, or be spelled in a way that this ComfyUI does not read: the stock LoRA loader skips it too."
 OTHER_MODEL = "This LoRA was made for another model, or another version of it. Connect the model it was trained on."
 
 
@@ -142,7 +143,7 @@ def check(contents: Contents, weights: dict[bool, Weights]) -> Contents:
     """
     if not contents.updates:
         reasons = "; ".join(f"{len(keys)} keys: {reason}" for reason, keys in contents.passed.items())
-        blame = f" {OTHER_MODEL}" if set(contents.passed) <= {UNKNOWN} else ""
+        blame = f" {NOT_FOUND}" if set(contents.passed) <= {UNKNOWN} else ""
         raise ValueError(f"Nothing in this LoRA can be filtered with this model ({reasons}).{blame}")
     fitting: list[Update] = []
     others: list[Update] = []
