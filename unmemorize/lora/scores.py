@@ -116,8 +116,8 @@ SCORES: dict[str, Score] = {
         "no changes of cross-attention (Unmemorize's own, no paper's)",
         needs_base=False,
         whole=True,
-        useless="No layer that can be filtered is known to read the prompt, so the score 'cross-attention' removes nothing. Choose the score mean "
-        "or singular value.",
+        useless="No layer that can be filtered is known to read the prompt, so the score 'cross-attention' removes nothing. Choose the "
+        "score mean or singular value.",
     ),
     "mean": Score(_mean),
     "min": Score(_min),
