@@ -76,6 +76,21 @@ test("the guard's badge", () => {
   assert.equal(ofGuard({ kind: "off" }, PLAIN).kind, "off");
 });
 
+test("a run that could not be judged is never called clean", () => {
+  const view = {
+    kind: "done",
+    detector: "none",
+    limit: 3,
+    memorized: [false, false],
+    judged: [false, true],
+    scores: [null, 0.4],
+    verdicts: ["not judged: The run begins at noise level 0.2.", "nothing found"],
+  };
+  const found = ofGuard(view, PLAIN, 0);
+  assert.deepEqual([found.kind, found.word, found.text], ["unclear", "not judged", "The run begins at noise level 0.2."]);
+  assert.equal(ofGuard(view, PLAIN, 1).kind, "clean");
+});
+
 test("a threshold's badge says only what the calibration allows", () => {
   const verdict = (/** @type {number} */ area, threshold = "calibrated") =>
     ofReport("UnmemorizeMapThreshold", { threshold, areas: [area], quantile: 0.995 }, PLAIN).kind;
