@@ -20,12 +20,14 @@ from ...unmemorize.lora.filtering import Verdict, judge
 from ...unmemorize.lora.gates import GATES, Settings, threshold_of_file
 from ...unmemorize.lora.subspace import Subspace
 from ..core.progress import Progress
-from ..core.weights import Weights
+from ..core.weights import PLAIN, Weights
 from .adapters import Adapter
 from .linalg import linalg_device
 from .prompt_layers import reads_the_prompt
 from .subspaces import Subspaces
 
+NUMBERS = (*PLAIN, torch.float8_e4m3fn, torch.float8_e5m2)
+"""What a factor may be stored in."""
 UNDEFINED = "the base layer is too small or zero: it has no principal subspace"
 ODD_FUNCTION = "the core rearranges this layer in a way that cannot be undone here"
 OTHER_SHAPE = "its shape is not the layer's"
@@ -173,7 +175,7 @@ def fault_of(adapter: Adapter) -> str:
         return f"does not fit together: {error}"
     if adapter.rank < 1 or any(t.numel() == 0 for t in adapter.tensors):
         return "has rank 0"
-    kinds = {str(t.dtype).removeprefix("torch.") for t in adapter.tensors if not t.is_floating_point()}
+    kinds = {str(t.dtype).removeprefix("torch.") for t in adapter.tensors if t.dtype not in NUMBERS}
     if kinds:
         return f"holds numbers of the kind {', '.join(sorted(kinds))}, which are no weights"
     if not all(is_finite(t) for t in adapter.tensors) or not abs(adapter.alpha or 0) < 1e30:

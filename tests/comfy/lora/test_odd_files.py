@@ -245,3 +245,12 @@ def test_an_output_that_cannot_be_written_is_known_before_work(nodes, demo, monk
     monkeypatch.setattr(filtering, "filter_lora", lambda *_, **__: pytest.fail("work before the check"))
     with pytest.raises(ValueError, match="cannot be written"):
         nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder="demo", output="out", **HOW)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint64, torch.int8, torch.complex64, torch.float4_e2m1fn_x2, torch.float8_e8m0fnu])
+def test_tensors_that_are_no_weights_are_refused_in_words(filtered, dtype):
+    tensors = pair(K, (128, 64))
+    key = f"{kohya(K)}.lora_up.weight"
+    tensors[key] = torch.zeros(tensors[key].shape, dtype=torch.uint8).view(dtype) if dtype.itemsize == 1 else tensors[key].to(dtype)
+    with pytest.raises(ValueError, match="which are no weights"):
+        filtered(tensors)
