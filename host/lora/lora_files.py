@@ -121,7 +121,7 @@ def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside
     metadata = {str(k): str(v) for k, v in info.get("metadata", {}).items()}
     if "filter" in info:
         metadata[PROVENANCE] = json.dumps(info["filter"])
-    ranks = {len(t) for k, t in tensors.items() if re.search(r"(lora_down\.weight|lora_A(\.default)?\.weight)$", k)}
+    ranks = {len(t) for k, t in tensors.items() if t.ndim and re.search(r"(lora_down\.weight|lora_A(\.default)?\.weight)$", k)}
     if ranks and "ss_network_dim" in metadata and {str(r) for r in ranks} != {metadata["ss_network_dim"]}:
         # as kohya's own tools write where layers differ; alpha is each layer's rank
         metadata |= {key: "Dynamic" if len(ranks) > 1 else str(min(ranks)) for key in ("ss_network_dim", "ss_network_alpha")}

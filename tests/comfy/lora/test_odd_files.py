@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,3 +255,10 @@ def test_tensors_that_are_no_weights_are_refused_in_words(filtered, dtype):
     tensors[key] = torch.zeros(tensors[key].shape, dtype=torch.uint8).view(dtype) if dtype.itemsize == 1 else tensors[key].to(dtype)
     with pytest.raises(ValueError, match="which are no weights"):
         filtered(tensors)
+
+
+def test_a_rank_is_read_off_matrices_only(comfy):
+    """A file may hold anything under a factor's name, in a layer that is passed through."""
+    metadata = importlib.import_module("unmemorize_pack.host.lora.lora_files").new_metadata
+    tensors = pair(K, (128, 64)) | {"some.other.lora_down.weight": torch.tensor(1.0)}
+    assert metadata(tensors, {"metadata": {"ss_network_dim": "4"}}, Path("beside"))["ss_network_dim"] == "8"
