@@ -9,10 +9,9 @@ from comfy_api.latest import io
 
 from ..host.core import store
 from ..host.core.schema import hints
-from ..host.core.settings import check_range
 from ..host.lora import lora_files
 from ..host.lora.filter_applied import clean_applied
-from ..host.lora.filter_file import Job, filter_lora, load_filtered
+from ..host.lora.filter_file import Job, check_strengths, filter_lora, load_filtered
 from ..host.lora.lora_files import LORAS
 from ..host.lora.report import provenance, report_of, spectrum_of
 from ..unmemorize.lora.gates import GATES, Settings
@@ -158,8 +157,7 @@ class LoadLoRABAF(io.ComfyNode):
         cls, model: Any, lora_name: str, strength_model: float, strength_clip: float, text_encoder: bool, clip: Any = None, **how: Any
     ) -> io.NodeOutput:
         settings = settings_of(how)
-        for name, value in (("strength_model", strength_model), ("strength_clip", strength_clip)):
-            check_range(name, value, -100, 100)
+        check_strengths(strength_model, strength_clip)
         if strength_model == 0 and strength_clip == 0:
             return io.NodeOutput(model, clip, 0.0, None, "{}")
         file = lora_files.read(lora_name, lora_files.cancelled)

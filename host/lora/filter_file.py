@@ -17,6 +17,7 @@ from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ...unmemorize.lora.scores import SCORES
 from ..core.schema import hints
+from ..core.settings import check_range
 from ..core.weights import Weights
 from . import keys
 from .keys import Update
@@ -24,6 +25,10 @@ from .layers import TOO_LARGE, LayerAtWork, is_finite, judged
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
+
+
+MOST_STRENGTH = 100.0
+"""As the stock LoRA loader's widget."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,12 @@ def _kernel(update: Update, weights: Weights) -> tuple[int, ...]:
     """[in, *kernel] of the layer, as a LoRA's down has it behind the rank."""
     shape, size = weights.shape(update.layer.target)[1:], update.layer.adapter.shape[1]
     return shape if math.prod(shape) == size else (size,)
+
+
+def check_strengths(strength_model: float, strength_clip: float) -> None:
+    """ValueError on strengths that no widget gives."""
+    for name, value in (("strength_model", strength_model), ("strength_clip", strength_clip)):
+        check_range(name, value, -MOST_STRENGTH, MOST_STRENGTH)
 
 
 def load_filtered(file: LoRAFile, strength_model: float, strength_clip: float, job: Job) -> tuple[Any, Any, Filtered | None]:

@@ -198,8 +198,8 @@ def fits(layer: Layer, weights: Weights) -> bool:
 
 
 def is_finite(values: Tensor) -> bool:
-    """No NaN, no infinity, of floating-point numbers: both reach the extremes, and one pass finds those."""
-    if values.numel() == 0:
+    """No NaN, no infinity: both reach the extremes, and one pass finds those."""
+    if values.numel() == 0 or not values.is_floating_point():
         return True
     extremes = torch.aminmax(values.float() if values.element_size() == 1 else values)
     return bool(torch.stack(extremes).float().isfinite().all())

@@ -165,4 +165,5 @@ def read_profile(path: Path) -> StoredProfile:
         facts.damaged(file, f"its signals are {facts.shortened(names)}: {', '.join(sorted(needed))} are needed, of {', '.join(SIGNALS)}")
     mean = {name: facts.tensor(file, tensors, f"mean.{name}", tuple(angles.shape), low=-MOST, high=MOST) for name in names}
     sd = {name: facts.tensor(file, tensors, f"sd.{name}", tuple(angles.shape), low=LEAST_SD / 2, high=MOST) for name in names}
-    return StoredProfile(Profile(angles, mean, sd, int(kept.pop("runs")), centre, spread), kept)
+    mean, sd = ({name: values.float() for name, values in several.items()} for several in (mean, sd))
+    return StoredProfile(Profile(angles.float(), mean, sd, int(kept.pop("runs")), centre, spread), kept)

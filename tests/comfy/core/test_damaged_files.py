@@ -133,6 +133,22 @@ def test_a_profile_without_a_signal_that_is_needed_is_refused(kinds, written, si
             read(written({k: t for k, t in tensors.items() if k not in names}, facts))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("which", ["angles", "mean.update", "sd.sharpness"])
+def test_a_profile_in_another_precision_serves_too(kinds, written, guarding, demo, draw, which, dtype):
+    """One tensor or all of them stored otherwise: read, or refused, never a mixture that breaks while sampling."""
+    read, tensors, facts = kinds["profiles"]
+    try:
+        stored = read(written({**tensors, which: tensors[which].to(dtype)}, facts))
+    except ValueError as error:
+        assert "is damaged" in str(error)
+        return
+    for method in ("recommended", "paper"):
+        model, record = guarding.guarded(demo[0], guarding.Guard(stored, "detect", method))
+        draw(model)
+        assert record.facts["not_judged"] == [""]
+
+
 def test_a_mask_of_another_shape_is_refused_before_the_sampler(kinds, written, nodes, demo):
     """Wider, narrower, or turned: the first side alone says too little."""
     read, tensors, facts = kinds["masks"]
