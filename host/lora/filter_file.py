@@ -26,7 +26,6 @@ from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
 
-
 MOST_STRENGTH = 100.0
 """As the stock LoRA loader's widget."""
 
