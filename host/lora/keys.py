@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,56 +47,43 @@ def key_maps(model: Any, clip: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return comfy.lora.model_lora_keys_unet(model.model, {}), of_clip
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What the core read from a file for one weight under one spelling."""
+
+    name: str
+    """LoRA name + .weight (or .bias)."""
+    adapter: Any
+    keys: tuple[str, ...]
+    names: Names
+
+
 def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: bool = True) -> Contents:
     """The updates of a LoRA that can be filtered, and what passes through and why. ValueError on damaged contents."""
     of_model, of_clip = key_maps(model, clip)
     targets = of_model | of_clip
-    converted = comfy.lora_convert.convert_lora(tensors)
-    originals = {id(t): k for k, t in tensors.items()}
-    loaded = _loaded(converted, targets)
+    parts = _parts(tensors, targets)
+    overridden = _overridden([part.name for part in parts], targets)
+    ignored = _ignored(tensors, parts, overridden)
     passed: dict[str, list[str]] = {}
-    updates, seen, overridden = [], set(), _overridden(loaded, targets)
-    ignored: dict[str, list[str]] = {}  # name of an adapter -> keys of the same weight that the core does not use
-    names: dict[int, str] = {}  # id of an update's layer -> name of its adapter
-    of_file: dict[str, str] = {}  # what a layer's keys begin with -> name of its adapter
-    for name, adapter in loaded.items():
-        prefix, is_weight = name.rsplit(".", 1)[0], name.endswith(".weight")
-        parts = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}
-        alpha = {key: tensors[key] for key in _alpha_key(converted, originals, prefix)}
-        keys = [*parts.values(), *alpha]
-        seen.update(keys)
-        if name in overridden:
-            ignored.setdefault(overridden[name], []).extend(keys)
+    updates = []
+    for part in parts:
+        if part.name in overridden:
             continue
-        of_file.setdefault(_common_prefix(list(parts.values())), name)
-        target = targets.get(prefix)
         try:
-            if not is_weight or target is None:
-                raise Unsupported("differences of biases and norms, and padded ones, are not filtered")
-            if len(parts) < len(tensors_of(adapter)):
-                raise Unsupported("the running ComfyUI rewrites these keys")
-            known = adapter_of(adapter)
-            if prefix in of_clip and not text_encoder:
-                raise Unsupported("the text encoder is not to be filtered")
+            layer = _layer(part, targets, of_clip, text_encoder)
         except Unsupported as reason:
-            passed.setdefault(str(reason), []).extend(keys)
-            continue
-        key, offset, function = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
-        layer = Layer(key, offset, function, prefix in of_clip, known)
-        updates.append(Update(layer, tuple(keys), Names(_common_prefix(list(parts.values())), parts, alpha)))
-        names[id(updates[-1].layer)] = name
+            passed.setdefault(str(reason), []).extend(part.keys)
+        else:
+            updates.append(Update(layer, part.keys, part.names, tuple(ignored.get(part.name, ()))))
     # the core's order changes from one start of Python to the next; the random control and the plot follow the file's
     position = {k: n for n, k in enumerate(tensors)}
     updates.sort(key=lambda update: min(position[k] for k in update.keys))
-    unknown = [k for k in tensors if k not in seen]
-    for key in unknown:
-        if _common_prefix([key]) in of_file:
-            ignored.setdefault(of_file[_common_prefix([key])], []).append(key)
-    updates = [dataclasses.replace(u, shadowed=tuple(ignored.get(names[id(u.layer)], ()))) for u in updates]
     shadowed = [key for keys in ignored.values() for key in keys]
     if shadowed:
         passed[SHADOWED] = shadowed
-        unknown = [k for k in unknown if k not in set(shadowed)]
+    known = {key for part in parts for key in part.keys} | set(shadowed)
+    unknown = [k for k in tensors if k not in known]
     if unknown:
         without_clip = clip is None and any("lora_te" in k or "text_encoder" in k for k in unknown)
         hint = "; those of the text encoder need the CLIP" if without_clip else ""
@@ -105,9 +91,51 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     return Contents(updates, passed)
 
 
-def _overridden(loaded: dict[str, Any], targets: dict[str, Any]) -> dict[str, str]:
-    """Adapters that the core does not use, each with the one it uses instead: of several spellings of a weight, the last."""
-    target_of = {name: targets.get(name.removesuffix(".weight")) for name in loaded}
+def _parts(tensors: dict[str, Tensor], targets: dict[str, Any]) -> list[_Part]:
+    """All that the core reads from a file, each spelling of a weight apart."""
+    converted = comfy.lora_convert.convert_lora(tensors)
+    originals = {id(t): k for k, t in tensors.items()}
+    found = []
+    for name, adapter in _loaded(converted, targets).items():
+        of_tensor = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}
+        alpha = {key: tensors[key] for key in _alpha_key(converted, originals, name.rsplit(".", 1)[0])}
+        names = Names(_common_prefix(list(of_tensor.values())), of_tensor, alpha)
+        found.append(_Part(name, adapter, (*of_tensor.values(), *alpha), names))
+    return found
+
+
+def _layer(part: _Part, targets: dict[str, Any], of_clip: dict[str, Any], text_encoder: bool) -> Layer:
+    """The layer that a part changes. Unsupported, with the reason, for what passes through."""
+    name = part.name.rsplit(".", 1)[0]
+    target = targets.get(name) if part.name.endswith(".weight") else None
+    if target is None:
+        raise Unsupported("differences of biases and norms, and padded ones, are not filtered")
+    if len(part.names.of_tensor) < len(tensors_of(part.adapter)):
+        raise Unsupported("the running ComfyUI rewrites these keys")
+    adapter = adapter_of(part.adapter)
+    if name in of_clip and not text_encoder:
+        raise Unsupported("the text encoder is not to be filtered")
+    key, offset, function = (*target, None, None)[:3] if isinstance(target, tuple) else (target, None, None)
+    return Layer(key, offset, function, name in of_clip, adapter)
+
+
+def _ignored(tensors: dict[str, Tensor], parts: list[_Part], overridden: dict[str, str]) -> dict[str, list[str]]:
+    """Name of a part that the core uses -> keys of the same layer that it does not: other spellings, other kinds of update."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        if part.name in overridden:
+            found.setdefault(overridden[part.name], []).extend(part.keys)
+    of_prefix = {part.names.prefix: part.name for part in reversed(parts) if part.name not in overridden}
+    read = {key for part in parts for key in part.keys}
+    for key in tensors:
+        if key not in read and _common_prefix([key]) in of_prefix:
+            found.setdefault(of_prefix[_common_prefix([key])], []).append(key)
+    return found
+
+
+def _overridden(names: list[str], targets: dict[str, Any]) -> dict[str, str]:
+    """Parts that the core does not use, each with the one it uses instead: of several spellings of a weight, the last."""
+    target_of = {name: targets.get(name.removesuffix(".weight")) for name in names}
     last = {target: name for name, target in target_of.items() if target is not None}
     return {name: last[target] for name, target in target_of.items() if target is not None and last[target] != name}
 
