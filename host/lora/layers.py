@@ -169,6 +169,8 @@ def base_of(layer: Layer, weights: Weights, device: torch.device) -> Tensor:
 
 def fault_of(adapter: Adapter) -> str:
     """What is broken in an adapter, in words; "" if it is sound."""
+    if any(t.ndim == 0 for t in adapter.tensors):
+        return "does not fit together: a factor is a single number"
     try:
         adapter.shape  # noqa: B018 (asked for its ValueError)
     except (ValueError, IndexError) as error:

@@ -262,3 +262,15 @@ def test_a_rank_is_read_off_matrices_only(comfy):
     metadata = importlib.import_module("unmemorize_pack.host.lora.lora_files").new_metadata
     tensors = pair(K, (128, 64)) | {"some.other.lora_down.weight": torch.tensor(1.0)}
     assert metadata(tensors, {"metadata": {"ss_network_dim": "4"}}, Path("beside"))["ss_network_dim"] == "8"
+
+
+@pytest.mark.parametrize("ends", [("lora_up.weight", "lora_down.weight"), ("lokr_w1", "lokr_w2"), ("diff",), ("hada_w1_a",)])
+def test_a_factor_that_is_a_single_number_is_refused_in_words(filtered, ends):
+    """In each place of each kind of adapter."""
+    good = {"lora_up.weight": (128, 4), "lora_down.weight": (4, 64), "lokr_w1": (2, 2), "lokr_w2": (64, 32), "diff": (128, 64)}
+    loha = {"hada_w1_a": (128, 4), "hada_w1_b": (4, 64), "hada_w2_a": (128, 4), "hada_w2_b": (4, 64)}
+    names = list(loha) if ends == ("hada_w1_a",) else list(ends)
+    for broken in names:
+        layer = {f"{kohya(K)}.{n}": torch.tensor(1.0) if n == broken else randn(*(good | loha)[n]) for n in names}
+        with pytest.raises(ValueError):
+            filtered(layer)
