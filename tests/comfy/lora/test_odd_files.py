@@ -274,3 +274,9 @@ def test_a_factor_that_is_a_single_number_is_refused_in_words(filtered, ends):
         layer = {f"{kohya(K)}.{n}": torch.tensor(1.0) if n == broken else randn(*(good | loha)[n]) for n in names}
         with pytest.raises(ValueError):
             filtered(layer)
+
+
+def test_a_complex_alpha_is_refused_in_words(filtered):
+    tensors = pair(K, (128, 64))
+    with pytest.raises(ValueError, match="complex number as its alpha"):
+        filtered(tensors | {f"{kohya(K)}.alpha": torch.tensor(1 + 2j)})
