@@ -14,9 +14,9 @@ WIDTH, PANEL, MARGIN = 900, 190, 64
 HEAD, GAP, FOOT = 72, 34, 40
 BAND, MEAN, RUN, EDIT = "#31506b", "#7fb2dc", "#f2c14e", "#ff8f85"
 GAMMA = 3.0
+"""Half width of the drawn regions, in standard deviations."""
 LINE_LENGTH = 120
 """Characters of a reason in a line."""
-"""Half width of the drawn regions, in standard deviations."""
 PANELS = {
     "update": "length of the update, by radian",
     "prediction": "norm of the predicted picture",

@@ -68,6 +68,22 @@ def test_a_stage_alone_is_not_judged(guard, draw):
     assert "begins at noise level" in why(record)
 
 
+def test_a_single_step_is_not_blamed_on_guidance(guard, draw):
+    """The last level above the window: there is nothing before it, and that is what is said."""
+    sigmas = guard_sigmas(guard, draw)
+    start = max(k for k, sigma in enumerate(sigmas) if sigma >= 0.56)
+    model, record = guard()
+    draw(model, steps=STEPS, start_step=start, latent=EMPTY + 1)
+    assert "Only the first step" in why(record) and "guidance" not in why(record)
+
+
+def guard_sigmas(guard, draw):
+    """The schedule of a whole run."""
+    model, record = guard()
+    draw(model, steps=STEPS)
+    return record.facts["sigmas"]
+
+
 def test_another_latent_is_no_second_stage(guard, advanced):
     """A run in between belongs to another picture."""
     model, record = guard()
@@ -270,7 +286,7 @@ def test_the_custom_samplers_denoised_output_keeps_the_batch(guard, demo, encode
     custom, samplers = (importlib.import_module(n) for n in ("comfy_extras.nodes_custom_sampler", "comfy.samplers"))
     early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
     sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", STEPS)
-    verdicts = importlib.import_module("unmemorize_pack.host.stability.verdicts")
+    everything = importlib.import_module("unmemorize_pack.unmemorize.stability.rule").Rule(tau_mild=0.0, tau_strong=0.0)
 
     def run(model):
         cfg = samplers.CFGGuider(model)
@@ -283,7 +299,7 @@ def test_the_custom_samplers_denoised_output_keeps_the_batch(guard, demo, encode
     _, record = pair = guard("detect")
     run(pair[0])
     limit = sum(record.facts["scores"]) / 2  # between the two
-    more = {"limit": limit, "parent": early} if method == "recommended" else {"rule": tau(record, verdicts)}
+    more = {"limit": limit, "parent": early} if method == "recommended" else {"rule": everything}
     model, record = guard("correct", method=method, **more)
     found = run(model)
     changed = [i for i in range(2) if not torch.equal(found[0]["samples"][i], stock[0]["samples"][i])]
@@ -291,11 +307,6 @@ def test_the_custom_samplers_denoised_output_keeps_the_batch(guard, demo, encode
     for i in range(2):
         assert torch.equal(found[1]["samples"][i], stock[1]["samples"][i]) == (i not in changed)
     assert method == "paper" or changed == record.facts["restarted"] and len(changed) == 1
-
-
-def tau(record, verdicts):
-    """A rule that flags everything, for the paper's method."""
-    return importlib.import_module("unmemorize_pack.unmemorize.stability.rule").Rule(tau_mild=0.0, tau_strong=0.0)
 
 
 def test_a_second_stage_can_be_run_again(guard, advanced):
@@ -321,7 +332,7 @@ def test_two_guards_on_one_model(demo, guarding, stored, draw, nodes):
 
 
 def test_the_same_words_twice_are_no_correction(guard, draw, demo, guarding, stored):
-    """Positive and negative prompt alike: loosening changes nothing. A parent that is the model itself: drawn again, and the same."""
+    """Positive and negative prompt alike: loosening changes nothing."""
     model, record = guard("correct", limit=-1e9)
     assert torch.equal(draw(model, prompt="", steps=STEPS), draw(prompt="", steps=STEPS))
     assert record.facts["restarted"] == [] and any("just as it was" in text for text in record.facts["warnings"])

@@ -1,0 +1,9 @@
+"""What the tests of maps share: the caption of a memorized photograph, and widgets that keep a map short."""
+
+from __future__ import annotations
+
+PHOTO = "close photo of a tabby cat looking left"
+SETTINGS = {
+    "method": "dh_0", "preset": "custom", "sigmas": "0.2", "probes": 4, "noises": 1, "probing": "structured",
+    "estimator": "forward difference", "seed": 0,
+}  # fmt: skip
