@@ -78,8 +78,8 @@ def why_not(watch: Watch, profile: Profile) -> str:
         return "The run has no guidance (CFG 1), but the runs of the stability profile had. Calibrate a profile at CFG 1."
     if len(early) == 1:
         return (
-            f"Only the first step, at noise level {watch.sigmas[0]:.3g}, lies where memories show, and there is none to compare it with. Guard "
-            "the run from its start, or take more steps."
+            f"Only the first step, at noise level {watch.sigmas[0]:.3g}, lies where memories show, and there is none to compare it with. "
+            "Guard the run from its start, or take more steps."
         )
     compared = len(watch.compared.intersection(early))
     if compared == 0 or 2 * compared < len(early) - 1:
