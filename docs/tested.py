@@ -62,7 +62,7 @@ def samplers() -> str:
         "test_every_scheduler_is_watched_without_a_trace",
     ):
         is_there(SAMPLERS, test)
-    recorded = cases("comfy/curvature/test_maps.py", "test_recording_leaves_the_picture_bit_identical")
+    recorded = cases("comfy/curvature/test_recording.py", "test_recording_leaves_the_picture_bit_identical")
     heard = cases("comfy/neurons/test_recording.py", "test_every_kind_of_sampler_is_heard")
     rows = [
         [f"`{name}`", "batches" if name in whole else "single", "yes" if name in recorded else "", "yes" if name in heard else ""]
