@@ -21,8 +21,8 @@ import torch
 
 from . import mutations, targets
 
-PATIENCE = 25
-"""Seconds until a case counts as a hang."""
+PATIENCE, LONG_PATIENCE = 25, 250
+"""Seconds of its own work, and by the clock, until a case counts as a hang: on a busy machine the clock alone would blame the case."""
 LONGEST = 2000
 """Letters of an error that somebody may have to read."""
 
@@ -52,8 +52,9 @@ def attempt(use: Callable[[], None], home: Path) -> tuple[str, str]:
     def ring(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(PATIENCE)
+    before = {number: signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGPROF)}
+    signal.alarm(LONG_PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         use()
     except Hang:
@@ -65,7 +66,9 @@ def attempt(use: Callable[[], None], home: Path) -> tuple[str, str]:
         return "unexplained", f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:200]!a}"
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return "taken", ""
 
 

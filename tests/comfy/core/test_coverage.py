@@ -61,7 +61,14 @@ def test_prompts_that_nowhere_meet_are_an_error(nodes, demo, encode, halves, pic
         map_of(nodes, demo[0], halves["area"], right, picture)
 
 
-@pytest.mark.parametrize("limit", ["area", "mask"])
+def filled(halves, encode):
+    """The left half, and a prompt for what is left whose own mask the core does not heed."""
+    core, hooks = importlib.import_module("nodes"), importlib.import_module("comfy_extras.nodes_hooks")
+    nowhere = core.ConditioningSetMask().append(encode("a blue star"), torch.zeros(1, 128, 128), "default", 1.0)[0]
+    return hooks.ConditioningSetDefaultAndCombine().set_default_and_combine(halves["mask"], nowhere)[0]
+
+
+@pytest.mark.parametrize("limit", ["area", "mask", "default"])
 def test_coverage_is_where_the_core_predicts_anything(comfy, demo, encode, halves, limit):
     """Against the core's own prediction, which is exactly 0 elsewhere."""
     denoiser = importlib.import_module("unmemorize_pack.host.core.denoiser")
@@ -71,8 +78,10 @@ def test_coverage_is_where_the_core_predicts_anything(comfy, demo, encode, halve
         x = torch.randn(d.x0.shape, generator=torch.Generator().manual_seed(0)).to(d.x0)
         seen.update(prediction=d.branches(x)[0].clone(), covered=d.covered)
 
-    denoiser.with_denoiser(demo[0], halves[limit], encode(""), {"samples": torch.zeros(1, 8, 16, 16)}, 1.0, 0, work)
-    assert torch.equal(seen["covered"][0, 0] > 0, seen["prediction"][0].abs().sum(0) > 0)
+    prompt = filled(halves, encode) if limit == "default" else halves[limit]
+    denoiser.with_denoiser(demo[0], prompt, encode(""), {"samples": torch.zeros(1, 8, 16, 16)}, 1.0, 0, work)
+    where = torch.ones(16, 16) if seen["covered"] is None else seen["covered"][0, 0]
+    assert torch.equal(where > 0, seen["prediction"][0].abs().sum(0) > 0)
 
 
 def test_a_plain_prompt_asks_for_nothing(comfy, demo, encode):

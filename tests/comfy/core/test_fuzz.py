@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 COUNT, SEED = 250, 1
 
 
@@ -11,3 +14,17 @@ def test_damaged_files_are_taken_or_refused_in_words(nodes):
     found = list(outcomes(nodes, COUNT, SEED))
     assert [o for o in found if o.found not in ("taken", "refused")] == []
     assert len({(o.kind, o.found) for o in found}) == 8, "of each kind, some were taken and some refused"
+
+
+def test_a_case_that_never_ends_is_told_from_a_busy_machine(nodes, monkeypatch):
+    from unmemorize_pack.tests.fuzz import run
+
+    def spin() -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(run, "PATIENCE", 0.2)
+    assert run.attempt(spin, Path("/nowhere"))[0] == "hang"
+    assert run.attempt(lambda: time.sleep(0.5), Path("/nowhere"))[0] == "taken"
+    monkeypatch.setattr(run, "LONG_PATIENCE", 1)
+    assert run.attempt(lambda: time.sleep(30), Path("/nowhere"))[0] == "hang"

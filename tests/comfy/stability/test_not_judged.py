@@ -175,6 +175,31 @@ def test_guiders_that_hold_other_prompts(demo, encode, guard, nodes, name):
         nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": latent})
 
 
+def test_a_guider_that_asks_another_model_for_the_empty_prompt(demo, encode, guard, nodes):
+    """DualModelGuider of newer ComfyUI: what it calls the empty prompt is not this model's."""
+    custom, samplers = (importlib.import_module(n) for n in ("comfy_extras.nodes_custom_sampler", "comfy.samplers"))
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", 5)
+
+    def run(model):
+        if hasattr(custom, "DualModelGuider"):
+            dual = custom.DualModelGuider.execute(model, encode(PROMPT), 2.0, demo[0].clone(), encode("")).args[0]
+        else:  # older ComfyUI has no such guider: one that says of itself that it holds a second model
+            dual = samplers.CFGGuider(model)
+            dual.set_conds(encode(PROMPT), encode(""))
+            dual.set_cfg(2.0)
+            dual.uncond_model_patcher = demo[0].clone()
+        noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            return dual.sample(noise, torch.zeros(1, 8, 8, 8), samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1)
+
+    model, record = guard("correct", limit=-1e9)
+    assert torch.equal(run(model), run(demo[0])) and "another model" in why(record) and record.facts["restarted"] == []
+    recorded, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+    latent = run(recorded)
+    with pytest.raises(ValueError, match="another model"):
+        nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": latent})
+
+
 def test_a_latent_that_grows_on_the_way(demo, encode, guard, nodes):
     """LCM upscale enlarges it: the run goes through as it is, in every mode."""
     advanced = pytest.importorskip("comfy_extras.nodes_advanced_samplers")
