@@ -67,19 +67,26 @@ def several(each: Fact, least: int, most: int) -> Fact:
     )
 
 
-def table(each: Fact, most: int = 100_000) -> Fact:
-    """Names and values, at least one."""
+def table(each: Fact, most: int = 100_000, needed: tuple[str, ...] = ()) -> Fact:
+    """Names and values, at least one, the needed names among them."""
     name = text()
-    return Fact(
-        f"names and values, each {each.words}",
-        lambda v: isinstance(v, dict) and 0 < len(v) <= most and all(name.holds(k) and each.holds(x) for k, x in v.items()),
-    )
+
+    def holds(v: Any) -> bool:
+        return (
+            isinstance(v, dict)
+            and 0 < len(v) <= most
+            and v.keys() >= {*needed}
+            and all(name.holds(k) and each.holds(x) for k, x in v.items())
+        )
+
+    among = f", with {', '.join(needed)}" if needed else ""
+    return Fact(f"names and values{among}, each {each.words}", holds)
 
 
 SEED = whole(0, 2**64 - 1)
 COUNT = whole(1, 10**9)
-IDENTITY = table(text(10_000_000), 20)
-"""Of a model; compared by `identity.differences`."""
+IDENTITY = table(text(10_000_000), 20, ("architecture", "prediction", "weights", "patches"))
+"""Of a model, with what every version noted; compared by `identity.differences`."""
 SAMPLING = {"steps": whole(1, 10_000), "cfg": number(-1000, 1000), "sampler_name": text(), "scheduler": text()}
 
 

@@ -104,6 +104,18 @@ def test_every_tensor_is_looked_at(kinds, written, kind):
                 read(written({k: v for k, v in tensors.items() if k != key} or {"other": good}, facts))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lost", ["architecture", "prediction", "weights", "patches"])
+def test_a_model_described_in_part_is_refused(kinds, written, kind, lost):
+    """What is later told about the model must be there; what only newer versions note is asked for when models are compared."""
+    read, tensors, facts = kinds[kind]
+    changed = copy.deepcopy(facts)
+    owner = changed if "model" in changed else changed["settings"]
+    del owner["model"][lost]
+    with pytest.raises(ValueError, match=f"'some.safetensors' is damaged.*{lost}"):
+        read(written(tensors, changed))
+
+
 PROFILE_DAMAGE = {
     "angles not ascending": ("angles", lambda t: t.flip(0)),
     "angles out of range": ("angles", lambda t: t * 3),
