@@ -75,7 +75,7 @@ def test_the_packs_own_names_are_reserved_where_they_could_be_mistaken(store):
 def test_a_map_threshold_comes_back_as_it_was(store):
     thresholds = importlib.import_module("unmemorize_pack.host.curvature.thresholds")
     settings = {"method": "dh_0", "sigmas": [0.2], "probes": 12, "structured": True, "noises": 1, "estimator": "reverse mode"}
-    settings["model"] = {"weights": "0"}
+    settings["model"] = dict.fromkeys(("architecture", "prediction", "weights", "patches"), "0")
     known = {"threshold": 0.1234567890123, "quantile": 0.995, "prompts": 20, "height": 8, "width": 9, "settings": settings}
     name = store.save(thresholds.THRESHOLDS, "mine", *thresholds.as_file(known))
     assert thresholds.read_threshold(store.find(thresholds.THRESHOLDS, name)) == known
