@@ -171,7 +171,7 @@ def fault_of(adapter: Adapter) -> str:
     """What is broken in an adapter, in words; "" if it is sound."""
     if any(t.ndim == 0 for t in adapter.tensors):
         return "does not fit together: a factor is a single number"
-    if len(adapter.parts) > 2 and isinstance(adapter.parts[2], complex):
+    if any(isinstance(part, complex) for part in adapter.parts):
         return "has a complex number as its alpha"
     try:
         adapter.shape  # noqa: B018 (asked for its ValueError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 PROMPT = "a small red ring on a gray background"
@@ -9,7 +11,8 @@ STEPS = 10
 EMPTY = torch.zeros(1, 8, 8, 8)
 
 
-def why(record):
+def why(record: Any) -> str:
+    """The reason why the one picture of a run has no verdict, "" if it has one; score and flag must agree with it."""
     (reason,) = record.facts["not_judged"]
     assert (reason != "") == (record.facts["scores"] == [None]) and (not reason or record.facts["memorized"] == [False])
     return reason

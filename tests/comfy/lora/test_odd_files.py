@@ -266,13 +266,14 @@ def test_a_rank_is_read_off_matrices_only(comfy):
 
 @pytest.mark.parametrize("ends", [("lora_up.weight", "lora_down.weight"), ("lokr_w1", "lokr_w2"), ("diff",), ("hada_w1_a",)])
 def test_a_factor_that_is_a_single_number_is_refused_in_words(filtered, ends):
-    """In each place of each kind of adapter."""
+    """In each place of each kind of adapter; a difference that is one is passed over like that of a norm."""
     good = {"lora_up.weight": (128, 4), "lora_down.weight": (4, 64), "lokr_w1": (2, 2), "lokr_w2": (64, 32), "diff": (128, 64)}
     loha = {"hada_w1_a": (128, 4), "hada_w1_b": (4, 64), "hada_w2_a": (128, 4), "hada_w2_b": (4, 64)}
     names = list(loha) if ends == ("hada_w1_a",) else list(ends)
     for broken in names:
         layer = {f"{kohya(K)}.{n}": torch.tensor(1.0) if n == broken else randn(*(good | loha)[n]) for n in names}
-        with pytest.raises(ValueError):
+        said = "differences of biases and norms" if broken == "diff" else "does not fit together: a factor is a single number"
+        with pytest.raises(ValueError, match=said):
             filtered(layer)
 
 
