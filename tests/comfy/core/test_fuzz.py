@@ -20,7 +20,8 @@ def test_a_case_that_never_ends_is_told_from_a_busy_machine(nodes, monkeypatch):
     from unmemorize_pack.tests.fuzz import run
 
     def spin() -> None:
-        while True:
+        end = time.process_time() + 5  # much longer than its patience, so that a lost alarm is seen
+        while time.process_time() < end:
             pass
 
     monkeypatch.setattr(run, "PATIENCE", 0.2)
