@@ -210,8 +210,11 @@ def workflows(s: nox.Session) -> None:
 def benchmark(s: nox.Session) -> None:
     """Measure one family: `nox -s benchmark -- lab [--lab DIR]` writes benchmarks/out/lab.json."""
     if not s.posargs:
-        s.error("Name a benchmark: " + ", ".join(sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in NO_BENCHMARK)))
-    run_pack(s, f"benchmarks.{s.posargs[0]}", *s.posargs[1:])
+        s.error(
+            "Name a benchmark: "
+            + ", ".join(sorted(p.stem.replace("_", "-") for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in NO_BENCHMARK))
+        )
+    run_pack(s, f"benchmarks.{s.posargs[0].replace('-', '_')}", *s.posargs[1:])
 
 
 @session()

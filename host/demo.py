@@ -132,6 +132,8 @@ class DemoTokenizer:
 
     def __init__(self, vocabulary: list[str], embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
         self._ids = words.index_vocabulary(vocabulary)
+        self.inv_vocab = {i: f"{word}</w>" for word, i in self._ids.items()}
+        """Id -> token, as the core's tokenizers name them."""
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
         parsed = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
@@ -167,6 +169,10 @@ class DemoTextModel(torch.nn.Module, comfy.sd1_clip.ClipTokenWeightEncoder):
         self.encoder = TextEncoder(comfy.ops.manual_cast, table_size, words.CONTEXT_LENGTH).to(device=device, dtype=torch.float32)
         self.dtypes = {torch.float32}
         self.execution_device: torch.device | None = None
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """As the core's text encoders offer it."""
+        return self.encoder.token_embedding
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         self.execution_device = options.get("execution_device", self.execution_device)

@@ -2,6 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .combined import BestEpoch, MeasuredLoRAFilter, TriggerWords
+from .combined_audit import MemorizationAudit
+from .combined_simple import CleanLoRA, MemorizationCheck
+from .copies import LoRALeakProbe
+from .copies_check import CopyCheck, LoadCopyDetector, ReferencePictures
 from .curvature import BrightEndingMap, CurvatureDifferenceMap, RecordScoreDifference, ScoreDifferenceMap
 from .curvature_maps import CalibrateMapThreshold, HeatmapOverlay, MapThreshold
 from .demo import LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture
@@ -10,7 +15,7 @@ from .lora_files import FilterLoRAFolder, LoRASpectrumPlot, OpenLoRA, SaveFilter
 from .neurons import CompareNeuronMasks, FindMemorizedNeurons, PruneNeurons, RecordNeuronActivity
 from .neurons_masks import LoadNeuronMask, SaveNeuronMask
 from .stability import KSamplerStabilityGuard, StabilityChart, StabilityGuard
-from .stability_profiles import CalibrateStabilityProfile, LoadStabilityProfile, SaveStabilityProfile
+from .stability_profiles import CalibrateStabilityProfile, LoadStabilityProfile, ModelStabilityProfile, SaveStabilityProfile
 
 NODES: list[type[io.ComfyNode]] = [
     CurvatureDifferenceMap,
@@ -20,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     HeatmapOverlay,
     MapThreshold,
     CalibrateMapThreshold,
+    ModelStabilityProfile,
     CalibrateStabilityProfile,
     KSamplerStabilityGuard,
     StabilityGuard,
@@ -31,6 +37,8 @@ NODES: list[type[io.ComfyNode]] = [
     BAFFilterLoRA,
     CleanAppliedLoRAs,
     LoRASpectrumPlot,
+    MeasuredLoRAFilter,
+    BestEpoch,
     SaveFilteredLoRA,
     FilterLoRAFolder,
     RecordNeuronActivity,
@@ -39,6 +47,14 @@ NODES: list[type[io.ComfyNode]] = [
     CompareNeuronMasks,
     SaveNeuronMask,
     LoadNeuronMask,
+    MemorizationCheck,
+    CleanLoRA,
+    ReferencePictures,
+    LoadCopyDetector,
+    CopyCheck,
+    LoRALeakProbe,
+    TriggerWords,
+    MemorizationAudit,
     LoadDemoCheckpoint,
     LoadDemoLoRA,
     LoadDemoPicture,

@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..host.core.sampling import ksampler
 from ..host.core.schema import hints
-from ..host.stability.guard import METHODS, Guard, check, guarded
+from ..host.stability.guard import guarded
+from ..host.stability.methods import METHODS, Guard, check
 from ..host.stability.profiles import StoredProfile
 from ..host.stability.records import in_short, of_batch, read_record, sample_of
 from ..unmemorize.pictures.stability_chart import chart
@@ -27,10 +28,17 @@ METHOD_TOOLTIP = (
     "step by step."
 )
 PARENT_TOOLTIP = (
-    "For correct: a model that has not stored the picture. With a LoRA: the model before the LoRA loader. Otherwise an older checkpoint. "
-    "Without one the words are loosened, which breaks few memories."
+    "With a LoRA: the MODEL that goes into the LoRA loader. The guard then notices pictures that the LoRA gives back, without any profile, "
+    "for two more predictions a step. Otherwise an older checkpoint, for correct alone: a model that has not stored the picture."
 )
-PROFILE_TOOLTIP = "From Load or Calibrate Stability Profile, measured on this model. Not needed when mode is off."
+REFERENCE_TOOLTIP = (
+    "For a LoRA with a trigger word: a prompt of the trigger word alone. It takes the empty prompt's place where the LoRA's changes are "
+    "compared, so that the subject itself is no leak. One more prediction a step."
+)
+PROFILE_TOOLTIP = (
+    "From Load or Calibrate Stability Profile, measured on this model: finds the memories of the checkpoint. A LoRA with its parent "
+    "connected is watched without one. Not needed when mode is off."
+)
 
 
 class KSamplerStabilityGuard(io.ComfyNode):
@@ -55,6 +63,7 @@ class KSamplerStabilityGuard(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
+                io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="LATENT", tooltip="The sampled latent, corrected where mode says so."),
@@ -80,9 +89,10 @@ class KSamplerStabilityGuard(io.ComfyNode):
     def execute(
         cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any, negative: Any,
         latent_image: dict, denoise: float, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None,
+        reference: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        guard = Guard(profile, mode, method, parent, sampling=use)
+        guard = Guard(profile, mode, method, parent, reference, sampling=use)
         check(guard, model)
         clone, record = guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
@@ -111,6 +121,7 @@ class StabilityGuard(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
+                io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
             ],
             outputs=[
                 io.Model.Output("guarded", display_name="MODEL", tooltip="The model under guard, for one sampler."),
@@ -120,8 +131,10 @@ class StabilityGuard(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None) -> io.NodeOutput:
-        guard = Guard(profile, mode, method, parent)
+    def execute(
+        cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None, reference: Any = None
+    ) -> io.NodeOutput:
+        guard = Guard(profile, mode, method, parent, reference)
         check(guard, model)
         return io.NodeOutput(*guarded(model, guard))
 

@@ -17,6 +17,7 @@ FOLDER = ROOT / "workflows"
 
 
 TILE, GAP, MANY = 256, 8, 8
+CHARTS = ("UnmemorizeStabilityChart", "UnmemorizeLoRALeakProbe", "UnmemorizeBestEpoch", "UnmemorizeCopyCheck")
 
 
 def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], path: Path) -> None:
@@ -26,7 +27,8 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
     """
 
     def shown(kind: str) -> list[Image.Image]:
-        found = [outputs[i]["images"][0] for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
+        of_kind = [i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
+        found = [outputs[i]["images"][0] for i in of_kind if outputs[i].get("images")]
         return [Image.open(io.BytesIO(server.picture(i))).convert("RGB") for i in found]
 
     rows: list[list[Image.Image]] = []
@@ -36,7 +38,8 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
         rows += [tiles[k : k + 4] for k in range(0, len(tiles), 4)]
     charts = [
         c.resize((2 * TILE + GAP, (2 * TILE + GAP) * c.height // c.width), Image.Resampling.LANCZOS)
-        for c in (() if many else shown("UnmemorizeStabilityChart"))
+        for kind in (() if many else CHARTS)
+        for c in shown(kind)
     ]
     rows += [charts[k : k + 2] for k in range(0, len(charts), 2)]
     width = max(sum(t.width + GAP for t in row) for row in rows) + GAP

@@ -49,6 +49,11 @@ def identity(model: Any) -> dict[str, str]:
     }
 
 
+def patches_of(model: Any) -> dict[str, list[str]]:
+    """Every patched key with a digest of each of its patches, strength included."""
+    return {str(name): [_digest(_patch_tensors({name: [patch]})) for patch in several] for name, several in model.patches.items()}
+
+
 def shown(found: dict[str, Any]) -> dict[str, Any]:
     """An identity as reports show it: without the values."""
     return {k: found[k] for k in SHOWN if k in found}

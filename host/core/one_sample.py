@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import comfy.conds
 import comfy.controlnet
+import comfy.sampler_helpers
 import comfy.utils
 from torch import Tensor
+
+from .sampler_call import RunCall, callback_of_one
 
 WHOLE = ("unclip_conditioning", "hooks", "default")
 """Parts of a prompt that the core mixes for the whole batch, however many rows they have."""
@@ -102,3 +106,15 @@ def prompts_of_one(guider: Any, i: int, n: int) -> Iterator[None]:
         yield
     finally:
         guider.conds = conds
+
+
+def call_of_one(call: RunCall, i: int, n: int) -> RunCall:
+    """The run of sample i alone."""
+    guider = copy.copy(call.guider)
+    guider.original_conds = conds_of_one(guider.original_conds, i, n)
+    mask = call.mask
+    if mask is not None and mask.shape != call.noise.shape:
+        # as older cores hand it on, frames or rows of pixels may stand where samples are expected; newer ones have given it this shape
+        mask = comfy.sampler_helpers.prepare_mask(mask, call.noise.shape, mask.device)
+    parts = {"noise": one(call.noise, i, n), "latent": one(call.latent, i, n), "mask": one(mask, i, n)}
+    return dataclasses.replace(call, guider=guider, callback=callback_of_one(call.callback, i), **parts)

@@ -20,6 +20,10 @@ class Progress:
         self._done = 0
         self._shown = 0.0
 
+    def check(self) -> None:
+        """Raise ComfyUI's interrupt when the user pressed Cancel; for work that is not counted."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
     def advance(self, units: int = 1) -> None:
         """Call once per model evaluation or matrix."""
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+
+from torch import Tensor
 
 
 def prompt_list(text: str) -> list[str]:
@@ -17,3 +20,13 @@ def prompt_list(text: str) -> list[str]:
 def encoded(clip: Any, texts: list[str]) -> list[Any]:
     """A CONDITIONING for each text, as CLIPTextEncode makes it."""
     return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+
+
+def digest_of(conditioning: Any) -> str:
+    """Of a CONDITIONING: its embeddings and tensors beside them; the same words through another text encoder have another."""
+    digest = hashlib.sha256()
+    for embedding, facts in conditioning:
+        for name, value in [("", embedding), *sorted(facts.items(), key=lambda item: str(item[0]))]:
+            if isinstance(value, Tensor):
+                digest.update(f"{name}{tuple(value.shape)}".encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -42,6 +42,8 @@ def end_of(model_sampling: Any, result: Tensor, sigmas: Tensor) -> Tensor:
     return result * (end.a if not math.isclose(end.a, 0.0) else 1.0)
 
 
+RECORDING = "unmemorize_recording"
+"""In model_options: this run only records, its picture is nobody's."""
 DRAWN_AGAIN = "unmemorize_drawn_again"
 """Key of a run's model options: a guard samples a picture again, and other guards let it pass."""
 CALLBACK = 5

@@ -46,7 +46,7 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     ValueError before work if LoRA and model do not belong together.
     """
     job.settings.check()
-    weights = weights_of(job)
+    weights = weights_of(job.model, job.clip)
     contents = keys.check(keys.take_apart(tensors, job.model, job.clip, job.text_encoder), weights)
     if SCORES[job.settings.score].needs_base:
         for update in contents.updates:
@@ -78,9 +78,9 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     return result
 
 
-def weights_of(job: Job) -> dict[bool, Weights]:
+def weights_of(model: Any, clip: Any) -> dict[bool, Weights]:
     """Base weights of the diffusion model (False) and of the text encoder (True)."""
-    return {False: Weights(job.model)} | ({} if job.clip is None else {True: Weights(job.clip.patcher)})
+    return {False: Weights(model)} | ({} if clip is None else {True: Weights(clip.patcher)})
 
 
 def written(update: Update, work: LayerAtWork, verdict: Verdict, sigma: Tensor, kernel: tuple[int, ...]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 from torch import Tensor
 
-from ...unmemorize.neurons.activity import SIDES
+from ...unmemorize.neurons.activity import COND, SIDES, UNCOND, Activity
 from ...unmemorize.neurons.masks import SCORES, Mask, find_mask, merge
 from ..core.identity import differences, identity
 from ..core.progress import Progress
@@ -34,17 +34,8 @@ def find(
     check_range("select_ratio", select_ratio, 0, 1)
     if rows not in SIDES or score not in SCORES:
         raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(SIDES)}, {list(SCORES)}.")
-    keys, known = list(memorized.activity.squares), Weights(model)
-    progress = Progress(len(keys))
-    largest = max(math.prod(known.shape(key)) for key in keys)
-    comfy.model_management.free_memory(TENSORS_AT_ONCE * FLOAT32 * largest, model.load_device)
-
-    def weights() -> Iterator[tuple[str, Tensor]]:
-        for key in keys:
-            yield key, known.effective(key, model.load_device)
-            progress.advance()
-
-    mask = find_mask(weights(), memorized.activity, reference.activity, share, select_ratio, SIDES[rows], SCORES[score], keep_levels)
+    weights = _weights(model, list(memorized.activity.squares))
+    mask = find_mask(weights, memorized.activity, reference.activity, share, select_ratio, SIDES[rows], SCORES[score], keep_levels)
     if mask.weights() == 0:
         raise ValueError(
             "The mask is empty: under the memorized prompts no weight is more active than under the reference. Are they the same prompts, "
@@ -56,6 +47,22 @@ def find(
     }  # fmt: skip
     found = StoredMask(Mask(_on_cpu(mask.bits), mask.shapes, _on_cpu(mask.by_level), mask.level_shares), facts)
     return found if merge_with is None else merged(found, merge_with)
+
+
+def own_mask(model: Any, run: Activity, share: float, score: str) -> Mask:
+    """Weights that a guided run's prompt uses and the other prompt of its guidance does not (see `recording.record_run`)."""
+    weights = _weights(model, list(run.squares))
+    return find_mask(weights, run.of_side(COND), run.of_side(UNCOND), share, 0.0, (COND,), SCORES[score])
+
+
+def _weights(model: Any, keys: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Weights as they are sampled with, one at a time; room for the largest is made first."""
+    known, progress = Weights(model), Progress(len(keys))
+    largest = max(math.prod(known.shape(key)) for key in keys)
+    comfy.model_management.free_memory(TENSORS_AT_ONCE * FLOAT32 * largest, model.load_device)
+    for key in keys:
+        yield key, known.effective(key, model.load_device)
+        progress.advance()
 
 
 def _on_cpu(several: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -70,8 +70,13 @@ def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
         here, sides = known.shape(key), slice(None) if known.is_plain(key) else slice(1)  # packed weights (NVFP4) keep their first size
         if here[sides] != tuple(shape)[sides]:
             raise ValueError(f"{key!a} has the shape {list(here)} here, {list(shape)} in the mask. Find a mask on this model.")
+    return laid_over(model, stored.mask, strength)
+
+
+def laid_over(model: Any, mask: Mask, strength: float = 1.0) -> Any:
+    """A clone of MODEL with a mask of its own over its patched weights."""
     clone = model.clone()
-    clone.add_patches({key: PruneAdapter({key}, (bits,)) for key, bits in stored.mask.bits.items()}, strength)
+    clone.add_patches({key: PruneAdapter({key}, (bits,)) for key, bits in mask.bits.items()}, strength)
     return clone
 
 

@@ -7,11 +7,13 @@ containers, whose own hooks would stay silent. Layers are bound by name, rows by
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
@@ -24,6 +26,7 @@ from ..core.identity import check_shows_weights, identity, shown
 from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
+from ..core.sampler_call import DRAWN_AGAIN, RECORDING, RunCall
 from ..core.sampling import draw
 from ..core.seeds import kept_generators, later_seed
 from ..core.settings import check_range, check_sampling
@@ -69,7 +72,12 @@ def window_of(model: Any, sampling: dict[str, Any], low: float, high: float) -> 
     sampler = comfy.samplers.KSampler(
         model, sampling["steps"], model.load_device, sampling["sampler_name"], sampling["scheduler"], model_options=model.model_options
     )
-    levels = noise_levels(model.get_model_object("model_sampling"), sampler.sigmas)
+    return window_along(model, sampler.sigmas, low, high)
+
+
+def window_along(model: Any, sigmas: Tensor, low: float, high: float = math.inf) -> Window:
+    """The same along a schedule that is known, [steps + 1]."""
+    levels = noise_levels(model.get_model_object("model_sampling"), sigmas)
     ratios = [n.b / n.a if n.a > 0 else math.inf for n in levels[:-1]]
     inside = [step for step, ratio in enumerate(ratios) if low <= ratio <= high]
     if not inside:
@@ -81,7 +89,7 @@ def window_of(model: Any, sampling: dict[str, Any], low: float, high: float) -> 
     level_of_step = {step: position * count // len(inside) for position, step in enumerate(inside)}
     first = {level: step for step, level in reversed(level_of_step.items())}
     shown = [1e9 if math.isinf(ratios[first[level]]) else round(ratios[first[level]], 4) for level in range(count)]
-    return Window([float(s) for s in sampler.sigmas], level_of_step, shown)
+    return Window([float(s) for s in sigmas], level_of_step, shown)
 
 
 @dataclass
@@ -168,6 +176,27 @@ def record(
         "shape": list(samples.shape[1:]), "model": known,
     }  # fmt: skip
     return StoredActivity(activity, facts)
+
+
+def record_run(call: RunCall, place: str, low: float = WINDOW) -> Activity:
+    """Activity in one run, sampled once more as far as its noise lies above `low` = b / a; both sides of its guidance, on the CPU.
+
+    ValueError if no layer is known, no step lies there, or the run is not guided.
+    """
+    model = call.guider.model_patcher
+    layers, window = layers_of(model, place), window_along(model, call.sigmas, low)
+    listener = _Listener(Activity(len(window.ratios)), window)
+    guider = copy.copy(call.guider)
+    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options) | {DRAWN_AGAIN: True, RECORDING: True}
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    comfy.patcher_extension.add_wrapper_with_key(kind, KEY, as_function(listener.around_call), guider.model_options, is_model_options=True)
+    with hooked(layers, listener), kept_generators(model.load_device):
+        guider.sample(call.noise, call.latent, call.sampler, call.sigmas[: window.last_step + 1], call.mask, None, True, call.seed)
+    activity = listener.activity.to("cpu")
+    _check_recorded(activity, layers)
+    if any(int(rows[UNCOND].sum()) == 0 for rows in activity.rows.values()):
+        raise ValueError("The run has no guidance (CFG 1), so that nothing can be compared with the empty prompt.")
+    return activity
 
 
 def _check_recorded(activity: Activity, layers: list[Layer]) -> None:

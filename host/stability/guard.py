@@ -5,19 +5,20 @@ The stock sampler runs untouched. A sample that is flagged is corrected alone; i
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.views import guard_view
 from ...unmemorize.stability.profile import WINDOW
-from ...unmemorize.stability.rule import Rule
 from ..core.guiders import other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
@@ -25,6 +26,7 @@ from ..core.latents import is_marked, marks
 from ..core.noise import NEARLY
 from ..core.sampler_call import (
     DRAWN_AGAIN,
+    RECORDING,
     BatchCallback,
     RunCall,
     SamplerCall,
@@ -34,73 +36,24 @@ from ..core.sampler_call import (
     with_callback,
 )
 from .live_view import live
-from .profiles import StoredProfile, check_guidance, check_profile, other_guidance, warnings_for
+from .lora_watch import Lora, note_agreement
+from .methods import Guard, lora_of, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
-from .restart import check_parent, default_restart
-from .step_rule import StepRule
-from .strategies import Correction, Strategy
-from .verdicts import LIMIT, Detector, Verdict, default_verdict, judged, paper_verdict, regions_of
+from .restart import default_restart
+from .strategies import Correction, Draw, Look, Redrawing, looks_of
+from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, new_watch
 
 KEY = "unmemorize_stability_guard"
 MOST_STAGES = 8
-MODES = ("detect", "correct", "off")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A detector and the strategy that goes with it."""
-
-    detect: Detector
-    strategy: Callable[[Guard], Strategy]
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What to watch with, and what to do."""
-
-    stored: StoredProfile
-    mode: str = "detect"
-    method: str = "recommended"
-    parent: Any = None
-    limit: float = LIMIT
-    rule: Rule = field(default_factory=Rule)
-    strategy: Strategy | None = None
-    """None: the method's own."""
-    sampling: dict[str, Any] = field(default_factory=dict)
-    """What is known of the run beforehand: sampler_name, scheduler ..., for warnings."""
-
-    def judge(self, watch: Watch) -> Verdict:
-        """By the method's detector, where it can."""
-        return judged(METHODS[self.method].detect, watch, self.stored.profile, self.limit, self.rule)
-
-
-METHODS: dict[str, Method] = {
-    "recommended": Method(default_verdict, lambda guard: default_restart(guard.parent)),
-    "paper": Method(paper_verdict, lambda guard: StepRule(guard.stored.profile, guard.rule)),
-}
-"""`recommended` was best in our benchmarks; `paper` is arXiv 2605.22050."""
-
-
-def check(guard: Guard, model: Any) -> None:
-    """ValueError before work on what does not fit together; mode off fits everything."""
-    if guard.mode == "off":
-        return
-    if guard.mode not in MODES or guard.method not in METHODS:
-        raise ValueError(f"mode {guard.mode!r} or method {guard.method!r} is none of {MODES}, {tuple(METHODS)}.")
-    check_profile(guard.stored, model)
-    if guard.parent is not None:
-        check_parent(guard.parent, model)
-    if "cfg" in guard.sampling:
-        check_guidance(guard.stored, guard.sampling["cfg"])
 
 
 def guarded(model: Any, guard: Guard) -> tuple[Any, Record]:
     """A clone of MODEL under guard, and the record of its runs. Mode off: the model itself, a record that stays empty."""
     if guard.mode == "off":
         return model, Record()
-    control, clone = _Control(guard), model.clone()
+    control, clone = _Control(guard, lora_of(guard, model)), model.clone()
     wrappers = comfy.patcher_extension.WrappersMP
     clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, as_function(control.whole_run))
     clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, as_function(control.sampling))
@@ -142,6 +95,8 @@ class _Run:
     verdict: Verdict | None = None
     looked: bool = False
     """Was it asked, when the score was complete, whether the rest of the run is needed?"""
+    cut: bool = False
+    """Did it end early, since all of it will be drawn again?"""
     remark: str = ""
     """Why nothing is corrected though it was asked for."""
 
@@ -154,10 +109,10 @@ class _Run:
 class _Control:
     """Who acts when in the runs of one guarded model. A run that samples inside another (a restart) passes unwatched."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, lora: Lora | None) -> None:
         self.record = Record()
-        self._guard, self._line = guard, live()
-        self._strategy = (guard.strategy or METHODS[guard.method].strategy(guard)) if guard.mode == "correct" else None
+        self._guard, self._lora, self._line = guard, lora, live()
+        self._strategy = strategy_of(guard, lora) if guard.mode == "correct" else None
         self._run: _Run | None = None
         self._stages: list[_Stage] = []
         """The last ones that stopped on the way, for samplers that go on: again and again, if that is what the user does."""
@@ -180,6 +135,7 @@ class _Control:
             result = executor(*arguments, **more)
             run, self._run = self._run, None
             if run is not None and run.verdict is not None:
+                self._compare(run, call)
                 result = self._corrected(run, run.verdict, result, call)
                 self._finish(run, run.verdict, result, executor.class_obj.model_patcher)
             return result
@@ -187,18 +143,44 @@ class _Control:
             self._inside = self._correcting = False
             self._run = self._before = None
 
+    def _compare(self, run: _Run, call: RunCall) -> None:
+        """Ask the model before the LoRA about the run that has ended, unless it ended early because all of it is flagged anyway."""
+        if self._lora is None or run.cut:
+            return
+        self._correcting = True
+        trouble = note_agreement(run.watch, self._lora, call)
+        run.watch.kept.clear()
+        self._correcting = False
+        run.verdict = self._guard.judge(run.whole, self._lora, trouble)
+
     def _corrected(self, run: _Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
         if run.correction is None or not bool(verdict.flagged.any()):
             return result
         self._correcting = True
         if self._redraws():
             self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
-        return run.correction.after(call, verdict.flagged, result)
+        if self._lora is None or self._guard.strategy is not None:
+            return run.correction.after(call, verdict.flagged, result)
+        by_lora = torch.zeros_like(verdict.flagged) if verdict.by_lora is None else verdict.by_lora
+        result = run.correction.after(call, verdict.flagged & by_lora, result)
+        return self._without_lora(run.correction, call, verdict.flagged & ~by_lora, result)
+
+    @staticmethod
+    def _without_lora(correction: Correction, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
+        """The model's own memories, which the model before the LoRA would draw as well, are corrected without it."""
+        other = default_restart(None)
+        if not bool(flagged.any()) or other.obstacle(call.guider, call.sigmas):
+            return result
+        without = other.begin(None)
+        result = without.after(call, flagged, result)
+        correction.restarted = sorted([*correction.restarted, *without.restarted])
+        correction.unchanged = sorted([*correction.unchanged, *without.unchanged])
+        return result
 
     def _finish(self, run: _Run, verdict: Verdict, result: Tensor, model: Any) -> None:
         if run.watch.sigmas[-1] > 0:
             self._stages = [*self._stages, _Stage(run.whole, marks(result), not any(verdict.not_judged))][-MOST_STAGES:]
-        self.record.facts = facts_of(self._guard, run, verdict, result, identity(model))
+        self.record.facts = facts_of(self._guard, self._lora, run, verdict, result, identity(model))
         self._line.send("done", {"view": guard_view(self.record.facts)})
 
     def sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
@@ -207,9 +189,12 @@ class _Control:
         if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
         watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, shape=tuple(call.noise.shape))
+        watch.keeps = self._lora is not None
         watch.obstacle = other_prompts(call.guider) or self._unseen_beginning(call)
-        obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider)
+        obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
+        if isinstance(correction, Redrawing) and self._lora is None and self._strategy is not None and self._strategy.same_prompt:
+            correction.look = self._look
         run = self._run = _Run(watch, correction, self._before, remark=obstacle)
         try:
             result = executor(*arguments, **more)
@@ -218,6 +203,26 @@ class _Control:
                 raise
             return torch.zeros_like(call.noise)
         return self._finished(run, call, result)
+
+    def _look(self, call: RunCall, draw: Draw) -> tuple[Tensor, Look]:
+        """A picture drawn again, and judged as its first run was; a parent that draws it is another model, and is not judged."""
+        model_sampling, noise = call.guider.model_patcher.get_model_object("model_sampling"), call.noise
+        mask = None if call.mask is None else comfy.sampler_helpers.prepare_mask(call.mask, noise.shape, noise.device)
+        watch = new_watch(model_sampling, call.sigmas, mask, shape=tuple(noise.shape))
+
+        def see(facts: dict[str, Any]) -> Tensor:
+            if not facts["model_options"].get(RECORDING, False):
+                self._note_guidance(watch, facts)
+                watch.see(facts)
+            return facts["denoised"]
+
+        guider = copy.copy(call.guider)
+        options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+        guider.model_options = comfy.model_patcher.set_model_options_post_cfg_function(options, as_function(see))
+        latent = draw(replace(call, guider=guider))
+        found = self._guard.judge(watch if self._before is None else self._before.watch.followed_by(watch))
+        known = not found.not_judged[0]
+        return latent, Look(float(found.score[0]) if known else math.nan, bool(found.flagged[0]) if known else None)
 
     def _unseen_beginning(self, call: SamplerCall) -> str:
         """Why a second stage alone cannot be judged, in words: it goes on, without noise of its own, from steps that nobody watched."""
@@ -235,7 +240,7 @@ class _Control:
         watch.finish(end)
         if correction is not None and last is not None and last.step == watch.steps - 1:
             correction.saw(last, end.to(last.z) / watch.scales[-1])
-        run.verdict = self._guard.judge(run.whole)
+        run.verdict = self._guard.judge(run.whole, self._lora)
         return result if correction is None or not bool(run.verdict.flagged.any()) else correction.within(call, result)
 
     def listen(self, facts: dict[str, Any]) -> Tensor:
@@ -245,18 +250,22 @@ class _Control:
             self._step(run, facts)
             if self._line.open():
                 began = time.monotonic()
-                view = so_far(run.watch, self._guard.stored.profile)
+                view = so_far(run.watch, self._guard.profile)
                 if view is not None:
                     self._line.send("step", view, began)
         return facts["denoised"]
+
+    def _note_guidance(self, watch: Watch, facts: dict[str, Any]) -> None:
+        """A profile serves its own guidance."""
+        if facts["uncond"] is not None:
+            watch.other_guidance = watch.other_guidance or self._guard.other_guidance(float(facts["cond_scale"]))
 
     def _redraws(self) -> bool:
         return self._strategy is not None and self._strategy.redraws
 
     def _step(self, run: _Run, facts: dict[str, Any]) -> None:
         watch, correction = run.watch, run.correction
-        if facts["uncond"] is not None:
-            watch.obstacle = watch.obstacle or other_guidance(self._guard.stored, float(facts["cond_scale"]))
+        self._note_guidance(watch, facts)
         step = watch.see(facts)
         if step is None or correction is None or watch.now is None:
             return
@@ -265,13 +274,13 @@ class _Control:
         alone = len(facts["model_options"].get("sampler_post_cfg_function", ())) == 1  # others that listen get the whole run
         if self._redraws() and alone and not run.looked and watch.angles[step] < WINDOW:
             run.looked = True
-            verdict = self._guard.judge(run.whole)
+            verdict = self._guard.judge(run.whole, self._lora)
             if bool(verdict.flagged.all()):
-                run.verdict = verdict
+                run.verdict, run.cut = verdict, True
                 raise _Enough(self)
 
 
-def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
+def facts_of(guard: Guard, lora: Lora | None, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
     observed, watch = {k: numbers(v) for k, v in verdict.observed.items()}, run.whole
     done, earlier = run.correction or Correction(), watch.steps - run.watch.steps
@@ -286,10 +295,11 @@ def facts_of(guard: Guard, run: _Run, verdict: Verdict, result: Tensor, here: di
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),
-        "restarted": done.restarted, "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
+        "restarted": done.restarted, "redrawn": looks_of(done),
+        "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
         "angles": watch.angles, "sigmas": watch.sigmas,
-        "observed": observed, "regions": regions_of(watch, guard.stored.profile, observed),
-        "warnings": [*remarks, *warnings_for(guard.stored, result, guard.sampling, here)],
-        "profile": profile_report(guard.stored),
+        "observed": observed, "regions": regions_of(watch, guard.profile, observed, lora.region if lora else None),
+        "warnings": [*remarks, *guard.warnings(result, here), *(lora.warnings() if lora else [])],
+        "profile": None if guard.stored is None else profile_report(guard.stored),
         "marks": marks(result).tolist(),
     }  # fmt: skip

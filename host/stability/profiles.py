@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ...unmemorize.stability.agreement import AgreementRegion
 from ...unmemorize.stability.profile import LEAST_SD, Profile, make_profile
 from ...unmemorize.stability.signals import SIGNALS
 from ..core import facts, store
@@ -19,8 +21,9 @@ from ..core.progress import Progress
 from ..core.sampling import draw
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
-from .watching import watched
+from .watching import Watch, watched
 
+Observer = Callable[[Any], tuple[Any, list[Watch]]]
 PROFILES = store.user_store("stability profile", "profiles")
 LEAST_RUNS = 5
 NEAR_GUIDANCE = 1.25
@@ -30,6 +33,8 @@ FACTS = {
     "shape": facts.several(facts.whole(1, 100_000), 1, 6),
 }  # fmt: skip
 """Of a file."""
+BEFORE = "before"
+"""A further fact where a LoRA's changes were measured: what they were counted from."""
 ALWAYS = {"latent", "update", "prediction", "sharpness"}
 """Signals that every run has."""
 MOST = 1e4
@@ -47,9 +52,18 @@ class StoredProfile:
 
 
 def calibrate(
-    model: Any, positives: list[Any], negative: Any, latent: dict[str, Any], seeds: int, sampling: dict[str, Any]
+    model: Any,
+    positives: list[Any],
+    negative: Any,
+    latent: dict[str, Any],
+    seeds: int,
+    sampling: dict[str, Any],
+    observe: Observer = watched,
 ) -> StoredProfile:
-    """Sample each prompt with each seed (sampling["seed"] and those after it) and note the steps. ValueError before any work."""
+    """Sample each prompt with each seed (sampling["seed"] and those after it) and note the steps. ValueError before any work.
+
+    `observe` gives a clone of the model and the list of its watches; one that knows the model before a LoRA measures agreement too.
+    """
     if len(positives) * seeds < LEAST_RUNS:
         raise ValueError(
             f"{len(positives)} prompt(s) with {seeds} seed(s) are {len(positives) * seeds} runs; at least {LEAST_RUNS} are needed, 50 are "
@@ -60,7 +74,7 @@ def calibrate(
     check_sampling(sampling)
     latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
     progress = Progress(len(positives) * seeds * sampling["steps"])
-    clone, heard = watched(model)
+    clone, heard = observe(model)
     for i, positive in enumerate(positives):
         for k in range(seeds):
             draw(clone, positive, negative, latent, {**sampling, "seed": later_seed(sampling["seed"], i * seeds + k)}, progress.advance)
@@ -79,8 +93,8 @@ def check_profile(stored: Any, model: Any) -> None:
     """ValueError, naming what differs, unless the profile was measured on this model."""
     if stored is None:
         raise ValueError(
-            "The stability guard needs a profile of this model: connect Load Stability Profile, or Calibrate Stability Profile, "
-            "which measures one from ordinary prompts. Or set mode to off."
+            "The stability guard needs a profile of this model: connect Stability Profile for This Model, which finds the one that is kept "
+            "for it or measures one. Or set mode to off."
         )
     if not isinstance(stored, StoredProfile):
         raise ValueError("This is not a stability profile. Connect Load Stability Profile or Calibrate Stability Profile.")
@@ -145,6 +159,8 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata, as `read_profile` expects them."""
     p = stored.profile
     tensors = {"angles": p.angles, "score": torch.tensor([p.score_centre, p.score_spread], dtype=torch.float64)}
+    if p.agreement is not None:
+        tensors["agreement"] = torch.tensor([p.agreement.centre, p.agreement.spread], dtype=torch.float64)
     tensors |= {f"{part}.{k}": v for part, several in (("mean", p.mean), ("sd", p.sd)) for k, v in several.items()}
     return tensors, store.facts_as_metadata({**stored.facts, "runs": p.runs})
 
@@ -152,7 +168,7 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
     file, (tensors, found) = path.name, store.read(path, PROFILES.noun)
-    kept = facts.checked(file, found, FACTS)
+    kept = facts.checked(file, found, FACTS | ({BEFORE: facts.text()} if "agreement" in tensors else {}))
     angles = facts.tensor(file, tensors, "angles", (None,), low=0.0, high=math.pi / 2 + 1e-6)
     if (angles.diff() < 0).any():
         facts.damaged(file, "its angles do not ascend")
@@ -166,4 +182,14 @@ def read_profile(path: Path) -> StoredProfile:
     mean = {name: facts.tensor(file, tensors, f"mean.{name}", tuple(angles.shape), low=-MOST, high=MOST) for name in names}
     sd = {name: facts.tensor(file, tensors, f"sd.{name}", tuple(angles.shape), low=LEAST_SD / 2, high=MOST) for name in names}
     mean, sd = ({name: values.float() for name, values in several.items()} for several in (mean, sd))
-    return StoredProfile(Profile(angles.float(), mean, sd, int(kept.pop("runs")), centre, spread), kept)
+    return StoredProfile(Profile(angles.float(), mean, sd, int(kept.pop("runs")), centre, spread, _agreement(file, tensors)), kept)
+
+
+def _agreement(file: str, tensors: dict[str, Tensor]) -> AgreementRegion | None:
+    """Of a LoRA's changes, where the profile was measured with the model before it."""
+    if "agreement" not in tensors:
+        return None
+    centre, spread = facts.tensor(file, tensors, "agreement", (2,)).tolist()
+    if not (-1 <= centre <= 1 and 0 < spread <= 2):
+        facts.damaged(file, f"its agreement has centre {centre:g} and spread {spread:g}, out of all bounds")
+    return AgreementRegion(centre, spread)

@@ -32,7 +32,7 @@ def numbers(values: Tensor) -> list[Any]:
     return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
-def so_far(watch: Watch, profile: Profile) -> dict[str, Any] | None:
+def so_far(watch: Watch, profile: Profile | None) -> dict[str, Any] | None:
     """A run that is going on, for the chart in the node; None where there is nothing to draw. All of it is on the CPU already."""
     if watch.now is None or watch.steps > MOST_STEPS:
         return None
@@ -61,11 +61,19 @@ SAMPLES, STEPS = 4096, 10_000
 NUMBER = facts.Fact("a number or null", lambda v: v is None or facts.number(-1e30, 1e30).holds(v))
 BY_STEP = facts.several(facts.several(NUMBER, 1, SAMPLES), 1, STEPS)
 PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
+
+
+def _is_look(look: Any) -> bool:
+    """Is this what `guard` notes of a picture that was drawn again?"""
+    return isinstance(look, dict) and look.get("memorized") in (True, False, None) and NUMBER.holds(look.get("score", ""))
+
+
 REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
     "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES),
     "scores": facts.several(NUMBER, 1, SAMPLES),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
+    "redrawn": facts.Fact("looks by sample", lambda v: isinstance(v, dict) and all(_is_look(look) for look in v.values())),
     "edited_steps": facts.Fact(
         "lists of steps by sample", lambda v: v == {} or facts.table(facts.several(facts.whole(0, STEPS), 0, STEPS)).holds(v)
     ),
@@ -126,7 +134,7 @@ def in_short(found: dict[str, Any]) -> dict[str, Any]:
     """What the front end shows of a record."""
     if not found:
         return {"verdict": "off"}
-    kept = ("mode", "method", "detector", "limit", "memorized", "not_judged", "scores", "restarted", "edited_steps", "warnings")
+    kept = ("mode", "method", "detector", "limit", "memorized", "not_judged", "scores", "restarted", "redrawn", "edited_steps", "warnings")
     memorized, reasons = found["memorized"], found["not_judged"]
     first = memorized.index(True) if any(memorized) else next((i for i, why in enumerate(reasons) if why), 0)
     return {"verdict": verdict(found, first), **{k: found[k] for k in kept}}

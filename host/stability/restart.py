@@ -7,7 +7,6 @@ a parent model (the model before the LoRA, an older checkpoint), or from a promp
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.noise import noise_level
-from ..core.one_sample import conds_of_one, one
-from ..core.sampler_call import DRAWN_AGAIN, RunCall, callback_of_one
+from ..core.sampler_call import DRAWN_AGAIN, RunCall
 from ..core.seeds import derived_seed
-from .strategies import Correction
+from .strategies import Correction, Redrawing
 from .watching import Watch
 
 SCALES = ("cfg", "cfg1", "cfg2")
@@ -52,7 +50,12 @@ class Restart:
     parent: Any = None
     redraws = True
 
-    def obstacle(self, guider: Any) -> str:
+    @property
+    def same_prompt(self) -> bool:
+        """Do all phases sample the prompt itself, with the model itself?"""
+        return not any(phase.prompt is not None or phase.parent for phase in self.phases)
+
+    def obstacle(self, guider: Any, _sigmas: Tensor) -> str:
         """A run without guidance and without a second prompt has nothing that a phase could change, unless a parent draws it."""
         conds = guider.original_conds
         two = "positive" in conds and "negative" in conds and not _alike(conds["positive"], conds["negative"])
@@ -66,7 +69,7 @@ class Restart:
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
-        return _Restarting(self)
+        return Redrawing(lambda call: _restarted(call, self))
 
 
 def default_restart(parent: Any) -> Restart:
@@ -97,33 +100,6 @@ def _alike(one_side: Conds, other: Conds) -> bool:
         return False
     pairs = [(a.get("cross_attn"), b.get("cross_attn")) for a, b in zip(one_side, other, strict=True)]
     return all(a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
-
-
-class _Restarting(Correction):
-    def __init__(self, restart: Restart) -> None:
-        super().__init__()
-        self._restart = restart
-
-    def after(self, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
-        """`result` with each flagged sample replaced by its restart; the others keep their bits."""
-        n, result = len(call.noise), result.clone()
-        for i in torch.nonzero(flagged).flatten().tolist():
-            again = _restarted(_call_of_one(call, i, n), self._restart)
-            (self.unchanged if torch.equal(again, result[i : i + 1]) else self.restarted).append(i)
-            result[i : i + 1] = again
-        return result
-
-
-def _call_of_one(call: RunCall, i: int, n: int) -> RunCall:
-    """The run of sample i alone."""
-    guider = copy.copy(call.guider)
-    guider.original_conds = conds_of_one(guider.original_conds, i, n)
-    mask = call.mask
-    if mask is not None and mask.shape != call.noise.shape:
-        # as older cores hand it on, frames or rows of pixels may stand where samples are expected; newer ones have given it this shape
-        mask = comfy.sampler_helpers.prepare_mask(mask, call.noise.shape, mask.device)
-    parts = {"noise": one(call.noise, i, n), "latent": one(call.latent, i, n), "mask": one(mask, i, n)}
-    return dataclasses.replace(call, guider=guider, callback=callback_of_one(call.callback, i), **parts)
 
 
 def _restarted(call: RunCall, restart: Restart) -> Tensor:
@@ -172,22 +148,49 @@ def parts_left_out(share: float) -> PromptChange:
 
     def change(positive: Conds, negative: Conds, sigmas: Tensor, seed: int) -> Conds:
         empty = negative[0].get("cross_attn") if negative else None
-        steps, parts = len(sigmas) - 1, []
-        for step in range(steps):
-            generator = torch.Generator().manual_seed(derived_seed("parts", seed, step))
-            # each part is active for the model calls of its step alone
-            high = float(sigmas[step]) * (1 + 1e-4) if step else 1e9
-            low = float(sigmas[step + 1]) * (1 + 1e-4) if step + 1 < steps else 0.0
+
+        def of_step(step: int) -> Conds:
+            generator, parts = torch.Generator().manual_seed(derived_seed("parts", seed, step)), []
             for cond in positive:
-                part = {**cond, "timestep_start": high, "timestep_end": low}
-                tokens = cond.get("cross_attn")
+                part, tokens = dict(cond), cond.get("cross_attn")
                 if tokens is not None and empty is not None:
                     kept = torch.rand(tokens.shape[1], generator=generator).to(tokens.device) >= share
                     part["cross_attn"] = torch.where(kept[None, :, None], tokens, _as_long_as(empty[:1].to(tokens), tokens.shape[1]))
                 parts.append(part)
-        return parts
+            return parts
+
+        return _step_by_step(sigmas, of_step)
 
     return change
+
+
+def others_early(alternatives: Conds, until: float) -> PromptChange:
+    """Another of the alternatives at each step, up to a share of the steps; then the prompt itself.
+
+    A memory hangs on the exact words while the layout forms; later they only name details.
+    """
+
+    def change(positive: Conds, _negative: Conds, sigmas: Tensor, seed: int) -> Conds:
+        early = round(until * (len(sigmas) - 1))
+
+        def of_step(step: int) -> Conds:
+            if step >= early:
+                return positive
+            return [alternatives[derived_seed("others", seed, step) % len(alternatives)]]
+
+        return _step_by_step(sigmas, of_step)
+
+    return change
+
+
+def _step_by_step(sigmas: Tensor, of_step: Callable[[int], Conds]) -> Conds:
+    """Prompts of which each is active for the model calls of its step alone."""
+    steps, parts = len(sigmas) - 1, []
+    for step in range(steps):
+        high = float(sigmas[step]) * (1 + 1e-4) if step else 1e9
+        low = float(sigmas[step + 1]) * (1 + 1e-4) if step + 1 < steps else 0.0
+        parts += [{**cond, "timestep_start": high, "timestep_end": low} for cond in of_step(step)]
+    return parts
 
 
 def _as_long_as(tokens: Tensor, length: int) -> Tensor:

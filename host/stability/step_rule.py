@@ -29,8 +29,9 @@ class StepRule:
     profile: Profile
     rule: Rule
     redraws = False
+    same_prompt = False
 
-    def obstacle(self, guider: Any) -> str:
+    def obstacle(self, guider: Any, _sigmas: Tensor) -> str:
         """It edits latents, whatever the guider is."""
         return ""
 

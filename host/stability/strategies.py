@@ -1,14 +1,19 @@
-"""How flagged samples are corrected: what a strategy offers the guard. `restart` and `step_rule` are two.
+"""How flagged samples are corrected: what a strategy offers the guard. `restart`, `common_change` and `step_rule` are three.
 
 A strategy is a value that is handed to the guard, and serves any number of runs; its work on one run is a `Correction`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from ..core.one_sample import call_of_one
 from ..core.sampler_call import RunCall, SamplerCall
 from .watching import Call, Watch
 
@@ -40,6 +45,66 @@ class Correction:
         return result
 
 
+Draw = Callable[[RunCall], Tensor]
+"""The run of one sample -> its latent as nodes see it, [1, c, ...]."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the guard makes of a picture that was drawn again: its score, and is it still a memory? None: that could not be judged."""
+
+    score: float
+    memorized: bool | None
+
+
+class Redrawing(Correction):
+    """Draws each flagged sample again, alone, in one way after the other until the guard finds no memory in it; nothing of the run that was
+    watched is needed."""
+
+    def __init__(self, *ways: Draw) -> None:
+        super().__init__()
+        self._ways = ways
+        self.look: Callable[[RunCall, Draw], tuple[Tensor, Look]] | None = None
+        """Draws and looks; set by a guard that can."""
+        self.looks: dict[int, list[Look]] = {}
+        """Sample -> what each way gave."""
+
+    def after(self, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
+        """`result` with each flagged sample replaced by the best way's; the others keep their bits."""
+        n, result = len(call.noise), result.clone()
+        for i in torch.nonzero(flagged).flatten().tolist():
+            again = self._drawn(call_of_one(call, i, n), i)
+            (self.unchanged if torch.equal(again, result[i : i + 1]) else self.restarted).append(i)
+            result[i : i + 1] = again
+        return result
+
+    def _drawn(self, call: RunCall, i: int) -> Tensor:
+        """The first way that leaves no memory; if each leaves one, the way with the least score."""
+        if self.look is None:
+            return self._ways[0](call)
+        best: tuple[float, Tensor] | None = None
+        looks = self.looks[i] = []
+        for way in self._ways:
+            latent, look = self.look(call, way)
+            looks.append(look)
+            if not look.memorized:
+                return latent
+            if best is None or look.score < best[0]:
+                best = look.score, latent
+        assert best is not None  # there is at least one way
+        return best[1]
+
+
+def looks_of(done: Correction) -> dict[str, Any]:
+    """Of every picture that was drawn again and looked at: how often, and what the one that was kept looks like; JSON-able."""
+    found = {}
+    for i, several in (done.looks if isinstance(done, Redrawing) else {}).items():
+        kept = next((look for look in several if not look.memorized), min(several, key=lambda look: look.score))
+        score = None if math.isnan(kept.score) else kept.score
+        found[str(i)] = {"tries": len(several), "memorized": kept.memorized, "score": score}
+    return found
+
+
 class Strategy(Protocol):
     """A way of correcting."""
 
@@ -47,7 +112,11 @@ class Strategy(Protocol):
     def redraws(self) -> bool:
         """True: flagged samples are drawn again from the start, so that a run may end as soon as all of them are flagged."""
 
-    def obstacle(self, guider: Any) -> str:
+    @property
+    def same_prompt(self) -> bool:
+        """Does it draw again with the prompt and the model of the run? Only then can the new run be judged as the first one was."""
+
+    def obstacle(self, guider: Any, sigmas: Tensor) -> str:
         """Why this strategy could change nothing in a run of that guider, in words; "" if it can."""
 
     def begin(self, watch: Watch) -> Correction:

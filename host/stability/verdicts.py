@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...unmemorize.stability.agreement import AgreementRegion, agreement_score
 from ...unmemorize.stability.profile import WINDOW, Profile, default_score, deviations, paper_score, region_along
 from ...unmemorize.stability.rule import Rule, severity
 from .watching import Watch
@@ -19,6 +20,10 @@ LIMIT = 3.0
 
 
 EMPTY = "Hardly anything of this picture counts: nowhere is it both generated (noise mask) and under a prompt (areas, masks)."
+NOTHING_CHANGED = (
+    "The LoRA changes nothing at any step of this picture, so that there is nothing to judge it by. Check its strength, and that it fits "
+    "the model."
+)
 BROKEN = "This run produced values that are not numbers: check the model's precision."
 
 
@@ -35,6 +40,8 @@ class Verdict:
     """What it rests on: signal -> [steps, n], NaN where there is nothing."""
     not_judged: list[str] = field(default_factory=list)
     """Why a sample has no verdict, in words, by sample; "" for those that have one."""
+    by_lora: Tensor | None = None
+    """[n], boolean: flagged by a LoRA's changes; None: they were not compared."""
 
 
 Detector = Callable[[Watch, Profile, float, Rule], Verdict]
@@ -44,36 +51,52 @@ def judged(detect: Detector, watch: Watch, profile: Profile, limit: float, rule:
     """A detector's verdict, or why there is none: of a run that was seen in part, of another kind, or that broke."""
     reason = why_not(watch, profile)
     if reason:
-        nothing = torch.full((watch.samples,), math.nan)
-        return Verdict(nothing, nothing > 0, "none", watch.observed(), [reason] * watch.samples)
+        return _none(watch, reason)
     found = detect(watch, profile, limit, rule)
-    facts = zip(watch.empty(), watch.broken(), found.score.isfinite().tolist(), strict=True)
-    reasons = [EMPTY if empty else BROKEN if broken or not finite else "" for empty, broken, finite in facts]
+    reasons = _sound(watch, found.score)
     sound = torch.tensor([not why for why in reasons])
     return Verdict(found.score.masked_fill(~sound, math.nan), found.flagged & sound, found.detector, found.observed, reasons)
 
 
+def _none(watch: Watch, reason: str) -> Verdict:
+    nothing = torch.full((watch.samples,), math.nan)
+    return Verdict(nothing, nothing > 0, "none", watch.observed(), [reason] * watch.samples)
+
+
+def _sound(watch: Watch, score: Tensor, no_number: str = BROKEN) -> list[str]:
+    """By sample: why its score counts for nothing, in words, or ""; `no_number`: what a score that is none means."""
+    facts = zip(watch.empty(), watch.broken(), score.isfinite().tolist(), strict=True)
+    return [EMPTY if empty else BROKEN if broken else "" if finite else no_number for empty, broken, finite in facts]
+
+
+def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, trouble: str = "") -> Verdict:
+    """Does a LoRA give back a picture here? By its changes alone; `trouble`: why they could not be compared, in words."""
+    observed = watch.observed()
+    reason = _seen_in_part(watch) or trouble
+    if reason or "agreement" not in observed:
+        return _none(watch, reason or "The LoRA's changes were not compared in this run.")
+    score = agreement_score(observed["agreement"], region)
+    reasons = _sound(watch, score, NOTHING_CHANGED)
+    sound = torch.tensor([not why for why in reasons])
+    return Verdict(score.masked_fill(~sound, math.nan), (score > limit) & sound, "agreement", observed, reasons, (score > limit) & sound)
+
+
+def both(model: Verdict, lora: Verdict) -> Verdict:
+    """Of the model's own memories and of the LoRA's: memorized if either says so, nothing found only if both do."""
+    flagged = model.flagged | lora.flagged
+    reasons = ["" if hit else a or b for hit, a, b in zip(flagged.tolist(), model.not_judged, lora.not_judged, strict=True)]
+    judged_ones = torch.tensor([not why for why in reasons])
+    score = torch.fmax(model.score, lora.score).masked_fill(~judged_ones, math.nan)
+    detector = " + ".join(name for name in (model.detector, lora.detector) if name != "none") or "none"
+    return Verdict(score, flagged, detector, lora.observed, reasons, lora.flagged)
+
+
 def why_not(watch: Watch, profile: Profile) -> str:
     """Why no verdict can rest on what was seen of a run, in words; "" if one can. Memories show in the steps above WINDOW."""
-    if watch.obstacle:
-        return watch.obstacle
-    if "update" not in watch.observed():
-        return (
-            "This sampler did not evaluate the model at the steps of its schedule, so that nothing was seen. Use another sampler "
-            "(euler, dpmpp_2m ...)."
-        )
-    early = [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
-    if not early:
-        return f"The run begins at noise level {watch.sigmas[0]:.3g}, after the steps in which memories show. Guard the run from its start."
-    if 0 not in watch.seen:
-        return "The first step was not seen: one of the prompts is not active there (a range of steps), or the sampler passed it by."
-    if watch.angles[-1] >= WINDOW:
-        return (
-            f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a "
-            "sampler goes on with its latent and the same guarded MODEL."
-        )
-    if "revision" not in profile.mean:
-        return ""
+    reason = _seen_in_part(watch) or watch.other_guidance
+    if reason or "revision" not in profile.mean:
+        return reason
+    early = _early(watch)
     if "guidance" not in watch.observed():
         return "The run has no guidance (CFG 1), but the runs of the stability profile had. Calibrate a profile at CFG 1."
     if len(early) == 1:
@@ -86,6 +109,32 @@ def why_not(watch: Watch, profile: Profile) -> str:
         return (
             f"Of the {len(early)} steps in which memories show, only {compared} could be compared with the step before: the others ran "
             "without guidance, or the sampler passed them by."
+        )
+    return ""
+
+
+def _early(watch: Watch) -> list[int]:
+    """Steps in which memories show."""
+    return [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
+
+
+def _seen_in_part(watch: Watch) -> str:
+    """Why too little of a run was seen for any verdict, in words, or ""."""
+    if watch.obstacle:
+        return watch.obstacle
+    if "update" not in watch.observed():
+        return (
+            "This sampler did not evaluate the model at the steps of its schedule, so that nothing was seen. Use another sampler "
+            "(euler, dpmpp_2m ...)."
+        )
+    if not _early(watch):
+        return f"The run begins at noise level {watch.sigmas[0]:.3g}, after the steps in which memories show. Guard the run from its start."
+    if 0 not in watch.seen:
+        return "The first step was not seen: one of the prompts is not active there (a range of steps), or the sampler passed it by."
+    if watch.angles[-1] >= WINDOW:
+        return (
+            f"The run stops at noise level {watch.sigmas[-1]:.3g}, before all the steps in which memories show. It is judged when a "
+            "sampler goes on with its latent and the same guarded MODEL."
         )
     return ""
 
@@ -106,7 +155,16 @@ def paper_verdict(watch: Watch, profile: Profile, limit: float, rule: Rule) -> V
     return Verdict(paper_score(profile, angles, observed), (severity(*z, rule) > 0).any(0), "paper", observed)
 
 
-def regions_of(watch: Watch, profile: Profile, names: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Mean and standard deviation of clean runs by step, [steps][2], of those signals that the profile knows."""
+def regions_of(
+    watch: Watch, profile: Profile | None, names: dict[str, Any], agreement: AgreementRegion | None = None
+) -> dict[str, list[list[float]]]:
+    """Mean and standard deviation of clean runs by step, [steps][2], of those signals that the profile knows.
+
+    `agreement`: what the LoRA's changes were judged by, drawn as it is where the profile was measured without this LoRA.
+    """
     angles = torch.tensor(watch.angles[:-1])
-    return {name: torch.stack(region_along(profile, name, angles), 1).tolist() for name in names if name in profile.mean}
+    known = {} if profile is None else profile.mean
+    found = {name: torch.stack(region_along(profile, name, angles), 1).tolist() for name in names if profile is not None and name in known}
+    if agreement is not None and "agreement" in names and (profile is None or profile.agreement != agreement):
+        found["agreement"] = [[agreement.centre, agreement.spread]] * watch.steps
+    return found

@@ -7,6 +7,7 @@ Calls between the schedule's levels (midpoint methods) belong to no step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..core.coverage import covered
 from ..core.hooks import as_function
 from ..core.latents import KEPT
 from ..core.noise import noise_levels
-from ..core.sampler_call import arguments_of, end_of
+from ..core.sampler_call import DRAWN_AGAIN, RunCall, arguments_of, end_of, run_arguments_of
 
 KEY = "unmemorize_stability_watch"
 SAME_LEVEL = 2e-3
@@ -58,9 +59,17 @@ class Watch:
     """Of the latent that is sampled, [n, c, ...]; None: whatever comes."""
     obstacle: str = ""
     """Why no verdict can rest on this run, in words."""
+    other_guidance: str = ""
+    """Why the profile does not serve this run's guidance, in words."""
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan
+    keeps: bool = False
+    """Are the calls kept, for what is measured on them afterwards?"""
+    kept: dict[int, Call] = field(default_factory=dict)
+    """Step -> its call."""
+    agreements: dict[int, Tensor] = field(default_factory=dict)
+    """Step -> how far a LoRA's changes agree there, [n]; measured after the run (`lora_watch`)."""
     before: Call | None = None
     now: Call | None = None
 
@@ -93,6 +102,8 @@ class Watch:
         if self.now is None or step > self.now.step:
             self.before = self.now
         self.now = call
+        if self.keeps:
+            self.kept[step] = call
         self.cond_scale = float(facts["cond_scale"])
         self._note(call)
         return step
@@ -182,6 +193,8 @@ class Watch:
                 if name not in found:
                     found[name] = torch.full((self.steps, len(row)), math.nan)
                 found[name][step - 1 if name in ("latent", "update") else step] = row
+        for step, values in self.agreements.items():
+            found.setdefault("agreement", torch.full((self.steps, len(values)), math.nan))[step] = values
         return found
 
     def _region_like(self, x: Tensor) -> Tensor | None:
@@ -195,8 +208,12 @@ class Watch:
             notes[steps + step] = (names, values) if known is None else ((*known[0], *names), torch.cat([known[1], values]))
         levels = ((*a[:-1], *b) for a, b in ((self.angles, later.angles), (self.scales, later.scales), (self.sigmas, later.sigmas)))
         angles, scales, sigmas = map(list, levels)
-        obstacle = self.obstacle or later.obstacle
-        return Watch(angles, scales, sigmas, later.region, shape=later.shape, obstacle=obstacle, _notes=notes)
+        obstacle, guidance = self.obstacle or later.obstacle, self.other_guidance or later.other_guidance
+        agreements = self.agreements | {steps + step: values for step, values in later.agreements.items()}
+        return Watch(
+            angles, scales, sigmas, later.region, shape=later.shape, obstacle=obstacle, other_guidance=guidance, _notes=notes,
+            agreements=agreements,
+        )  # fmt: skip
 
 
 def new_watch(
@@ -215,23 +232,39 @@ def new_watch(
 
 
 class Watcher:
-    """Only notes. `runs` gets a Watch when a run of the model that it is attached to ends; a run that is cancelled leaves none."""
+    """Only notes. `runs` gets a Watch when a run of the model that it is attached to ends; a run that is cancelled leaves none.
 
-    def __init__(self) -> None:
+    `afterwards` is given each watch and what the whole run was asked with, to measure more on the calls that were kept.
+    """
+
+    def __init__(self, afterwards: Callable[[Watch, RunCall], None] | None = None) -> None:
         self.runs: list[Watch] = []
         self._now: Watch | None = None
+        self._afterwards = afterwards
 
     def attached(self, model: Any) -> Any:
         """A clone of MODEL that is watched."""
-        clone = model.clone()
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, as_function(self._sampling))
+        clone, wrappers = model.clone(), comfy.patcher_extension.WrappersMP
+        clone.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, KEY, as_function(self._sampling))
+        if self._afterwards is not None:
+            clone.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, as_function(self._whole_run))
         clone.set_model_sampler_post_cfg_function(as_function(self._listen))
         return clone
 
+    def _whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        if executor.class_obj.model_options.get(DRAWN_AGAIN, False) or self._afterwards is None:
+            return executor(*arguments, **more)
+        result = executor(*arguments, **more)
+        self._afterwards(self.runs[-1], run_arguments_of(executor.class_obj, *arguments, **more))
+        return result
+
     def _sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         call = arguments_of(executor.class_obj, *arguments, **more)
+        if call.extra_args["model_options"].get(DRAWN_AGAIN, False):
+            return executor(*arguments, **more)
         model_sampling = call.guider.inner_model.model_sampling
         watch = self._now = new_watch(model_sampling, call.sigmas, call.mask, every_sharpness=True)
+        watch.keeps = self._afterwards is not None
         try:
             result = executor(*arguments, **more)
         finally:

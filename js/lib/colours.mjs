@@ -19,6 +19,7 @@ export const LINES = {
   update: { colour: "#2b8fd0", dash: "" },
   prediction: { colour: "#d9a514", dash: "7 3" },
   revision: { colour: "#c774b0", dash: "2 3" },
+  agreement: { colour: "#3aa17e", dash: "9 3 2 3" },
 };
 
 /** @param {string} hex */

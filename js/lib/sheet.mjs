@@ -27,6 +27,11 @@ const TEXT = `
 .plot .axis { stroke: var(--descrip-text, #999); stroke-width: 1; opacity: .5; }
 .plot .band { fill: var(--input-text, #ddd); opacity: .13; }
 .plot .cursor { stroke: var(--input-text, #ddd); stroke-width: 1; }
+.words { overflow: auto; user-select: text; }
+.words p { margin: 0; padding: 2px; }
+.words .prompt { font-size: 14px; line-height: 1.7; white-space: pre-wrap; overflow-wrap: anywhere; }
+.words mark { border-radius: 4px; padding: 1px 4px; }
+.words .advice { color: var(--descrip-text, #999); }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; height: 16px; overflow: hidden; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }
 .keys svg { width: 18px; height: 8px; flex: none; }

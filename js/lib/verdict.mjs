@@ -33,9 +33,11 @@ export function ofGuard(view, style, sample = 0) {
   }
   const kind = view.memorized[sample] ? "memorized" : "clean";
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
-  const limit = view.detector === "default" ? ` (memorized from ${number(view.limit, style)})` : "";
+  const limit = view.detector === "paper" ? "" : ` (memorized from ${number(view.limit, style)})`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
-  return { kind, word: kind, text: [words, score].filter(Boolean).join(" \u00b7 ") };
+  // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories
+  const word = kind === "clean" && view.detector === "agreement" ? "LoRA clean" : kind;
+  return { kind, word, text: [words, score].filter(Boolean).join(" \u00b7 ") };
 }
 
 /** @param {any} report @param {Style} style @returns {Verdict} */

@@ -16,7 +16,12 @@ const TOP = 8;
 const BOTTOM = 16;
 const GAMMA = 3;
 const MARKED = [3, 10, 30, 100, 300, 1000];
-const LABELS = /** @type {Record<string, string>} */ ({ update: "update", prediction: "prediction", revision: "revision" });
+const LABELS = /** @type {Record<string, string>} */ ({
+  update: "update",
+  prediction: "prediction",
+  revision: "revision",
+  agreement: "LoRA's agreement",
+});
 
 /** @implements {Partial<import("../lib/panel.mjs").View>} */
 class GuardView {

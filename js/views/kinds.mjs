@@ -6,6 +6,7 @@ import { densityView } from "./density.mjs";
 import { guardView } from "./guard.mjs";
 import { overlayView } from "./overlay.mjs";
 import { spectrumView } from "./spectrum.mjs";
+import { wordsView } from "./words.mjs";
 
 /** @typedef {import("../lib/panel.mjs").Kind} Kind */
 
@@ -34,6 +35,9 @@ const density = {
   make: densityView,
 };
 
+/** @type {Kind} */
+const words = { key: "unmemorize_words", height: 120, hint: "Run the workflow: the words are coloured here.", make: wordsView };
+
 /** Node id -> its view; null: badge and report only. Nodes that are not here report nothing. @type {Record<string, Kind | null>} */
 export const KINDS = {
   UnmemorizeKSamplerStabilityGuard: guard,
@@ -47,6 +51,16 @@ export const KINDS = {
   UnmemorizeFindMemorizedNeurons: density,
   UnmemorizePruneNeurons: density,
   UnmemorizeCompareNeuronMasks: density,
+  UnmemorizeTriggerWords: words,
+  UnmemorizeCopyCheck: null,
+  UnmemorizeAudit: null,
+  UnmemorizeBestEpoch: null,
+  UnmemorizeCleanLoRA: null,
+  UnmemorizeMemorizationCheck: null,
+  UnmemorizeReferencePictures: null,
+  UnmemorizeLoRALeakProbe: null,
+  UnmemorizeMeasuredLoRAFilter: null,
+  UnmemorizeModelStabilityProfile: null,
   UnmemorizeCurvatureDifferenceMap: null,
   UnmemorizeScoreDifferenceMap: null,
   UnmemorizeBrightEndingMap: null,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "demo/__init__.py", "demo/networks.py", "demo/pictures.py", "demo/words.py")
-FAMILIES = ("curvature", "stability", "lora", "neurons")
+OF_THE_DEMO = ("demo/__init__.py", "demo/networks.py", "demo/pictures.py", "demo/words.py")
+SHIPPED = ("__init__.py", "nodes", "host", "unmemorize", "batch", *OF_THE_DEMO)
+FAMILIES = ("curvature", "stability", "lora", "neurons", "copies")
 ABOVE = ("combined",)
 """What joins families: it may import all of them, and is imported by nodes alone."""
 COMFYUI = {
@@ -28,7 +29,7 @@ COMFYUI = {
     "latent_preview",
     "node_helpers",
 }
-COMFYUI_FOR = {"unmemorize": set(), "demo": set(), "host": COMFYUI, "nodes": {"comfy_api"}}
+COMFYUI_FOR = {"unmemorize": set(), "demo": set(), "host": COMFYUI, "nodes": {"comfy_api"}, "batch": {"comfy", "folder_paths"}}
 FORBIDDEN_CALLS = {"eval", "exec", "print", "compile", "__import__", "breakpoint"}
 FORBIDDEN_MODULES = {
     "pickle",
@@ -63,7 +64,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def room_of(path: Path) -> str:
-    """The floor a file is on: nodes, host, unmemorize or demo."""
+    """The floor a file is on: nodes, batch, host, unmemorize or demo."""
     return path.relative_to(ROOT).parts[0]
 
 
@@ -78,6 +79,8 @@ def family_of(path: Path) -> str:
 def allowed(path: Path) -> set[tuple[str, str]]:
     """(Floor, room) of everything that a file may import: downward, and of families its own alone."""
     floor, room = room_of(path), family_of(path)
+    if floor == "batch":
+        return {(f, r) for f in ("batch", "host", "unmemorize") for r in (*FAMILIES, "core", "pictures", "demo", *ABOVE, "")}
     if floor == "nodes" and not room:
         return {("nodes", r) for r in (*FAMILIES, *ABOVE, "demo")}
     rooms = {*FAMILIES, "core", "pictures", "demo", *ABOVE} if room in ABOVE else {room, "core"}
@@ -121,7 +124,7 @@ def test_every_file_has_a_room():
         assert {p.name for p in (ROOT / floor).glob("*.py")} <= {"__init__.py", "demo.py"}
         found = {p.parent.name for p in (ROOT / floor).glob("*/*.py")}
         assert {*FAMILIES, "core"} <= found <= {*FAMILIES, "core", "pictures", *ABOVE}
-    rooms = {*FAMILIES, "core", "pictures", "demo", "benchmarks", *ABOVE}
+    rooms = {*FAMILIES, "core", "pictures", "demo", "benchmarks", "batch", *ABOVE}
     for tier in ("unit", "comfy"):
         assert {p.name for p in (ROOT / "tests" / tier).iterdir() if p.is_dir()} <= rooms | {"__pycache__"}
     assert not list((ROOT / "tests" / "unit").glob("test_*.py"))

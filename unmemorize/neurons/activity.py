@@ -48,6 +48,11 @@ class Activity:
         rows = self.rows[layer][chosen].sum(0).to(self.squares[layer])
         return (self.squares[layer][chosen].sum(0) / rows[:, None]).sqrt()
 
+    def of_side(self, side: int) -> Activity:
+        """One side's rows as those of a prompt of its own."""
+        squares, rows = ({k: v[[side, 1 - side]] for k, v in several.items()} for several in (self.squares, self.rows))
+        return Activity(self.levels, squares, rows)
+
     def to(self, device: torch.device | str) -> Activity:
         """The same on another device."""
         return Activity(self.levels, {k: v.to(device) for k, v in self.squares.items()}, dict(self.rows))

@@ -21,7 +21,10 @@ PANELS = {
     "update": "length of the update, by radian",
     "prediction": "norm of the predicted picture",
     "revision": "how much less the prompt's prediction is still revised (log ratio)",
+    "agreement": "how alike the LoRA moves the predictions of the prompt and of none (cosine)",
 }
+OF_THE_LORA = "agreement"
+"""The detector that watches nothing but a LoRA."""
 
 
 def chart(record: dict[str, Any], sample: int) -> Tensor:
@@ -45,11 +48,20 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     if record["not_judged"][sample]:
         return f"not judged: {record['not_judged'][sample]}"
     words = "memorized" if record["memorized"][sample] else "nothing found"
+    words += " of the LoRA" if record["detector"] == OF_THE_LORA and not record["memorized"][sample] else ""
     if sample in record["restarted"]:
-        words += ", sampled again"
+        words += f", {redrawn(record, sample)}"
     if _edited(record, sample):
         words += f", {len(_edited(record, sample))} step(s) edited"
     return words
+
+
+def redrawn(record: dict[str, Any], sample: int) -> str:
+    """What became of a picture that was sampled again, in words."""
+    look = record.get("redrawn", {}).get(str(sample))
+    if look is None or look["memorized"] is None:
+        return "sampled again"
+    return "sampled again: still looks like a memory" if look["memorized"] else "sampled again: clean"
 
 
 def _edited(record: dict[str, Any], sample: int) -> list[int]:
@@ -64,7 +76,7 @@ def _headline(draw: ImageDraw.ImageDraw, record: dict[str, Any], sample: int) ->
         for k, line in enumerate(textwrap.wrap(unknown, LINE_LENGTH)[:2]):
             draw.text((MARGIN, 38 + 15 * k), line, fill=SOFT, font=font(13))
         return
-    limit = f" (memorized from {record['limit']:g})" if record["detector"] == "default" else ""
+    limit = "" if record["detector"] == "paper" else f" (memorized from {record['limit']:g})"
     score = record["scores"][sample]
     shown = "none" if score is None else f"{score:.1f} standard deviations of clean runs{limit}"
     text = f"sample {sample}: score {shown}, detector: {record['detector']}"

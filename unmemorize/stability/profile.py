@@ -6,10 +6,12 @@ The default score is ours: a memory is known from the start, so its prediction i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .agreement import AgreementRegion, region_of_runs
 
 LEAST_SD = 1e-5
 FEW_RUNS = 20
@@ -32,6 +34,8 @@ class Profile:
     score_spread: float
     """RMS distance from the median of those above it. Clean prompts are of several kinds (photographs, drawings), each with scores of its
     own: how far they spread downward says nothing about where memories begin."""
+    agreement: AgreementRegion | None = None
+    """Of a LoRA's changes in those runs; None: the model before the LoRA was not connected."""
 
 
 def make_profile(angles: Tensor, observed: dict[str, Tensor]) -> Profile:
@@ -41,20 +45,23 @@ def make_profile(angles: Tensor, observed: dict[str, Tensor]) -> Profile:
     """
     runs = next(iter(observed.values())).shape[1]
     inflation = 1 + 2 / runs if runs < FEW_RUNS else 1.0
+    agreement = region_of_runs(observed["agreement"], inflation) if "agreement" in observed else None
     mean, sd = {}, {}
     for name, values in observed.items():
+        if name == "agreement":  # no number where the LoRA changes nothing: such a run says nothing of that step
+            values = torch.where(values.isnan(), values.nanmean(1, keepdim=True), values)
         present = ~torch.isnan(values).all(1)
         if not present.any() or not torch.isfinite(values[present]).all():
             raise ValueError("A calibration run produced values that are not numbers (NaN or infinite). Check the model's precision.")
         filled = torch.stack([_nearest(values[:, r], present) for r in range(runs)], 1)
         mean[name] = filled.mean(1).flip(0)
         sd[name] = (filled.std(1) * inflation if runs > 1 else torch.zeros(len(filled))).clamp_min(LEAST_SD).flip(0)
-    profile = Profile(angles.flip(0).float(), mean, sd, runs, 0.0, 1.0)
+    profile = Profile(angles.flip(0).float(), mean, sd, runs, 0.0, 1.0, agreement)
     scores = raw_score(profile, angles, observed)
     if torch.isnan(scores).any():
         return profile
     centre, spread = upper_spread(scores)
-    return Profile(profile.angles, mean, sd, runs, centre, max(spread * inflation, LEAST_SD))
+    return replace(profile, score_centre=centre, score_spread=max(spread * inflation, LEAST_SD))
 
 
 def upper_spread(scores: Tensor) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SIGNALS = ("latent", "update", "prediction", "guidance", "revision", "sharpness")
+SIGNALS = ("latent", "update", "prediction", "guidance", "revision", "sharpness", "agreement")
 """What is observed at a step, [n] each:
 
 latent      ||y||, the proposed latent after the step (paper)
@@ -20,6 +20,7 @@ guidance    ||D_c - D_u|| (for R2, and for comparison)
 revision    log ||D_u(t) - D_u(t-1)|| - log ||D_c(t) - D_c(t-1)||: how much less the conditional prediction is still revised
             than the unconditional one. A memory is known from the start.
 sharpness   log RMS gradient of D_c: at the first steps an honest prediction is a blur, a memory is not.
+agreement   of a LoRA's changes of D_c and D_u (see `agreement`); only where the model before the LoRA is known.
 """
 
 

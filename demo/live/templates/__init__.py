@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import filtering, guard, lora, maps, neurons, together, where
+from . import copies, filtering, guard, leaks, lora, maps, neurons, together, where
 
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "01-where-is-it-memorized": where.where_is_it_memorized,
@@ -18,4 +18,9 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "08-filter-a-lora": filtering.filter_a_lora,
     "09-find-and-prune": neurons.find_and_prune,
     "10-all-four-together": together.all_four_together,
+    "11-is-it-a-copy": copies.is_it_a_copy,
+    "12-which-word-calls-it-up": copies.which_word_calls_it_up,
+    "13-audit-a-model": copies.audit_a_model,
+    "14-check-a-prompt": leaks.check_a_prompt,
+    "15-clean-a-lora": leaks.clean_a_lora,
 }

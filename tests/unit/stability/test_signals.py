@@ -35,7 +35,8 @@ def rotated(z, prediction, angle, angle_next):
 
 def observed(cond, uncond, start, angles=ANGLES):
     """Signals [steps, n] of a DDIM run by the conditional denoiser, as the host observes them; and its latents."""
-    z, before, signals, latents = start, None, {name: [] for name in SIGNALS}, [start]
+    alone = [name for name in SIGNALS if name != "agreement"]  # that one needs a parent
+    z, before, signals, latents = start, None, {name: [] for name in alone}, [start]
     for angle, angle_next in zip(angles[:-1].tolist(), angles[1:].tolist(), strict=True):
         d_c, d_u = cond(z, angle), uncond(z, angle)
         y = rotated(z, d_c, angle, angle_next)
@@ -171,8 +172,20 @@ def test_a_broken_calibration_run_is_refused(broken):
 
 def test_a_calibration_of_nothing_but_nan_is_refused():
     signals = {name: torch.full((3, 5), math.nan) for name in SIGNALS}
-    with pytest.raises(ValueError, match="not numbers"):
+    with pytest.raises(ValueError, match="changed nothing"):
         make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+    with pytest.raises(ValueError, match="not numbers"):
+        make_profile(torch.tensor([1.5, 1.0, 0.6]), {name: values for name, values in signals.items() if name != "agreement"})
+
+
+def test_a_run_in_which_a_lora_changes_nothing_spoils_no_calibration():
+    """Its agreement is no number at a step; the others' are."""
+    signals = some_signals(5)
+    signals["agreement"] = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    signals["agreement"][1, 2] = math.nan
+    profile = make_profile(torch.tensor([1.5, 1.0, 0.6]), signals)
+    known = signals["agreement"][1][torch.arange(5) != 2]
+    assert profile.agreement is not None and float(profile.mean["agreement"][1]) == pytest.approx(float(known.mean()))
 
 
 def test_steps_without_a_value_take_their_neighbours():

@@ -1,0 +1,1 @@
+"""The pack's jobs for thousands of files, from the command line."""

@@ -1,0 +1,70 @@
+"""Results as they come: one JSON line a unit of work, written once, so that a run that was stopped or killed carries on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROWS = "rows*.jsonl"
+NAMES_FIRST = ("kind", "name", "base", "error")
+DANGEROUS = "=+-@\t\r"
+"""Spreadsheets run cells that begin so."""
+
+
+def file_of(folder: Path, shard: tuple[int, int]) -> Path:
+    """Each shard writes a file of its own: they need not talk to each other."""
+    return folder / ("rows.jsonl" if shard == (1, 1) else f"rows-{shard[0]}-of-{shard[1]}.jsonl")
+
+
+def all_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Of all shards, each unit once, its last row; a line that was cut off by a kill is no row."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(ROWS)):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("id"), str):
+                found[row["id"]] = row
+    yield from found.values()
+
+
+class Writer:
+    """Appends rows; each is on the disk before the next unit begins."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+            with path.open("ab") as file:  # what a kill cut off ends here
+                file.write(b"\n")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more rows."""
+        self._file.close()
+
+
+def as_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """A table of all plain facts; lists and tables in it stay JSON."""
+    names = list(dict.fromkeys([*NAMES_FIRST, *(k for row in rows for k in row if k not in ("id", "thumbnails"))]))
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return f"'{value}" if value[:1] and value[0] in DANGEROUS else value
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,1 @@
+"""What joins families: jobs that need two or more of them."""

@@ -1,0 +1,159 @@
+"""Compare a LoRA's epochs, or strengths: what each remembers, what of its style each has, and a picture of each."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import comfy.sample
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...unmemorize.lora.epochs import Epoch, in_words, suggestion
+from ...unmemorize.lora.measured import effect_of
+from ...unmemorize.pictures.epoch_grid import epoch_grid
+from ..copies.detectors import Detector
+from ..copies.references import References, features
+from ..core import store
+from ..core.progress import Progress
+from ..core.prompts import encoded
+from ..core.sampling import draw
+from ..core.settings import check_range, check_sampling
+from ..lora import lora_files
+from ..lora.folder import folders
+from ..lora.lora_files import LORAS
+from .change_measuring import AGREES, PLACES, Latents, agreements, changes_of
+
+MOST = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: files of a folder of ComfyUI's LoRAs at some strengths, on captions."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    folder: str
+    strengths: list[float]
+    captions: list[str]
+    reference: str
+    latent: dict[str, Any]
+    use: dict[str, Any]
+    references: References | None = None
+    detector: Detector | None = None
+    copy_limit: float = 0.0
+
+
+def strengths_of(text: str) -> list[float]:
+    """Numbers with commas between them; ValueError if there are none."""
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or not all(0 < s <= 10 for s in found):
+        raise ValueError(f"strengths = {text!r} is no list of numbers above 0, for instance 1, or 0.6, 0.8, 1.")
+    return list(dict.fromkeys(found))
+
+
+def names_in(folder: str) -> list[str]:
+    """LoRAs of a folder, in the order of the numbers in their names; a file whose name has none is the last epoch."""
+    if folder not in folders():
+        raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
+    names = [n for n in store.names(LORAS) if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
+
+    def order(name: str) -> tuple[float, str]:
+        numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+        return (float(numbers[-1]) if numbers else math.inf), name
+
+    return sorted(names, key=order)
+
+
+def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
+    """An entry for every file and strength, and a picture of each caption by each, [epochs, captions, h, w, 3]. ValueError before work."""
+    check_sampling(c.use)
+    check_range("copy_limit", c.copy_limit, 0, 1)
+    names = names_in(c.folder)
+    pairs = [(name, strength) for name in names for strength in c.strengths]
+    if not c.captions:
+        raise ValueError("There is no caption. Write some that the LoRA was trained with, one a line.")
+    if not 2 <= len(pairs) <= MOST:
+        raise ValueError(
+            f"{len(pairs)} LoRAs and strengths to compare; 2 to {MOST} are possible. Choose another folder, or other strengths."
+        )
+    count = len(c.captions)
+    progress = Progress(count * (c.use["steps"] * (1 + len(pairs)) + 2 * len(PLACES) * (1 + len(pairs))))
+
+    @functools.lru_cache(maxsize=1)
+    def read(name: str) -> dict[str, Tensor]:
+        return lora_files.read(name, lora_files.cancelled).tensors
+
+    def applied(name: str, strength: float) -> tuple[Any, Any]:
+        return comfy.sd.load_lora_for_models(c.model, c.clip, read(name), strength, strength)
+
+    strongest = applied(names[-1], max(c.strengths))
+    latents = Latents(*strongest, c.captions, c.reference, c.latent, c.use, progress)
+    before = latents.predicted(c.model, c.clip)
+    whole = changes_of(latents.predicted(*strongest), before)
+    kept = None if c.references is None or c.detector is None else features(c.references, c.detector, progress.check)
+    found, pictures = [], []
+    for name, strength in pairs:
+        model, clip = applied(name, strength)
+        changes = changes_of(latents.predicted(model, clip), before)
+        made = _pictures(c, model, clip, progress)
+        copies = None
+        if kept is not None and c.detector is not None:
+            best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values
+            copies = int((best > c.copy_limit).sum())
+        common = effect_of(changes, whole, [False] * len(changes)).kept
+        found.append(Epoch(name, strength, latents.by_caption(agreements(changes, before)), common, copies))
+        pictures.append(made)
+    return found, torch.stack(pictures)
+
+
+def _pictures(c: Comparison, model: Any, clip: Any, progress: Progress) -> Tensor:
+    """[captions, h, w, 3]."""
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(c.latent["samples"][:1]))
+    (negative,) = encoded(clip, [""])
+    made = [draw(model, p, negative, {"samples": empty}, c.use, progress.advance) for p in encoded(clip, c.captions)]
+    return torch.cat([c.vae.decode(latent)[..., :3].float().cpu() for latent in made])
+
+
+def report(epochs: list[Epoch]) -> dict[str, Any]:
+    """The table; JSON-able."""
+    best = suggestion(epochs, AGREES)
+    rows = [
+        {
+            "name": e.name, "strength": e.strength, "leaks": e.leaks(AGREES), "copies": e.copies, "common": round(e.common, 4),
+            "agreements": [None if math.isnan(a) else round(a, 4) for a in e.agreements],
+        }
+        for e in epochs
+    ]  # fmt: skip
+    return {"verdict": in_words(epochs, AGREES), "suggestion": "" if best is None else best.name, "epochs": rows}
+
+
+def _judged(epoch: Epoch) -> str:
+    leaks = epoch.leaks(AGREES)
+    if leaks is None:
+        return "not judged: it changes nothing"
+    least = "" if math.isnan(epoch.least) else f", least agreement {epoch.least:.2f}"
+    return ("leaks" if leaks else "no leak") + least
+
+
+def shown(epochs: list[Epoch], pictures: Tensor) -> Tensor:
+    """A row an epoch, IMAGE [1, h, w, 3]."""
+    best = suggestion(epochs, AGREES)
+    rows = [
+        {
+            "title": f"{PurePosixPath(e.name).name}" + ("" if e.strength == 1 else f" at {e.strength:g}"),
+            "words": f"{_judged(e)}, {e.common:.0%} learnt",
+            "leaks": bool(e.leaks(AGREES)), "chosen": e is best,
+        }
+        for e in epochs
+    ]  # fmt: skip
+    return epoch_grid(pictures, rows, in_words(epochs, AGREES))

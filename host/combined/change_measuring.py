@@ -1,0 +1,100 @@
+"""What LoRAs change at the latents of some captions' runs: drawn once by one of them, asked of any number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...unmemorize.lora.measured import Changes
+from ...unmemorize.stability.agreement import UNCALIBRATED, agreement
+from ..core.hooks import as_function
+from ..core.predictions import Point, predict_along
+from ..core.progress import Progress
+from ..core.prompts import encoded
+from ..core.sampler_call import RunCall
+from ..core.seeds import later_seed
+from ..stability.verdicts import LIMIT
+from ..stability.watching import SAME_LEVEL
+
+PLACES = (0.1, 0.3, 0.5, 0.7)
+"""Parts of a run's steps at which the models are asked."""
+AGREES = UNCALIBRATED.centre - LIMIT * UNCALIBRATED.spread
+"""Below it a LoRA's changes do not agree: the guard's fixed limit."""
+
+
+class Latents:
+    """Latents that the captions' runs met, and what models predict there; D_u of the reference, or of the empty prompt."""
+
+    def __init__(
+        self, model: Any, clip: Any, captions: list[str], reference: str, latent: dict[str, Any], use: dict[str, Any], progress: Progress
+    ) -> None:  # fmt: skip
+        """Runs of MODEL and CLIP, a seed each; `use`: seed, steps, cfg, sampler_name, scheduler."""
+        self._captions, self._reference, self._progress = captions, reference, progress
+        self.evaluations = 0
+        self._runs = [self._run(model, clip, caption, latent, use, later_seed(use["seed"], i)) for i, caption in enumerate(captions)]
+
+    def _run(
+        self, model: Any, clip: Any, caption: str, latent: dict[str, Any], use: dict[str, Any], seed: int
+    ) -> tuple[RunCall, list[Point]]:  # fmt: skip
+        positive, negative = encoded(clip, [caption, ""])
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(use["cfg"])
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]))
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), use["scheduler"], use["steps"])
+        sampler = comfy.samplers.sampler_object(use["sampler_name"])
+        wanted = sorted({float(sigmas[int(place * (len(sigmas) - 1))]) for place in PLACES}, reverse=True)
+        points: list[Point] = []
+
+        def see(facts: dict[str, Any]) -> Tensor:
+            """What a callback is given is scaled by the sampler as it likes; what the model is asked is not."""
+            sigma = float(facts["sigma"].reshape(-1)[0])
+            if len(points) < len(wanted) and abs(sigma - wanted[len(points)]) <= SAME_LEVEL * sigma:
+                points.append(Point(facts["input"].detach().clone(), sigma))
+            return facts["denoised"]
+
+        options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+        guider.model_options = comfy.model_patcher.set_model_options_post_cfg_function(options, as_function(see))
+        noise = comfy.sample.prepare_noise(empty, seed)
+        guider.sample(noise, empty, sampler, sigmas, callback=lambda *_: self._progress.advance(), disable_pbar=True, seed=seed)
+        if len(points) < len(wanted):
+            raise ValueError(
+                f"The sampler {use['sampler_name']} does not ask the model at the levels of its schedule, so that there is nothing to "
+                "compare. Use another one (euler, dpmpp_2m ...)."
+            )
+        self.evaluations += 2 * use["steps"]
+        return RunCall(guider, noise, empty, sampler, sigmas, None, None, True, seed), points
+
+    def predicted(self, model: Any, clip: Any) -> Changes:
+        """(D_c, D_u) at every point of every run, on the CPU."""
+        found: Changes = []
+        for (call, points), caption in zip(self._runs, self._captions, strict=True):
+            positive, other = (comfy.sampler_helpers.convert_cond(c) for c in encoded(clip, [caption, self._reference]))
+
+            def keep(_k: int, sides: list[Tensor]) -> None:
+                found.append((sides[0].float().cpu(), sides[1].float().cpu()))
+                self._progress.advance(2)
+
+            predict_along(model, positive, other, call, points, keep)
+            self.evaluations += 2 * len(points)
+        return found
+
+    def by_caption(self, values: list[float]) -> list[float]:
+        """Means of what was found at every point; NaN where nothing was."""
+        return torch.tensor(values).view(len(self._runs), -1).nanmean(1).tolist()
+
+
+def changes_of(after: Changes, before: Changes) -> Changes:
+    """What a LoRA changes for the caption and for every prompt."""
+    return [(c - b, u - a) for (c, u), (b, a) in zip(after, before, strict=True)]
+
+
+def agreements(changes: Changes, before: Changes) -> list[float]:
+    """Of every point; NaN where the LoRA changed nothing."""
+    return [float(agreement(c, u, d)) for (c, u), (d, _) in zip(changes, before, strict=True)]

@@ -1,0 +1,83 @@
+"""Is a prompt's picture a memory? One answer of the guard, the map and, where there are references, of Copy Check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+from torch import Tensor
+
+from ..copies import checking
+from ..copies.detectors import BuiltIn, Detector
+from ..copies.references import References
+from ..core.prompts import encoded
+from ..core.sampling import draw
+from ..curvature.measuring import RECOMMENDED, measure_map
+from ..curvature.overlays import Look, overlaid
+from ..stability.guard import guarded
+from ..stability.methods import Guard
+from ..stability.model_profile import profile_for
+from ..stability.records import in_short, of_batch
+
+LOOK = Look("inferno", 0.85, 0.0, 99.0, "3")
+"""As Heatmap Overlay shows a map by default."""
+RATE = 0.05
+"""Of false alarms, where references calibrate themselves; with fewer than 19 there is no verdict of theirs."""
+FEWEST = 19
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The picture, the map over it, and what was found: memorized is None if it could not be judged."""
+
+    picture: Tensor
+    heatmap: Tensor
+    memorized: bool | None
+    words: str
+    report: dict[str, Any]
+
+
+def check_prompt(
+    model: Any, clip: Any, vae: Any, prompt: str, latent: dict[str, Any], use: dict[str, Any], references: References | None = None,
+    detector: Detector | None = None,
+) -> Answer:  # fmt: skip
+    """Draw a prompt once under guard, map it, compare it. ValueError before any work on settings; a profile is measured where none is
+    kept."""
+    if not prompt.strip():
+        raise ValueError("There is no prompt. Write the one whose picture you wonder about.")
+    positive, empty = encoded(clip, [prompt, ""])
+    one = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    profile = profile_for(model, clip, empty, one, use)
+    clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
+    drawn = {**one, "samples": draw(clone, positive, empty, one, use)}
+    picture = vae.decode(drawn["samples"])[..., :3]
+    found = measure_map(model, positive, empty, drawn, RECOMMENDED, use["seed"])
+    overlay = overlaid(picture, found, LOOK)
+    flagged, score = of_batch(record.facts)
+    reason = record.facts["not_judged"][0]
+    facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
+    words = [f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])]
+    copied = False
+    if references is not None:
+        how, sure = detector or BuiltIn(), len(references.names) >= FEWEST
+        checked = checking.check(picture, references, how, None, sure, RATE)
+        facts["references"] = checking.report(checked, references, how, RATE)
+        copied = bool(checked.copies[0])
+        words.append(_references_say(facts["references"]["pictures"][0]))
+    memorized = True if flagged or copied else None if reason else False
+    return Answer(picture, overlay.pictures, memorized, "; ".join(words), {"verdict": "; ".join(words), "memorized": memorized, **facts})
+
+
+def _guard_says(flagged: bool, score: float, limit: float) -> str:
+    if flagged:
+        return (
+            f"memorized: the model knew this picture from the start (score {score:.1f}, memorized from {limit:g}); hot is what it recalls"
+        )
+    return f"nothing found: it was drawn like an ordinary picture (score {score:.1f}, memorized from {limit:g})"
+
+
+def _references_say(row: dict[str, Any]) -> str:
+    if row["copy"] is None:
+        return f"nearest reference {row['nearest']!r}, likeness {row['score']:.2f}; too few references for a verdict"
+    return f"a copy of {row['nearest']!r}" if row["copy"] else "no copy of the references"

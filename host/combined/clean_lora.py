@@ -1,0 +1,54 @@
+"""A LoRA loaded without what it remembers: by measuring where captions are given, else by its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sd
+
+from ...unmemorize.lora.gates import Settings
+from ..core.prompts import prompt_list
+from ..lora import lora_files
+from ..lora.filter_file import Job, check_strengths, load_filtered
+from ..lora.report import report_of
+from .measured_filter import MeasuredJob, filter_by_measuring
+from .measured_filter import report as measured_report
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """MODEL and CLIP under the cleaned LoRA, the answer in words, and what was done; JSON-able."""
+
+    model: Any
+    clip: Any
+    words: str
+    report: dict[str, Any]
+
+
+def clean(model: Any, clip: Any, name: str, strength: float, captions: str, latent: dict[str, Any] | None, use: dict[str, Any]) -> Cleaned:
+    """Load a LoRA of ComfyUI's list, cleaned. `captions`: text, one a line; with some, `latent` (its size) and a CLIP are needed."""
+    check_strengths(strength, strength)
+    several = prompt_list(captions)
+    if several and (clip is None or latent is None):
+        missing = "the text encoder (clip)" if clip is None else "an empty latent of your pictures' size"
+        raise ValueError(f"To measure what the captions call up, connect {missing}; or leave the captions empty.")
+    if strength == 0:
+        return Cleaned(model, clip, "strength 0: the LoRA is off", {})
+    file = lora_files.read(name, lora_files.cancelled)
+    if not several:
+        job = Job(model, clip, Settings())
+        patched, patched_clip, result = load_filtered(file, strength, strength, job)
+        assert result is not None  # the default filter is on
+        facts = report_of(result, job)
+        words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone; captions would say more"
+        return Cleaned(patched, patched_clip, words, facts | {"verdict": words})
+    measured = MeasuredJob(file.tensors, model, clip, several, "", latent or {}, use, KEEP)
+    found = filter_by_measuring(measured)
+    patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
+    facts = measured_report(found, measured)
+    return Cleaned(patched, patched_clip, facts["verdict"], facts)
+
+
+KEEP = 0.8
+"""Least share of what the LoRA changes for every prompt."""

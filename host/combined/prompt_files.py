@@ -1,0 +1,108 @@
+"""Lists of prompts as people have them: a prompt a line, CSV or JSON Lines with a column of captions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".json")
+COLUMNS = ("caption", "prompt", "text", "captions", "prompts")
+"""Of a column with prompts, in this order; upper and lower case alike."""
+MOST = 100_000
+LONGEST = 4000
+"""Letters of a prompt."""
+
+
+def names() -> list[str]:
+    """Files of ComfyUI's input folder that may hold prompts."""
+    home = Path(folder_paths.get_input_directory())
+    return sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.suffix.lower() in KINDS and p.is_file())
+
+
+def read(name: str) -> list[str]:
+    """Prompts of a file inside the input folder, each once, in order; ValueError in plain words if there are none."""
+    path = _inside(name)
+    if path is None:
+        raise ValueError(f"There is no file {name!r} in ComfyUI's input folder.")
+    return read_at(path)
+
+
+def stamp(name: str) -> str:
+    """Changes when the file does."""
+    path = _inside(name)
+    return "missing" if path is None else f"{path.stat().st_mtime_ns}/{path.stat().st_size}"
+
+
+def _inside(name: str) -> Path | None:
+    home = Path(folder_paths.get_input_directory()).resolve()
+    path = (home / name).resolve()
+    return path if path.is_relative_to(home) and path.is_file() else None
+
+
+def read_at(path: Path) -> list[str]:
+    """The same of any file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise ValueError(f"{path.name!r} cannot be read ({error.strerror}).") from error
+    found = _prompts(text, path.suffix.lower(), path.name)
+    kept = list(dict.fromkeys(p.strip() for p in found if p.strip()))
+    longest = max(kept, key=len, default="")
+    if len(longest) > LONGEST:
+        raise ValueError(f"{path.name!r} holds a prompt of {len(longest)} letters ({longest[:40]!r} ...); at most {LONGEST} are possible.")
+    if not kept:
+        raise ValueError(f"{path.name!r} holds no prompt. Write one a line, or a table with a column `caption`.")
+    if len(kept) > MOST:
+        raise ValueError(f"{path.name!r} holds {len(kept)} prompts; at most {MOST} are audited at a time.")
+    return kept
+
+
+def _prompts(text: str, kind: str, name: str) -> list[str]:
+    if kind == ".txt":
+        return [line for line in text.split("\n") if not line.lstrip().startswith("#")]
+    if kind in (".csv", ".tsv"):
+        return _of_table(text, "\t" if kind == ".tsv" else ",", name)
+    try:
+        rows = json.loads(text) if kind == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{name!r} is no {'JSON' if kind == '.json' else 'JSON Lines'}: {error}.") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{name!r} is no list of prompts.")
+    if all(isinstance(row, str) for row in rows):
+        return [str(row) for row in rows]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{name!r} mixes prompts and tables.")
+    column = _column(list(rows[0]), name)
+    return [prompt for row in rows for prompt in _of_cell(row.get(column), name)]
+
+
+def _of_cell(value: Any, name: str) -> list[str]:
+    """A cell holds a prompt, several, or none."""
+    several = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, str) for one in several):
+        raise ValueError(f"{name!r} has a cell that is no text: {str(value)[:60]}.")
+    return several
+
+
+def _of_table(text: str, delimiter: str, name: str) -> list[str]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise ValueError(f"{name!r} is no table: {error}. A quote that is never closed?") from error
+    odd = next((i for i, row in enumerate(rows, 2) if None in row), None)
+    if odd is not None:
+        raise ValueError(f"Row {odd} of {name!r} has more cells than the table has columns: put prompts with commas into quotes.")
+    return [row[_column(list(rows[0]), name)] or "" for row in rows]
+
+
+def _column(names: list[str], file: str) -> str:
+    by_name = {str(n).strip().lower(): n for n in names}
+    found = next((by_name[c] for c in COLUMNS if c in by_name), None)
+    if found is None:
+        raise ValueError(f"{file!r} has no column of prompts (one of {', '.join(COLUMNS)}); it has {', '.join(map(repr, names[:8]))}.")
+    return str(found)

@@ -1,0 +1,132 @@
+"""Pictures of users' folders: any kind that Pillow reads, upright, in RGB, and small; what cannot be read is said."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..core.files import reason
+
+KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic"}
+MOST_PIXELS = 300_000_000
+LARGE = 2048
+"""Longest side of a picture that is kept as it is; larger ones are made smaller while they are read."""
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A folder's pictures by their names in it, and why files were left out."""
+
+    paths: dict[str, Path]
+    left_out: dict[str, str]
+
+
+def folders() -> list[str]:
+    """Folders inside ComfyUI's input folder, by their names there."""
+    home = Path(folder_paths.get_input_directory())
+    found = [Path(at) for at, _, _ in os.walk(home)]
+    return sorted(p.relative_to(home).as_posix() for p in found if p != home)
+
+
+def folder(name: str) -> Path:
+    """A folder inside the input folder; ValueError if there is none of that name, or it leads outside."""
+    home = Path(folder_paths.get_input_directory()).resolve()
+    path = (home / name).resolve()
+    if not name or not path.is_relative_to(home) or path == home or not path.is_dir():
+        raise ValueError(f"There is no folder {name!r} in ComfyUI's input folder. Put your pictures into one, and press R.")
+    return path
+
+
+def listed(name: str) -> Listed:
+    """The pictures of a folder of the input folder, and of those inside it, by name."""
+    return listed_at(folder(name))
+
+
+def listed_at(home: Path) -> Listed:
+    """The same of any folder."""
+    home = home.resolve()
+    paths, left_out = {}, {}
+    for path in sorted(home.rglob("*")):
+        shown = path.relative_to(home).as_posix()
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            left_out[shown] = "a link that leads out of the folder"
+        elif path.is_file() and path.suffix.lower() in KINDS:
+            paths[shown] = path
+    return Listed(paths, left_out)
+
+
+def stamp(name: str) -> str:
+    """Changes when a file of the folder does; "missing" if there is no such folder."""
+    try:
+        found = listed(name)
+    except ValueError:
+        return "missing"
+    facts = [f"{shown}/{path.stat().st_mtime_ns}/{path.stat().st_size}" for shown, path in found.paths.items() if path.exists()]
+    return hashlib.sha256("".join(facts).encode()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, 32 digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()[:32]
+
+
+def hash_of(picture: Tensor) -> str:
+    """The same of a picture that is no file, [3, h, w]."""
+    values = (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+    return hashlib.sha256(str(tuple(values.shape)).encode() + values.cpu().numpy().tobytes()).hexdigest()[:32]
+
+
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError, EOFError, LookupError, TypeError, ArithmeticError,
+    AttributeError, RuntimeError, struct.error,
+)  # fmt: skip
+"""What Pillow raises on damaged files."""
+
+
+def read(path: Path) -> Tensor:
+    """A picture [3, h, w] in [0, 1], at most LARGE wide and high; ValueError in plain words if it cannot be read.
+
+    Upright as its EXIF says, transparent parts on white, of an animation the first picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels")
+                image.draft("RGB", (LARGE, LARGE))
+                return _tensor(_upright(image))
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name!r} cannot be read as a picture: {reason(error)}.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.seek(0)
+    turned = ImageOps.exif_transpose(image) or image
+    if turned.mode.startswith("I;16") or turned.mode == "I":
+        turned = Image.fromarray((np.asarray(turned).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+        over = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    turned = turned.convert("RGB")
+    turned.thumbnail((LARGE, LARGE), Image.Resampling.BOX)
+    return turned
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255

@@ -1,0 +1,173 @@
+"""Probe a LoRA for what it remembers: draw beyond it, and see which pictures many seeds agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...unmemorize.copies.patches import likeness
+from ...unmemorize.copies.probe import Group, beyond, extrapolated, groups_of, pairs_of
+from ...unmemorize.pictures.gallery import gallery
+from ..core.another_model import asked_meanwhile, has_a_lora_beyond
+from ..core.hooks import as_function
+from ..core.progress import Progress
+from ..core.sampler_call import DRAWN_AGAIN
+from ..core.seeds import later_seed
+from ..core.settings import check_sampling
+
+CAPTION = "caption"
+"""Of the guider's prompts: what the LoRA is asked for."""
+BATCH = 8
+BASE_QUANTILE = 0.99
+"""Of the likeness of the base's own pairs: pictures that agree less than these are no group."""
+LEAST_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What a probe found: its pictures [n, h, w, 3], the caption of each, groups, and which of them agree more than the base's do."""
+
+    pictures: Tensor
+    captions: list[int]
+    groups: list[Group]
+    leaks: list[Group]
+    base_agreement: float
+    """Highest of the base's own groups; -1 if it has none."""
+
+    @property
+    def estimates(self) -> Tensor:
+        """The central picture of every leak, of every group if there is none, the first picture if nothing agrees; [k, h, w, 3]."""
+        return self.pictures[[group.members[0] for group in self.leaks or self.groups] or [0]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What to probe with: models, prompts as CONDITIONING, a LATENT for the size, and KSampler's settings."""
+
+    base: Any
+    lora: Any
+    vae: Any
+    captions: list[Any]
+    empty: Any
+    latent: dict[str, Any]
+    use: dict[str, Any]
+    pictures: int
+    w: float
+    wanted: int
+    """Groups that are looked for: about as many as the LoRA may have been trained on."""
+
+
+def probe(p: Probe) -> Leaks:
+    """Draw `pictures` beyond the LoRA and as many by the base, in turn for each caption; group both. ValueError before any work."""
+    check(p)
+    progress = Progress(2 * p.pictures * p.use["steps"])
+    ours, theirs = (drawn(p, w, progress) for w in (p.w, None))
+    return compared(p, ours, theirs)
+
+
+def check(p: Probe) -> None:
+    """ValueError if there is nothing to probe."""
+    check_sampling(p.use)
+    if not p.captions:
+        raise ValueError("There is no caption: write some, one a line, or an empty prompt to probe without captions.")
+    if p.pictures < LEAST_PICTURES:
+        raise ValueError(f"{p.pictures} pictures are too few to agree: at least {LEAST_PICTURES} are needed, 100 and more are good.")
+    if not has_a_lora_beyond(p.lora, p.base):
+        raise ValueError(
+            "The two models are different checkpoints. Connect the MODEL that goes into the LoRA loader and the one that comes out."
+        )
+
+
+def compared(p: Probe, ours: Tensor, theirs: Tensor) -> Leaks:
+    """Groups of what was drawn beyond the LoRA, and which of them agree more than any of what the base drew; [n, h, w, 3] both.
+    ValueError if a picture is broken: groups would say nothing."""
+    if not (ours.isfinite().all() and theirs.isfinite().all()):
+        raise ValueError(
+            f"A picture came out broken (values that are no numbers), so nothing can be judged. w = {p.w:g} may be too large, or the VAE "
+            "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
+        )
+    likeness_of_base = alike(theirs)
+    floor = float(pairs_of(likeness_of_base).quantile(BASE_QUANTILE))
+    base = groups_of(likeness_of_base, p.wanted, floor)
+    found = groups_of(alike(ours), p.wanted, floor)
+    highest = max((group.agreement for group in base), default=-1.0)
+    return Leaks(ours, [i % len(p.captions) for i in range(p.pictures)], found, beyond(found, base), highest)
+
+
+def alike(pictures: Tensor) -> Tensor:
+    """Likeness of all pairs of pictures [n, h, w, 3], symmetric [n, n]."""
+    several = pictures.movedim(-1, 1)
+    found = torch.cat([likeness(several, part) for part in several.split(BATCH)], 1)
+    return ((found + found.T) / 2).fill_diagonal_(1.0)
+
+
+def drawn(p: Probe, w: float | None, progress: Progress) -> Tensor:
+    """Pictures [n, h, w, 3] with seeds from use["seed"] on, caption after caption; `w` None: by the base under the captions, guided."""
+    made: list[Tensor] = []
+    where: list[int] = []
+    for c in range(len(p.captions)):
+        numbers = list(range(c, p.pictures, len(p.captions)))
+        for start in range(0, len(numbers), BATCH):
+            part = numbers[start : start + BATCH]
+            latents = _sampled(p, p.captions[c], [later_seed(p.use["seed"], i) for i in part], w, progress)
+            made.append(p.vae.decode(latents)[..., :3].cpu())
+            where += part
+    return torch.cat(made)[torch.tensor(where).argsort()]
+
+
+def _sampled(p: Probe, caption: Any, seeds: list[int], w: float | None, progress: Progress) -> Tensor:
+    """Latents of some seeds of one caption."""
+    empty = comfy.sample.fix_empty_latent_channels(p.base, torch.zeros_like(p.latent["samples"][:1]))
+    noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
+    latent = comfy.utils.repeat_to_batch_size(empty, len(seeds))
+    guider = comfy.samplers.CFGGuider(p.base)
+    guider.model_options = {**p.base.model_options, DRAWN_AGAIN: True}
+    if w is None:
+        guider.set_conds(caption, p.empty)
+        guider.set_cfg(p.use["cfg"])
+    else:
+        guider.inner_set_conds({"positive": p.empty, CAPTION: caption})
+        guider.set_cfg(1.0)
+
+        def further(facts: dict[str, Any]) -> Tensor:
+            lent = asked_meanwhile(p.lora, p.base, [guider.conds[CAPTION]], facts)[0]
+            return extrapolated(facts["denoised"], lent.to(facts["denoised"]), w)
+
+        guider.model_options = comfy.model_patcher.set_model_options_post_cfg_function(guider.model_options, as_function(further))
+    model_sampling = p.base.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(model_sampling, p.use["scheduler"], p.use["steps"])
+    sampler = comfy.samplers.sampler_object(p.use["sampler_name"])
+    with torch.inference_mode():
+        return guider.sample(
+            noise, latent, sampler, sigmas, callback=lambda *_: progress.advance(len(seeds)), disable_pbar=True, seed=seeds[0]
+        )
+
+
+def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, Any]:
+    """What was found and with which settings; JSON-able."""
+    rows = [
+        {
+            "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "members": group.members,
+            "captions": sorted({captions[leaks.captions[i]] for i in group.members}),
+        }
+        for group in leaks.groups
+    ]  # fmt: skip
+    return {
+        "leaks": len(leaks.leaks), "groups": rows, "base_agreement": round(leaks.base_agreement, 4), "pictures": len(leaks.pictures),
+        "detector": "patches", "settings": use,
+    }  # fmt: skip
+
+
+def shown(leaks: Leaks) -> Tensor:
+    """The groups as one picture, IMAGE [1, h, w, 3]."""
+    rows = [{"members": g.members, "agreement": g.agreement, "leak": g in leaks.leaks} for g in leaks.groups]
+    title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
+    base = f"{leaks.base_agreement:.2f}" if leaks.base_agreement >= 0 else "none"
+    return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures; the base's own highest agreement: {base}")

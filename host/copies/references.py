@@ -1,0 +1,135 @@
+"""Reference pictures: a folder or a batch, what a detector keeps of each, cached by content; memory does not grow with their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core import files, store
+from ..core.files import reason
+from .detectors import Detector
+from .pictures import Listed, content_hash, hash_of, listed, read
+
+CACHE = "references"
+"""Folder of the cache in the pack's user folder."""
+KIND = "reference features"
+
+
+@dataclass(frozen=True)
+class References:
+    """Pictures that others may be copies of, each once."""
+
+    names: list[str]
+    hashes: list[str]
+    sources: list[Path | Tensor]
+    """A file, or a picture [3, h, w] itself."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Name -> why it was left out."""
+
+    def picture(self, i: int) -> Tensor:
+        """[3, h, w]."""
+        source = self.sources[i]
+        return read(source) if isinstance(source, Path) else source
+
+
+def gathered(folder: str | None, images: Tensor | None, tick: Callable[[], None]) -> References:
+    """Of a folder, of a batch, or of both. ValueError if there is neither."""
+    if folder is None and images is None:
+        raise ValueError("There are no references: choose a folder of ComfyUI's input folder, or connect pictures.")
+    parts = [of_folder(folder, tick)] if folder is not None else []
+    parts += [of_batch(images)] if images is not None else []
+    return together(*parts) if len(parts) > 1 else parts[0]
+
+
+def of_folder(name: str, tick: Callable[[], None]) -> References:
+    """The pictures of a folder inside ComfyUI's input folder. ValueError if there is none that can be read."""
+    return of_listed(listed(name), name, tick)
+
+
+def of_listed(found: Listed, name: str, tick: Callable[[], None]) -> References:
+    """Of files that were listed; `name` of their folder, for messages."""
+    names, hashes, left_out = [], [], dict(found.left_out)
+    sources: list[Path | Tensor] = []
+    known: dict[str, str] = {}
+    for shown, path in found.paths.items():
+        tick()
+        try:
+            digest = content_hash(path)
+        except OSError as error:
+            left_out[shown] = f"it cannot be read: {reason(error)}"
+            continue
+        if digest in known:
+            left_out[shown] = f"the same picture as {known[digest]}"
+            continue
+        if not _is_cached(digest):
+            try:
+                read(path)
+            except ValueError as error:
+                left_out[shown] = str(error)
+                continue
+        known[digest] = shown
+        names.append(shown)
+        hashes.append(digest)
+        sources.append(path)
+    if not names:
+        why = f" ({len(left_out)} files were left out, {next(iter(left_out.items()))[1]})" if left_out else ""
+        raise ValueError(f"The folder {name!r} holds no picture that can be read{why}. Put pictures into it: PNG, JPEG, WebP ...")
+    return References(names, hashes, sources, left_out)
+
+
+def of_batch(pictures: Tensor) -> References:
+    """Of an IMAGE batch [n, h, w, c]."""
+    several = list(pictures[..., :3].movedim(-1, 1).float().cpu())
+    hashes = [hash_of(p) for p in several]
+    first = {digest: i for i, digest in reversed(list(enumerate(hashes)))}
+    kept = [i for i, digest in enumerate(hashes) if first[digest] == i]
+    left_out = {f"picture {i}": f"the same as picture {first[d]}" for i, d in enumerate(hashes) if first[d] != i}
+    return References([f"picture {i}" for i in kept], [hashes[i] for i in kept], [several[i] for i in kept], left_out)
+
+
+def together(one: References, other: References) -> References:
+    """Both, each picture once."""
+    new = [i for i, digest in enumerate(other.hashes) if digest not in one.hashes]
+    return References(
+        one.names + [other.names[i] for i in new],
+        one.hashes + [other.hashes[i] for i in new],
+        one.sources + [other.sources[i] for i in new],
+        one.left_out | other.left_out,
+    )
+
+
+def features(references: References, detector: Detector, tick: Callable[[], None]) -> Tensor:
+    """What a detector keeps of every reference, [m, ...], from the cache where it is known."""
+    found = []
+    for i, digest in enumerate(references.hashes):
+        tick()
+        kept = _cached(digest, detector.name)
+        if kept is None:
+            kept = detector.prepare(references.picture(i)[None])[0]
+            files.replace(_path(digest, detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
+        found.append(kept)
+    return torch.stack(found)
+
+
+def _path(digest: str, detector: str) -> Path:
+    return store.user_folder(CACHE) / digest[:2] / f"{digest}-{detector}{files.SUFFIX}"
+
+
+def _is_cached(digest: str) -> bool:
+    return any(store.user_folder(CACHE).joinpath(digest[:2]).glob(f"{digest}-*{files.SUFFIX}"))
+
+
+def _cached(digest: str, detector: str) -> Tensor | None:
+    """A damaged file of the cache is made anew."""
+    path = _path(digest, detector)
+    if not path.is_file():
+        return None
+    try:
+        tensors, _ = store.read(path, KIND)
+    except ValueError:
+        return None
+    return tensors.get("features")

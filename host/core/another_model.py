@@ -1,0 +1,71 @@
+"""A second MODEL beside the one that is sampled: the model before a LoRA, or under it.
+
+Both may be clones of one, whose weights are then exchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+from torch import Tensor
+
+from .identity import differences, identity, patches_of
+from .predictions import Conds
+from .seeds import kept_generators
+
+
+def has_a_lora_beyond(model: Any, parent: Any) -> bool:
+    """Is `parent` the model before a LoRA that `model` has? False: another checkpoint. ValueError if they are the same, or exchanged."""
+    ours, theirs = identity(model), identity(parent)
+    if differences(theirs, ours):
+        return False
+    if ours["patches"] == theirs["patches"]:
+        raise ValueError(
+            "The parent is the same model with the same LoRAs, so that there is nothing to compare it with. Connect as parent the MODEL "
+            "that goes into the LoRA loader, and as model the one that comes out."
+        )
+    has = patches_of(model)
+    if any(patch not in has.get(name, ()) for name, several in patches_of(parent).items() for patch in several):
+        raise ValueError(
+            "The parent carries a LoRA that the model does not have, or has at another strength: what differs between them is no LoRA's "
+            "change alone. Connect as parent the MODEL that goes into the LoRA loader, and as model the one that comes out."
+        )
+    return True
+
+
+def before_the_lora(model: Any, parent: Any) -> Any:
+    """The parent, with all that nodes have put on `model` beside its LoRAs (attention patches, a shifted schedule, options), so that these
+    are no part of the LoRA's change. A parent that was loaded apart from the model stays as it is."""
+    if parent.model is not model.model:
+        return parent
+    twin = model.clone()
+    twin.patches = {name: list(several) for name, several in parent.patches.items()}
+    twin.patches_uuid = parent.patches_uuid
+    if hasattr(parent, "injections"):
+        twin.injections = {name: list(several) for name, several in parent.injections.items()}
+    return twin
+
+
+def asked(model: Any, sides: list[Conds | None], facts: dict[str, Any]) -> list[Tensor]:
+    """What a MODEL predicts for prepared prompts, [n, c, ...] each, where another one was just asked; it stays loaded.
+
+    `facts`: what ComfyUI tells its post-CFG functions. A place in `sides` is a row's meaning: 0 = positive, 1 = negative.
+    """
+    comfy.model_management.load_models_gpu([model])
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    schedule = facts["model_options"].get("transformer_options", {}).get("sample_sigmas")
+    options.setdefault("transformer_options", {})["sample_sigmas"] = schedule
+    with kept_generators(facts["input"].device, seed=0):
+        found: list[Tensor] = comfy.samplers.calc_cond_batch(model.model, sides, facts["input"], facts["sigma"], options)
+    return found
+
+
+def asked_meanwhile(other: Any, sampled: Any, sides: list[Conds | None], facts: dict[str, Any]) -> list[Tensor]:
+    """`asked(other)` in the middle of a run of `sampled`, which is loaded again afterwards."""
+    try:
+        return asked(other, sides, facts)
+    finally:
+        comfy.model_management.load_models_gpu([sampled])

@@ -1,0 +1,147 @@
+"""Watch a LoRA: after a run, the model before it is asked about the same latents, and the changes are compared.
+
+Asked afterwards, the weights are exchanged once a run and not once a step. Two predictions a step are added by the parent; a reference
+prompt, or a run without guidance, adds one more by the model itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sampler_helpers
+from torch import Tensor
+
+from ...unmemorize.stability.agreement import UNCALIBRATED, AgreementRegion, agreement
+from ..core.another_model import before_the_lora, has_a_lora_beyond
+from ..core.identity import identity
+from ..core.predictions import Conds, Point, predict_along
+from ..core.progress import Progress
+from ..core.prompts import digest_of
+from ..core.sampler_call import RunCall
+from .profiles import BEFORE, StoredProfile, calibrate
+from .verdicts import LIMIT
+from .watching import Watch, Watcher
+
+ALTERING = ("sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
+"""In model_options: what changes a run's predictions before anyone hears of them."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A model under a LoRA and the model before it; `reference` (CONDITIONING) takes the empty prompt's place, for trigger words."""
+
+    model: Any
+    parent: Any
+    reference: Any
+    region: AgreementRegion
+    """What ordinary prompts keep to under this LoRA."""
+    calibrated: bool
+    """Was that measured, with this LoRA?"""
+
+    def prompts(self, conds: dict[str, Conds]) -> tuple[Conds, Conds | None]:
+        """What is compared, of a guider's prompts: the positive one, and the reference or the negative one (None: there is neither)."""
+        if self.reference is not None:
+            return conds["positive"], comfy.sampler_helpers.convert_cond(self.reference)
+        return conds["positive"], conds.get("negative")
+
+    def warnings(self) -> list[str]:
+        """What the verdict rests on, in words."""
+        compared = "Only what the LoRA changes in the diffusion model was compared: its text encoder layers, if it has some, were not."
+        if self.calibrated:
+            return [compared]
+        return [
+            compared,
+            f"What ordinary prompts look like under this LoRA was not measured: its changes are judged by a fixed limit (agreement below "
+            f"{self.region.centre - LIMIT * self.region.spread:.2g}). Calibrate Stability Profile with the parent connected measures it.",
+        ]
+
+
+def lora_between(model: Any, parent: Any, reference: Any, stored: StoredProfile | None) -> Lora | None:
+    """The LoRA that `model` has and `parent` has not; None if the parent is another checkpoint. ValueError if they are the same."""
+    if not has_a_lora_beyond(model, parent):
+        return None
+    here = identity(model)["patches"]
+    measured = stored is not None and stored.facts["model"]["patches"] == here and stored.facts.get(BEFORE) == before_of(parent, reference)
+    known = stored.profile.agreement if stored is not None and measured else None
+    return Lora(model, before_the_lora(model, parent), reference, known or UNCALIBRATED, known is not None)
+
+
+def before_of(parent: Any, reference: Any) -> str:
+    """What a LoRA's changes are counted from: patches of the parent, and the reference if there is one."""
+    return f"{identity(parent)['patches']}/{'' if reference is None else digest_of(reference)}"
+
+
+def note_agreement(watch: Watch, lora: Lora, call: RunCall) -> str:
+    """Add the agreement of every step to a watch that kept its calls; returns why there is none, in words, or ""."""
+    kept = dict(sorted(watch.kept.items()))
+    positive, other = lora.prompts(call.guider.original_conds)
+    if other is None:
+        return "The run has no negative prompt that the LoRA's change could be compared on. Connect one, or a reference."
+    if not kept:
+        return "Nothing was seen of the run."
+    points = [Point(c.z * watch.scales[step], watch.sigmas[step]) for step, c in kept.items()]
+    altered = any(call.guider.model_options.get(name) for name in ALTERING)
+    ours_missing = altered or lora.reference is not None or any(c.uncond is None for c in kept.values())
+    progress = Progress(len(points) * (2 if ours_missing else 1))
+    steps, calls = list(kept), list(kept.values())
+    cond, uncond = [c.cond for c in calls], [c.uncond for c in calls if c.uncond is not None]
+    if ours_missing:
+        own = _own(lora, positive if altered else None, other, call, points, progress)
+        uncond = [side for _, side in own]
+        cond = [side for side, _ in own] if altered else cond
+
+    def compare(k: int, found: list[Tensor]) -> None:
+        cond_before, uncond_before = (d.to(cond[k]) for d in found)
+        change_uncond = uncond[k].to(uncond_before) - uncond_before
+        region = None if watch.region is None else watch.region.to(change_uncond.device)
+        watch.agreements[steps[k]] = agreement(cond[k] - cond_before, change_uncond, cond[k], region).cpu()
+        progress.advance()
+
+    predict_along(lora.parent, positive, other, call, points, compare)
+    return ""
+
+
+def _own(lora: Lora, positive: Conds | None, other: Conds, call: RunCall, points: list[Point], progress: Progress) -> list[list[Tensor]]:
+    """What the model itself predicts under the prompt and under the reference."""
+    found: list[list[Tensor]] = []
+
+    def keep(_k: int, predictions: list[Tensor]) -> None:
+        found.append(predictions)
+        progress.advance()
+
+    predict_along(lora.model, positive, other, call, points, keep)
+    return found
+
+
+def calibrated(
+    model: Any, parent: Any, reference: Any, positives: list[Any], negative: Any, latent: dict[str, Any], seeds: int,
+    sampling: dict[str, Any],
+) -> StoredProfile:  # fmt: skip
+    """A stability profile (see `profiles.calibrate`); with a parent, of what ordinary prompts look like under a LoRA too.
+
+    ValueError before any work if there is no LoRA that `model` has and `parent` has not.
+    """
+    if parent is None:
+        if reference is not None:
+            raise ValueError("A reference needs the model before the LoRA. Connect that as parent, or disconnect the reference.")
+        return calibrate(model, positives, negative, latent, seeds, sampling)
+    lora = lora_between(model, parent, reference, None)
+    if lora is None:
+        raise ValueError(
+            "The parent is another checkpoint, not the model before a LoRA: there are no changes of a LoRA to measure. Connect the MODEL "
+            "that goes into the LoRA loader, or nothing."
+        )
+
+    def afterwards(watch: Watch, call: RunCall) -> None:
+        trouble = note_agreement(watch, lora, call)
+        if trouble:
+            raise ValueError(trouble)
+        watch.kept.clear()
+
+    def observe(observed: Any) -> tuple[Any, list[Watch]]:
+        watcher = Watcher(afterwards)
+        return watcher.attached(observed), watcher.runs
+
+    stored = calibrate(model, positives, negative, latent, seeds, sampling, observe)
+    return replace(stored, facts={**stored.facts, BEFORE: before_of(parent, reference)})

@@ -1,0 +1,82 @@
+"""The profile of the connected model: one that is kept for it, the nearest that serves, or one that is measured now and kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+
+from ...unmemorize.stability.everyday import EVERYDAY
+from ..core import store
+from ..core.identity import differences, identity
+from ..core.prompts import encoded
+from ..core.settings import check_sampling
+from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, read_profile, save_profile, warnings_for
+
+FOLDER = "auto"
+"""Of what is measured here, among the user's profiles."""
+SETTINGS = ("sampler_name", "scheduler", "steps", "cfg")
+
+log = logging.getLogger("unmemorize")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A profile, its name in the list, and where it comes from, in words."""
+
+    stored: StoredProfile
+    name: str
+    how: str
+
+
+def profile_for(
+    model: Any, clip: Any, negative: Any, latent: dict[str, Any], use: dict[str, Any], prompts: list[str] | None = None
+) -> Found:
+    """The profile of a MODEL for settings (seed, steps, cfg, sampler_name, scheduler); measured from `prompts`, or EVERYDAY, only if none
+    serves. ValueError before any work on settings that ComfyUI does not have."""
+    check_sampling(use)
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
+    kept = _serving(model, samples, use)
+    if kept is not None:
+        return kept
+    texts = prompts or list(EVERYDAY)
+    log.info("No stability profile of this model serves these settings: measuring one, %d runs of %d steps.", len(texts), use["steps"])
+    stored = calibrate(model, encoded(clip, texts), negative, {**latent, "samples": samples}, 1, use)
+    return Found(stored, save_profile(stored, name_of(stored)), f"measured now, {len(texts)} runs of {use['steps']} steps, and kept")
+
+
+def name_of(stored: StoredProfile) -> str:
+    """What a measured profile is kept as: model, LoRAs, settings."""
+    facts, model = stored.facts, stored.facts["model"]
+    patches = f"+{model['patches'][:6]}" if model["patches"] else ""
+    return f"{FOLDER}/{model['architecture']}-{model['weights'][:8]}{patches}-{facts['sampler_name']}-{facts['steps']}-cfg{facts['cfg']:g}"
+
+
+def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
+    """The nearest of the profiles that are kept for this model, with these LoRAs, and serve these settings without a warning."""
+    here, found = identity(model), []
+    for name, path in store.paths(PROFILES).items():
+        try:
+            stored = read_profile(path)
+            other = differences(stored.facts["model"], here)
+        except ValueError as error:  # a damaged file of the folder, or one of an older version, serves nobody
+            log.warning("Stability profile %s was left aside: %s", name, error)
+            continue
+        if not other and not other_guidance(stored, use["cfg"]) and not warnings_for(stored, samples, use, here):
+            found.append((_distance(stored, use), name, stored))
+    if not found:
+        return None
+    distance, name, stored = min(found, key=lambda entry: entry[:2])
+    facts = stored.facts
+    near = "" if distance == 0 else f" (measured with {', '.join(f'{facts[k]:g}' if k == 'cfg' else str(facts[k]) for k in SETTINGS)})"
+    return Found(stored, name, f"kept as {name}{near}")
+
+
+def _distance(stored: StoredProfile, use: dict[str, Any]) -> float:
+    """0 for the very settings; guidance counts most, since it changes the norms most."""
+    other = sum(stored.facts[k] != use[k] for k in ("sampler_name", "scheduler", "steps"))
+    there, here = float(stored.facts["cfg"]), use["cfg"]
+    return (0.0 if there == here else abs(math.log(there / here))) + 0.01 * other

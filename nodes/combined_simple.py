@@ -1,0 +1,118 @@
+"""Nodes for the commonest wishes: one node, few widgets, an answer in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..host.combined.check_prompt import check_prompt
+from ..host.combined.clean_lora import clean
+from ..host.core import store
+from ..host.core.schema import hints
+from ..host.lora import lora_files
+from ..host.lora.lora_files import LORAS
+from .copies_check import References
+from .inputs import sampling_inputs
+from .lora import ALIASES
+
+USE = {"seed": 0, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
+"""For the captions' runs; they need not be yours."""
+
+
+class CleanLoRA(io.ComfyNode):
+    """Load LoRA, without what it remembers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = store.names(LORAS)
+        return io.Schema(
+            node_id="UnmemorizeCleanLoRA",
+            display_name="Clean LoRA",
+            category="unmemorize/simple",
+            description="Load LoRA that leaves out what the LoRA remembers of its training pictures. With captions of the training set it "
+            "measures what they call up, which takes a minute and spares the style; without, it goes by the weights.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model the LoRA was trained on."),
+                io.Clip.Input("clip", optional=True, tooltip="Its text encoder; needed for captions."),
+                io.Combo.Input("lora_name", options=names, default=names[0] if names else None, tooltip="Which LoRA to load and clean."),
+                io.Float.Input(
+                    "strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip="How strongly it is applied, as in Load LoRA."
+                ),
+                io.String.Input(
+                    "captions",
+                    multiline=True,
+                    default="",
+                    tooltip="Captions that the LoRA was trained with, if you know some, one a line. Four to eight are good.",
+                ),
+                io.Latent.Input("latent", optional=True, tooltip="An empty latent of your pictures' size; needed for captions."),
+            ],
+            outputs=[
+                io.Model.Output("cleaned", display_name="MODEL", tooltip="The model with the cleaned LoRA."),
+                io.Clip.Output("cleaned_clip", display_name="CLIP", tooltip="The text encoder with the cleaned LoRA."),
+                io.String.Output("verdict", display_name="verdict", tooltip="What was found and removed, in words."),
+                io.String.Output("report", display_name="report", tooltip="The same with all numbers, as JSON."),
+            ],
+            **hints(io.Schema, search_aliases=["lora loader", "clean", "safe lora", *ALIASES]),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str, **_: Any) -> str:
+        return lora_files.stamp(lora_name)
+
+    @classmethod
+    def execute(
+        cls, model: Any, lora_name: str, strength: float, captions: str, clip: Any = None, latent: dict | None = None
+    ) -> io.NodeOutput:
+        found = clean(model, clip, lora_name, strength, captions, latent, USE)
+        outputs = (found.model, found.clip, found.words, json.dumps(found.report, indent=1))
+        return io.NodeOutput(*outputs, ui={"unmemorize_report": [found.report]})
+
+
+class MemorizationCheck(io.ComfyNode):
+    """Is the picture of this prompt a memory?"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeMemorizationCheck",
+            display_name="Memorization Check",
+            category="unmemorize/simple",
+            description="Draws a prompt and says whether the model recalls a training picture, and where: one verdict in words, and a "
+            "heatmap. A model that is new to it is measured once, which takes as long as 50 pictures.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with its LoRAs."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.Vae.Input("vae", tooltip="Decodes the picture; the heatmap lies over it."),
+                io.Latent.Input("latent", tooltip="An empty latent of the size of your pictures."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="The prompt whose picture you wonder about."),
+                *sampling_inputs("as you generate"),
+                References.Input(
+                    "references", optional=True, tooltip="From Reference Pictures: says whether the picture is a copy of one of them."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("heatmap", display_name="heatmap", tooltip="The picture with what the model recalls over it."),
+                io.Image.Output("picture", display_name="picture", tooltip="The picture, as KSampler draws it."),
+                io.Boolean.Output("memorized", display_name="memorized", tooltip="Is it a memory? False also if that could not be judged."),
+                io.String.Output("verdict", display_name="verdict", tooltip="The answer in words, and how sure it is."),
+                io.String.Output("report", display_name="report", tooltip="The same with all numbers, as JSON."),
+            ],
+            is_output_node=True,
+            **hints(
+                io.Schema,
+                search_aliases=["memorization", "copyright", "plagiarism", "overfit", "training image", "copy", "similarity", "heatmap"],
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, latent: dict, prompt: str, seed: int, steps: int, cfg: float, sampler_name: str,
+        scheduler: str, references: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
+        found = check_prompt(model, clip, vae, prompt, latent, use, references)
+        preview = ui.PreviewImage(found.heatmap, cls=cls).as_dict()
+        outputs = (found.heatmap, found.picture, bool(found.memorized), found.words, json.dumps(found.report, indent=1))
+        return io.NodeOutput(*outputs, ui={**preview, "unmemorize_report": [found.report]})

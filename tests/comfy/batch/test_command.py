@@ -1,0 +1,198 @@
+"""The command line on the demo model: rows, resuming, shards, bad files, exit codes, tables, a cluster that loses a worker."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+
+@pytest.fixture(scope="module")
+def command(comfy):
+    return importlib.import_module("unmemorize_pack.batch.command")
+
+
+@pytest.fixture(scope="module")
+def loras(demo, tmp_path_factory):
+    """Six small LoRAs of the demo model, one of them twice, and one broken file."""
+    folder = tmp_path_factory.mktemp("loras")
+    weights = demo[0].model.state_dict()
+    names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_k.weight")]
+    for i in range(6):
+        generator, tensors = torch.Generator().manual_seed(i), {}
+        for name in names:
+            key = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
+            out, inner = weights[name].shape
+            tensors |= {f"{key}.lora_up.weight": torch.randn(out, 2, generator=generator)}
+            tensors |= {f"{key}.lora_down.weight": torch.randn(2, inner, generator=generator), f"{key}.alpha": torch.tensor(2.0)}
+        save_file(tensors, folder / f"{i}.safetensors")
+    (folder / "twin.safetensors").write_bytes((folder / "0.safetensors").read_bytes())
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    return folder
+
+
+def rows_of(folder):
+    return list(importlib.import_module("unmemorize_pack.batch.rows").all_rows(folder))
+
+
+def filtered(loras, out, *more):
+    return ["filter", str(loras), "--base", "demo", "--out", str(out), *more]
+
+
+def test_every_file_is_a_row_and_a_bad_one_does_not_end_the_run(command, loras, tmp_path):
+    assert command.main(filtered(loras, tmp_path)) == command.FAILED
+    rows = rows_of(tmp_path)
+    assert len(rows) == 7, "the twin is the same unit"
+    good, bad = [r for r in rows if "error" not in r], [r for r in rows if "error" in r]
+    assert [r["name"] for r in bad] == ["broken.safetensors"] and "cannot be read" in bad[0]["error"]
+    assert all((tmp_path / "filtered" / r["written"]).is_file() and 0 < r["energy_removed"] <= 1 for r in good)
+
+
+def test_what_is_done_is_not_done_again(command, loras, tmp_path, monkeypatch):
+    command.main(filtered(loras, tmp_path))
+    before = (tmp_path / "rows.jsonl").read_text()
+    tools = importlib.import_module("unmemorize_pack.batch.jobs").Tools
+    monkeypatch.setattr(tools, "row", lambda *_: pytest.fail("done again"))
+    assert command.main(filtered(loras, tmp_path)) == command.FAILED, "the broken file is still broken"
+    assert (tmp_path / "rows.jsonl").read_text() == before
+
+
+def test_a_line_that_was_cut_off_is_done_again(command, loras, tmp_path):
+    command.main(filtered(loras, tmp_path))
+    whole = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(whole[: len(whole) - 20])
+    command.main(filtered(loras, tmp_path))
+    assert len(rows_of(tmp_path)) == 7
+
+
+def test_shards_split_the_work_and_merge(command, loras, tmp_path):
+    for i in (1, 2, 3):
+        command.main(filtered(loras, tmp_path, "--shard", f"{i}/3"))
+    assert len(list(tmp_path.glob("rows-*-of-3.jsonl"))) == 3 and len(rows_of(tmp_path)) == 7
+    assert command.main(["merge", "--out", str(tmp_path)]) == command.FAILED
+    with (tmp_path / "table.csv").open() as file:
+        assert {r["name"] for r in csv.DictReader(file)} >= {"1.safetensors", "broken.safetensors"}
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_a_shard_that_is_none_is_refused(command, loras, tmp_path, shard):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(filtered(loras, tmp_path, "--shard", shard))
+    assert stopped.value.code == command.WRONG
+
+
+def test_nothing_to_do_is_said(command, tmp_path):
+    assert command.main(["filter", str(tmp_path), "--base", "demo", "--out", str(tmp_path / "out")]) == command.WRONG
+    assert command.main(["filter", "nowhere", "--base", "demo", "--out", str(tmp_path / "out")]) == command.WRONG
+    assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
+
+
+def test_spreadsheets_run_nothing(tmp_path):
+    rows = importlib.import_module("unmemorize_pack.batch.rows")
+    rows.as_csv([{"kind": "audit", "name": "=cmd()", "base": "+1", "verdict": "\ud800"}], tmp_path / "t.csv")
+    text = (tmp_path / "t.csv").read_text()
+    assert "'=cmd()" in text and "'+1" in text
+
+
+def test_prompts_are_audited_and_merged_to_a_page(command, tmp_path):
+    (tmp_path / "list.csv").write_text("caption\na red ring\n<script>alert(1)</script>\n")
+    small = ["--steps", "2", "--cfg", "2", "--width", "64", "--height", "64", "--seeds", "2", "--neighbours", "0"]
+    assert command.main(["audit", str(tmp_path / "list.csv"), "--base", "demo", "--out", str(tmp_path / "out"), *small]) == command.GOOD
+    assert command.main(["merge", "--out", str(tmp_path / "out")]) == command.GOOD
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "a red ring" in page and "<script>alert(1)" not in page
+
+
+def test_a_probe_leaves_a_row_and_a_gallery(command, loras, tmp_path):
+    small = ["--steps", "2", "--cfg", "2", "--width", "64", "--height", "64", "--pictures", "8", "--groups", "2"]
+    assert command.main(["probe", str(loras / "1.safetensors"), "--base", "demo", "--out", str(tmp_path), *small]) == command.GOOD
+    (row,) = rows_of(tmp_path)
+    assert row["leaks"] >= 0 and len(list((tmp_path / "galleries").glob("*.png"))) == 1
+
+
+def test_killed_and_resumed_loses_nothing(loras, tmp_path, root):
+    """The real program, killed with -9 after its first rows."""
+    line = [sys.executable, str(root / "batch" / "run.py"), *filtered(loras, tmp_path), "--", "--cpu"]
+    first = subprocess.Popen(line, env=os.environ, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(rows_of(tmp_path)) < 2 and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = [r["id"] for r in rows_of(tmp_path)]
+    second = subprocess.run(line, env=os.environ, capture_output=True, text=True, timeout=200, check=False)
+    rows = rows_of(tmp_path)
+    assert second.returncode == 1, second.stderr[-2000:]
+    assert len(rows) == 7 and [r["id"] for r in rows][: len(kept)] == kept
+    assert len({r["written"] for r in rows if "written" in r}) == 6 == len(list((tmp_path / "filtered").glob("*.safetensors")))
+
+
+def test_a_folder_holds_rows_of_one_setting(command, loras, tmp_path):
+    command.main(filtered(loras, tmp_path, "--score", "mean"))
+    before = rows_of(tmp_path)
+    assert command.main(filtered(loras, tmp_path)) == command.WRONG
+    assert rows_of(tmp_path) == before and json.loads((tmp_path / "settings.json").read_text())["settings"]["score"] == "mean"
+
+
+def test_what_failed_for_want_of_room_is_tried_again(command, loras, tmp_path, monkeypatch):
+    jobs = importlib.import_module("unmemorize_pack.batch.jobs")
+    with monkeypatch.context() as full:
+        full.setitem(jobs.WORK, "filter", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert command.main(filtered(loras, tmp_path)) == command.FAILED
+    assert all(r["again"] and "No space" in r["error"] for r in rows_of(tmp_path))
+    assert command.main(filtered(loras, tmp_path)) == command.FAILED
+    assert [r["name"] for r in rows_of(tmp_path) if "error" in r] == ["broken.safetensors"]
+
+
+def test_other_references_or_too_few_are_refused_before_work(command, tmp_path):
+    pictures, known = tmp_path / "pictures", tmp_path / "known"
+    for folder, count in ((pictures, 1), (known, 4)):
+        folder.mkdir()
+        for i in range(count):
+            noise = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(i + count))
+            Image.fromarray((noise * 255).byte().numpy()).resize((64, 64)).save(folder / f"{i}.png")
+    line = ["copies", str(pictures), "--references", str(known), "--out", str(tmp_path / "out"), "--false-alarms"]
+    assert command.main([*line, "0.02"]) == command.WRONG, "four references cannot tell 2 %"
+    assert not (tmp_path / "out").exists()
+    assert command.main([*line, "0.3"]) == command.GOOD and rows_of(tmp_path / "out")[0]["copy"] is False
+    (known / "copy.png").write_bytes((pictures / "0.png").read_bytes())
+    assert command.main([*line, "0.3"]) == command.WRONG, "an old answer would stand for new references"
+
+
+def actors_of(process) -> list[int]:
+    """Ray's workers of ours below a process."""
+    return [p.pid for p in psutil.Process(process).children(recursive=True) if "_Actor" in " ".join(p.cmdline() or [p.name()])]
+
+
+def test_a_cluster_that_loses_a_worker_loses_no_file(command, loras, tmp_path, monkeypatch):
+    """Two workers of a real Ray; one is killed while both work."""
+    ray = importlib.import_module("ray")
+    engines = importlib.import_module("unmemorize_pack.batch.engines")
+    whole, killed = engines.ray, []
+
+    def losing_one(units, options, workers):
+        for row in whole(units, options, workers):
+            if not killed:
+                killed.append(actors_of(os.getpid())[0])
+                os.kill(killed[0], signal.SIGKILL)
+            yield row
+
+    monkeypatch.setattr(engines, "ray", losing_one)
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        assert command.main(filtered(loras, tmp_path, "--engine", "ray", "--workers", "2")) == command.FAILED
+    finally:
+        ray.shutdown()
+    assert killed and len(rows_of(tmp_path)) == 7
+    assert [r["name"] for r in rows_of(tmp_path) if "error" in r] == ["broken.safetensors"]

@@ -1,0 +1,137 @@
+"""Audit against the real ComfyUI: rows, resuming, neighbours, lists of prompts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+USE = {"seed": 1, "steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+EMPTY = {"samples": torch.zeros(1, 8, 8, 8)}
+PROMPTS = ["a large red circle", "a small blue star", "a green cross"]
+
+
+@pytest.fixture(scope="module")
+def tool(comfy):
+    return importlib.import_module("unmemorize_pack.host.combined.audit")
+
+
+@pytest.fixture(autouse=True)
+def home(comfy, tmp_path, monkeypatch):
+    import folder_paths
+
+    for name in ("input", "output", "user"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture
+def audit(tool, demo, encode):
+    def run(prompts=PROMPTS, **changes):
+        facts = {
+            "model": demo[0], "clip": demo[1], "vae": demo[2], "negative": encode(""), "latent": EMPTY, "prompts": prompts, "seeds": 2,
+            "use": USE, "name": "mine", "neighbours": 1,
+        }  # fmt: skip
+        return tool.run(tool.Audit(**(facts | changes)))
+
+    return run
+
+
+def test_a_row_a_prompt_and_a_page(audit, home):
+    rows, place = audit()
+    assert [r["prompt"] for r in rows] == PROMPTS and place == home / "output/unmemorize/audits/mine/index.html"
+    assert all(len(r["thumbnails"]) == 2 and -1 <= r["agreement"] <= 1 and r["beyond"] is not None for r in rows)
+    facts = json.loads((place.parent / "audit.json").read_text())
+    assert facts["seeds"] == 2 and facts["model"]["architecture"] and "3 of 3" in place.read_text()
+
+
+def test_a_run_that_was_stopped_carries_on(audit, tool, demo, interrupted, home):
+    with interrupted(demo[0], after=2 * 2 * USE["steps"] + 1):
+        audit()
+    folder = home / "output/unmemorize/audits/mine"
+    kept = (folder / "rows.jsonl").read_text()
+    assert 1 <= len(kept.splitlines()) < 3 and (folder / "index.html").exists()
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write('{"id": "cut o')
+    rows, _ = audit()
+    assert [r["prompt"] for r in rows] == PROMPTS
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    assert len(lines) == 3 and lines[0] == kept.splitlines()[0], "what was done is not done again"
+
+
+def test_another_audit_is_not_mixed_in(audit):
+    audit(["a hat"])
+    with pytest.raises(ValueError, match="another model or other settings"):
+        audit(["a hat"], use=USE | {"steps": 4})
+    assert len(audit(["a hat", "a cat"])[0]) == 2, "more prompts are the same audit"
+
+
+def test_the_base_takes_the_neighbours_place(audit, demo):
+    rows, _ = audit(["a hat"], base=demo[0])
+    assert rows[0]["beyond"] == pytest.approx(0.0, abs=1e-5), "the model itself as base: nothing beyond"
+
+
+def test_guard_and_references_speak_in_the_row(audit, stored, tool):
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    rows, _ = audit(["a hat"])
+    picture = torch.rand(1, 64, 64, 3)
+    rows, _ = audit(["a hat"], name="two", profile=stored, references=references.of_batch(picture), detector=detectors.BuiltIn(), limit=0.5)
+    assert rows[0]["memorized"] in (True, False) and rows[0]["copies"] == 0 and rows[0]["nearest"] == "picture 0"
+
+
+def test_a_prompt_that_fails_is_a_row(audit, tool, monkeypatch):
+    real = tool.RowMaker._measured
+
+    def measured(self, prompt):
+        if "blue" in prompt:
+            raise ValueError("broken")
+        return real(self, prompt)
+
+    monkeypatch.setattr(tool.RowMaker, "_measured", measured)
+    rows, place = audit()
+    assert [r.get("error") for r in rows] == [None, "broken", None] and "failed: broken" in place.read_text()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../x", "/etc/x"])
+def test_names_that_lead_elsewhere_are_refused(audit, name):
+    with pytest.raises(ValueError, match="name of an audit"):
+        audit(name=name)
+
+
+def test_lists_of_prompts_load_as_they_are(comfy, home):
+    files = importlib.import_module("unmemorize_pack.host.combined.prompt_files")
+    folder = home / "input"
+    (folder / "a.txt").write_text("# mine\na hat\n\na cat\na hat\n")
+    (folder / "b.csv").write_text('index,Caption\n0,"a hat, red"\n1,a cat\n')
+    (folder / "c.jsonl").write_text('{"url": "x", "caption": "a hat"}\n{"caption": "a cat"}\n')
+    (folder / "d.json").write_text('["a hat", "a cat"]')
+    assert files.names() == ["a.txt", "b.csv", "c.jsonl", "d.json"]
+    assert [files.read(n) for n in files.names()] == [["a hat", "a cat"], ["a hat, red", "a cat"], ["a hat", "a cat"], ["a hat", "a cat"]]
+    (folder / "e.csv").write_text("index,url\n0,x\n")
+    (folder / "f.jsonl").write_text("{broken\n")
+    (folder / "g.txt").write_text("# nothing\n")
+    for name, words in (
+        ("e.csv", "no column"),
+        ("f.jsonl", "no JSON Lines"),
+        ("g.txt", "no prompt"),
+        ("../user", "no file"),
+        ("x", "no file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            files.read(name)
+
+
+def test_the_node_writes_and_reports(nodes, demo, encode, home):
+    (home / "input/list.txt").write_text("a cat\n")
+    result = nodes["UnmemorizeAudit"].execute(
+        model=demo[0], clip=demo[1], vae=demo[2], negative=encode(""), latent=EMPTY, prompts="a hat", file="list.txt", name="node", seeds=2,
+        neighbours=0, copy_limit=0.0, **USE,
+    )  # fmt: skip
+    summary, text, place = result.args
+    facts = json.loads(text)
+    assert len(facts["rows"]) == 2 and summary == "2 not judged" and place.endswith("index.html") and "thumbnails" not in facts["rows"][0]
+    assert facts["rows"][0]["beyond"] is None, "nothing to compare with, and that is said"

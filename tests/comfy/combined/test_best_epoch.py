@@ -1,0 +1,111 @@
+"""Best Epoch against the real ComfyUI: planted epochs, strengths, references, refusals."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+USE = {"seed": 3, "steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+LATENT = {"samples": torch.zeros(1, 8, 8, 8)}
+CAPTIONS = ["a small red circle on a gray background", "a large blue star on a white background"]
+
+
+@pytest.fixture(scope="module")
+def tool(comfy):
+    return importlib.import_module("unmemorize_pack.host.combined.best_epoch")
+
+
+@pytest.fixture
+def training(comfy, demo, tmp_path, monkeypatch):
+    """Three epochs: each stronger than the one before; the last also moves every prompt in a way of its own."""
+    import folder_paths
+
+    folder = tmp_path / "loras" / "mine"
+    folder.mkdir(parents=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    weights = demo[0].model.state_dict()
+
+    def layers(ending, size, seed):
+        generator, found = torch.Generator().manual_seed(seed), {}
+        for name in (k for k in weights if k.startswith("diffusion_model.") and k.endswith(f"{ending}.weight")):
+            key = "lora_unet_" + name.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
+            out, inner = weights[name].shape
+            found |= {f"{key}.lora_up.weight": size * torch.randn(out, 2, generator=generator), f"{key}.alpha": torch.tensor(2.0)}
+            found |= {f"{key}.lora_down.weight": torch.randn(2, inner, generator=generator) / inner**0.5}
+        return found
+
+    common = {k: layers("ff.net.2", size, 7) for k, size in (("mine-000001", 0.01), ("mine-000002", 0.02))}
+    save_file(common["mine-000001"], folder / "mine-000001.safetensors")
+    save_file(common["mine-000002"], folder / "mine-000002.safetensors")
+    save_file(layers("ff.net.2", 0.02, 7) | layers("attn2.to_k", 0.5, 8), folder / "mine.safetensors")
+    return folder
+
+
+def comparison(tool, demo, **changes):
+    facts = {
+        "model": demo[0], "clip": demo[1], "vae": demo[2], "folder": "mine", "strengths": [1.0], "captions": CAPTIONS, "reference": "",
+        "latent": LATENT, "use": USE,
+    }  # fmt: skip
+    return tool.Comparison(**(facts | changes))
+
+
+def test_epochs_stand_in_their_order_and_grow(tool, demo, training):
+    epochs, pictures = tool.compare(comparison(tool, demo))
+    assert [e.name for e in epochs] == ["mine/mine-000001.safetensors", "mine/mine-000002.safetensors", "mine/mine.safetensors"]
+    assert epochs[0].common < epochs[1].common <= epochs[2].common + 0.2 and epochs[2].common == pytest.approx(1.0)
+    assert epochs[2].least < min(e.least for e in epochs[:2]), "what only the words call shows in the last one"
+    assert pictures.shape == (3, 2, 64, 64, 3) and not torch.equal(pictures[0], pictures[2])
+
+
+def test_strengths_are_rows_too(tool, demo, training):
+    epochs, _ = tool.compare(comparison(tool, demo, strengths=[0.5, 1.0]))
+    assert [e.strength for e in epochs] == [0.5, 1.0] * 3 and all(
+        a.common < b.common for a, b in zip(epochs[::2], epochs[1::2], strict=True)
+    )
+
+
+def test_references_count_copies(tool, demo, training):
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    _, pictures = tool.compare(comparison(tool, demo))
+    known, detector = references.of_batch(pictures[2]), detectors.BuiltIn()
+    epochs, _ = tool.compare(comparison(tool, demo, references=known, detector=detector, copy_limit=0.9))
+    assert epochs[2].copies is not None and epochs[2].copies >= epochs[0].copies
+
+
+def test_the_node_suggests_and_draws(nodes, demo, training):
+    result = nodes["UnmemorizeBestEpoch"].execute(
+        model=demo[0],
+        clip=demo[1],
+        vae=demo[2],
+        latent=LATENT,
+        folder="mine",
+        strengths="1",
+        captions="\n".join(CAPTIONS),
+        reference="",
+        **USE,
+    )
+    grid, suggestion, text = result.args
+    facts = json.loads(text)
+    assert grid.ndim == 4 and facts["suggestion"] == suggestion and len(facts["epochs"]) == 3
+
+
+def test_bad_input_is_refused_before_any_work(tool, demo, training, monkeypatch):
+    monkeypatch.setattr(tool, "Latents", lambda *_: pytest.fail("work began"))
+    for changes, words in (
+        ({"captions": []}, "no caption"),
+        ({"folder": "nowhere"}, "no folder"),
+        ({"strengths": [1.0] * 40}, "2 to 64"),
+        ({"use": USE | {"scheduler": "nobody"}}, "nobody"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tool.compare(comparison(tool, demo, **changes))
+    for text in ("", "a", "0", "-1", "1, x"):
+        with pytest.raises(ValueError, match="no list of numbers"):
+            tool.strengths_of(text)

@@ -1,0 +1,92 @@
+"""Memorization Check and Clean LoRA: the same as their longer ways, and what they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from unmemorize_pack.tests.comfy.loras import LEAKING
+
+USE = {"seed": 1, "steps": 10, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+EMPTY = {"samples": torch.zeros(1, 8, 8, 8)}
+PROMPT = "a small red circle on a gray background"
+
+
+@pytest.fixture(autouse=True)
+def user(comfy, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+
+
+@pytest.fixture
+def tool(comfy, stored, monkeypatch):
+    """With a profile that is at hand."""
+    tool = importlib.import_module("unmemorize_pack.host.combined.check_prompt")
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    monkeypatch.setattr(tool, "profile_for", lambda *_: own.Found(stored, "mine", "kept as mine"))
+    return tool
+
+
+def test_a_check_draws_what_the_sampler_draws_and_says_what_the_guard_says(tool, demo, draw, guarding, stored):
+    answer = tool.check_prompt(*demo, PROMPT, EMPTY, USE)
+    latent = draw(prompt=PROMPT, steps=10)
+    with torch.inference_mode():
+        assert torch.equal(answer.picture, demo[2].decode(latent))
+    model, record = guarding.guarded(demo[0], guarding.Guard(stored))
+    draw(model, prompt=PROMPT, steps=10)
+    assert answer.report["guard"]["scores"] == record.facts["scores"]
+    assert answer.memorized == record.facts["memorized"][0] and answer.heatmap.shape == answer.picture.shape
+
+
+def test_what_could_not_be_judged_is_said(tool, demo):
+    answer = tool.check_prompt(*demo, PROMPT, EMPTY, USE | {"steps": 1})
+    assert answer.memorized is None and answer.words.startswith("not judged")
+
+
+def test_references_speak_too(tool, demo):
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    picture = tool.check_prompt(*demo, PROMPT, EMPTY, USE).picture
+    others = torch.rand(20, *picture.shape[1:])
+    few = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(picture))
+    assert "too few references" in few.words
+    many = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(torch.cat([others, others.flip(2)])))
+    assert "no copy of the references" in many.words
+
+
+def test_the_check_node_and_no_prompt(nodes, tool, demo):
+    node = nodes["UnmemorizeMemorizationCheck"]
+    arguments = {"model": demo[0], "clip": demo[1], "vae": demo[2], "latent": EMPTY, **USE}
+    heatmap, _picture, memorized, verdict, text = node.execute(prompt=PROMPT, **arguments).args
+    assert json.loads(text)["verdict"] == verdict and isinstance(memorized, bool) and heatmap.ndim == 4
+    with pytest.raises(ValueError, match="no prompt"):
+        node.execute(prompt=" ", **arguments)
+
+
+def test_clean_lora_is_the_filter_of_weights_without_captions(nodes, demo):
+    clean = nodes["UnmemorizeCleanLoRA"].execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions="").args
+    plain = importlib.import_module("unmemorize_pack.host.lora.filter_file")
+    files = importlib.import_module("unmemorize_pack.host.lora.lora_files")
+    gates = importlib.import_module("unmemorize_pack.unmemorize.lora.gates")
+    other = plain.load_filtered(files.read(LEAKING), 1.0, 1.0, plain.Job(demo[0], None, gates.Settings()))[0]
+    assert set(clean[0].patches) == set(other.patches) and "by its weights alone" in clean[2]
+
+
+def test_clean_lora_off_and_without_what_captions_need(nodes, demo):
+    node = nodes["UnmemorizeCleanLoRA"]
+    assert node.execute(model=demo[0], lora_name=LEAKING, strength=0.0, captions="").args[0] is demo[0]
+    with pytest.raises(ValueError, match="text encoder"):
+        node.execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT)
+    with pytest.raises(ValueError, match="empty latent"):
+        node.execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT, clip=demo[1])
+
+
+def test_clean_lora_measures_where_captions_are_given(nodes, demo):
+    _, _, verdict, text = (
+        nodes["UnmemorizeCleanLoRA"]
+        .execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT, clip=demo[1], latent=EMPTY)
+        .args
+    )
+    assert json.loads(text)["verdict"] == verdict and json.loads(text)["method"].startswith("measured")

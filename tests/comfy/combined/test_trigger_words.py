@@ -1,0 +1,118 @@
+"""Trigger Words against the real ComfyUI: what is measured, what it costs, neighbours, refusals."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+USE = {"seed": 1, "steps": 8, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+EMPTY = {"samples": torch.zeros(1, 8, 8, 8)}
+PROMPT = "a large red circle"
+
+
+@pytest.fixture(scope="module")
+def tool(comfy):
+    return importlib.import_module("unmemorize_pack.host.combined.trigger_words")
+
+
+@pytest.fixture
+def ask(tool, demo, encode):
+    def run(prompt=PROMPT, **changes):
+        facts = {"model": demo[0], "clip": demo[1], "negative": encode(""), "latent": EMPTY, "use": USE, "seeds": 1}
+        question = tool.Question(**(facts | {"prompt": prompt} | changes))
+        return tool.words_that_trigger(question), question
+
+    return run
+
+
+def test_a_fall_is_the_difference_of_two_runs(ask, demo, encode, sample):
+    """The signal is the mean norm of D_c - D_u over the first steps, recomputed here by a plain hook."""
+
+    def norm(prompt):
+        seen, clone = [], demo[0].clone()
+
+        def hear(facts):
+            difference = (facts["cond_denoised"] - facts["uncond_denoised"])[0]
+            seen.append(float(difference.square().mean().sqrt()))
+            return facts["denoised"]
+
+        clone.set_model_sampler_post_cfg_function(hear)
+        import comfy.sample
+
+        latent = EMPTY["samples"]
+        with torch.inference_mode():
+            comfy.sample.sample(
+                clone, comfy.sample.prepare_noise(latent, 1), 8, 2.0, "euler", "normal", encode(prompt), encode(""), latent, seed=1,
+                disable_pbar=True,
+            )  # fmt: skip
+        return seen
+
+    answer, _question = ask(word_list="red, blue")
+    steps = answer.evaluations // (
+        2 * len({PROMPT, "large red circle", "a red circle", "a large circle", "a large red", *_replaced(answer)})
+    )
+    whole = sum(norm(PROMPT)[:steps]) / steps
+    assert answer.kind == "guidance norm" and answer.signal == pytest.approx(whole, rel=1e-4)
+    red = next(s for s in answer.words if s.word.text == "red")
+    assert red.dropped == pytest.approx(whole - sum(norm("a large circle")[:steps]) / steps, abs=1e-4)
+    assert red.by == "blue" and red.replaced == pytest.approx(whole - sum(norm("a large blue circle")[:steps]) / steps, abs=1e-4)
+
+
+def _replaced(answer):
+    return {PROMPT[: s.word.start] + s.by + PROMPT[s.word.end :] for s in answer.words if s.by}
+
+
+def test_neighbours_are_other_whole_words(demo):
+    neighbours = importlib.import_module("unmemorize_pack.host.combined.neighbours")
+    vocabulary = neighbours.vocabulary_of(demo[1])
+    assert {"red", "circle", "navy"} <= set(vocabulary.words)
+    assert vocabulary.nearest("red") in set(vocabulary.words) - {"red"} and vocabulary.nearest("nobody") == ""
+
+
+def test_clip_l_and_t5_are_read(comfy):
+    """The core's own classes, their embeddings random: whole words only, and the neighbour by the embedding."""
+    neighbours = importlib.import_module("unmemorize_pack.host.combined.neighbours")
+    import comfy.sd1_clip
+
+    tokenizer = comfy.sd1_clip.SD1Tokenizer()
+    table = torch.zeros(49408, 4)
+    ids = {w: i for i, w in tokenizer.clip_l.inv_vocab.items()}
+    for k, word in enumerate(("cat</w>", "kitten</w>", "cats</w>", "house</w>")):
+        table[ids[word]] = torch.tensor([1.0, 0.1 * k, 0.0, 0.0])
+    holder = type("M", (), {"get_input_embeddings": lambda self: type("E", (), {"weight": table})()})()
+    model = type("C", (), {"clip_l": type("L", (), {"transformer": holder})()})()
+    vocabulary = neighbours.vocabulary_of(type("Clip", (), {"tokenizer": tokenizer, "cond_stage_model": model})())
+    assert vocabulary.nearest("cat") == "kitten", "not cats, which is the same word"
+    assert "cat" in vocabulary.words and "ing" in vocabulary.words and "cat</w>" not in vocabulary.words
+
+
+def test_a_profile_makes_the_guards_score_the_signal(ask, stored):
+    answer, _ = ask(profile=stored)
+    assert answer.kind == "guard score"
+
+
+def test_the_node_shows_word_share_and_changed_prompt(nodes, demo, encode):
+    result = nodes["UnmemorizeTriggerWords"].execute(
+        model=demo[0], clip=demo[1], negative=encode(""), latent=EMPTY, prompt=PROMPT, seeds=1, word_list="red, blue\ncircle, star", **USE
+    )
+    word, share, changed, text = result.args
+    facts, (view,) = json.loads(text), result.ui["unmemorize_words"]
+    assert facts["trigger"] == word and (changed != PROMPT) == bool(word) and share >= 0
+    assert "".join(piece["text"] for piece in view["pieces"]) == PROMPT and view["verdict"] == facts["verdict"]
+    assert [row["word"] for row in facts["words"]] == PROMPT.split()
+
+
+def test_bad_input_is_refused_before_any_work(ask, tool, stored, monkeypatch):
+    monkeypatch.setattr(tool, "_signal", lambda *_: pytest.fail("work began"))
+    for prompt, changes, words in (
+        ("", {}, "no word"),
+        ("red " * 100, {}, "100 words"),
+        (PROMPT, {"use": USE | {"cfg": 1.0}}, "CFG 1"),
+        (PROMPT, {"use": USE | {"cfg": 7.0}, "profile": stored}, "CFG is 7"),
+        (PROMPT, {"seeds": 0}, "seeds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ask(prompt, **changes)

@@ -1,0 +1,95 @@
+"""LoRA Leak Probe against the real ComfyUI: what it draws, what it refuses, what it leaves alone."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+USE = {"seed": 3, "steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+@pytest.fixture(scope="module")
+def changed(demo):
+    """The demo model under a LoRA that changes something."""
+    generator = torch.Generator().manual_seed(5)
+    weights = demo[0].model.state_dict()
+    names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
+    clone = demo[0].clone()
+    clone.add_patches({k: (0.5 * weights[k].float().std() * torch.randn(weights[k].shape, generator=generator),) for k in names})
+    return clone
+
+
+@pytest.fixture
+def probing(comfy):
+    return importlib.import_module("unmemorize_pack.host.copies.probing")
+
+
+def asked(probing, demo, under_lora, encode, **changes):
+    facts = {
+        "base": demo[0], "lora": under_lora, "vae": demo[2], "captions": [encode("a red ring"), encode("a blue star")], "empty": encode(""),
+        "latent": {"samples": torch.zeros(1, 8, 8, 8)}, "use": USE, "pictures": 8, "w": 1.0, "wanted": 2,
+    }  # fmt: skip
+    return probing.Probe(**(facts | changes))
+
+
+def test_one_step_on_is_the_lora_itself_without_guidance(probing, demo, changed, encode, draw):
+    """w = 1: eps_B(empty) + (eps_L(caption) - eps_B(empty)) is the LoRA's own run at CFG 1, seed by seed."""
+    found = probing.probe(asked(probing, demo, changed, encode))
+    assert found.captions == [0, 1] * 4 and found.pictures.shape == (8, 64, 64, 3)
+    for i, prompt in ((0, "a red ring"), (3, "a blue star")):
+        latent = draw(changed, prompt=prompt, seed=3 + i, steps=4, cfg=1.0)
+        with torch.inference_mode():
+            assert torch.allclose(found.pictures[i], demo[2].decode(latent)[0], atol=1e-3)
+
+
+def test_models_keep_their_weights_and_their_runs(probing, demo, changed, encode, draw, untouched):
+    before = draw(changed)
+    with untouched(demo[0], changed):
+        probing.probe(asked(probing, demo, changed, encode))
+        after = draw(changed)
+    assert torch.equal(before, after)
+
+
+def test_planted_agreement_is_a_leak(probing, demo, changed, encode, monkeypatch):
+    """Every second picture of the LoRA is the same, the base's all differ."""
+    generator = torch.Generator().manual_seed(0)
+    strangers, one = torch.rand(16, 64, 64, 3, generator=generator), torch.rand(64, 64, 3, generator=generator)
+
+    def drawn(p, w, _progress):
+        return strangers[8:] if w is None else torch.stack([one if i % 2 else strangers[i] for i in range(8)])
+
+    monkeypatch.setattr(probing, "drawn", drawn)
+    found = probing.probe(asked(probing, demo, changed, encode))
+    assert [sorted(g.members) for g in found.leaks] == [[1, 3, 5, 7]] and torch.equal(found.estimates[0], one)
+    facts = probing.report(found, ["a red ring", "a blue star"], USE)
+    assert facts["leaks"] == 1 and facts["groups"][0]["captions"] == ["a blue star"] and json.dumps(facts)
+    assert probing.shown(found).shape[0] == 1
+
+
+def test_bad_input_is_refused_before_any_work(probing, demo, changed, encode, root, monkeypatch):
+    monkeypatch.setattr(probing, "drawn", lambda *_: pytest.fail("work began"))
+    early = importlib.import_module("unmemorize_pack.host.demo").load_demo(root / "demo/lab/early.safetensors")[0]
+    for changes, words in (
+        ({"lora": demo[0]}, "same model with the same LoRAs"),
+        ({"base": changed, "lora": demo[0]}, "the model does not have"),
+        ({"lora": early}, "different checkpoints"),
+        ({"pictures": 4}, "at least 8"),
+        ({"captions": []}, "no caption"),
+        ({"use": USE | {"sampler_name": "nobody"}}, "nobody"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            probing.probe(asked(probing, demo, changed, encode, **changes))
+
+
+def test_the_node_gives_gallery_estimates_and_report(nodes, demo, changed):
+    node = nodes["UnmemorizeLoRALeakProbe"]
+    result = node.execute(
+        base=demo[0], lora=changed, clip=demo[1], vae=demo[2], latent={"samples": torch.zeros(1, 8, 8, 8)}, captions="", pictures=8,
+        groups=2, w=1.5, **USE,
+    )  # fmt: skip
+    gallery, estimates, leaks, text = result.args
+    facts = json.loads(text)
+    assert gallery.ndim == 4 and estimates.shape[1:] == (64, 64, 3) and facts["leaks"] == leaks and facts["settings"]["w"] == 1.5

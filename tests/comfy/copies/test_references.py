@@ -1,0 +1,147 @@
+"""Reference Pictures: folders and batches, odd files, links, the cache."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture
+def tools(comfy):
+    names = ("references", "pictures", "detectors")
+    return {n: importlib.import_module(f"unmemorize_pack.host.copies.{n}") for n in names}
+
+
+@pytest.fixture
+def home(comfy, tmp_path, monkeypatch):
+    """ComfyUI's input folder with a folder `mine` of six pictures, and an empty user folder."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    folder = tmp_path / "input" / "mine"
+    (folder / "inner").mkdir(parents=True)
+    for k in range(6):
+        picture(k).save(folder / ("inner" if k > 3 else "") / f"{k}.png")
+    return folder
+
+
+def picture(seed, side=64, mode="RGB"):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    return small.resize((side, side), Image.Resampling.BICUBIC).convert(mode)
+
+
+def gathered(tools, folder="mine", images=None):
+    return tools["references"].gathered(folder, images, lambda: None)
+
+
+def test_a_folder_and_those_in_it(tools, home):
+    found = gathered(tools)
+    assert found.names == ["0.png", "1.png", "2.png", "3.png", "inner/4.png", "inner/5.png"] and not found.left_out
+    assert found.picture(0).shape == (3, 64, 64)
+
+
+def test_odd_files_are_left_out_and_named(tools, home):
+    (home / "broken.png").write_bytes(b"\x89PNG nothing")
+    (home / "empty.jpg").write_bytes(b"")
+    (home / "notes.txt").write_text("no picture")
+    picture(0).save(home / "twin.png")
+    found = gathered(tools)
+    assert len(found.names) == 6 and set(found.left_out) == {"broken.png", "empty.jpg", "twin.png"}
+    assert "0.png" in found.left_out["twin.png"] and "cannot be read" in found.left_out["broken.png"]
+
+
+def test_links_out_of_the_folder_are_left_out(tools, home, tmp_path):
+    picture(9).save(tmp_path / "secret.png")
+    os.symlink(tmp_path / "secret.png", home / "link.png")
+    os.symlink(home / "0.png", home / "again.png")
+    found = gathered(tools)
+    assert "leads out" in found.left_out["link.png"] and "again.png" in found.left_out, "the same picture"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../user", "/etc", "mine/../..", "nobody"])
+def test_folders_outside_are_refused(tools, home, name):
+    with pytest.raises(ValueError, match="no folder"):
+        tools["pictures"].listed(name)
+
+
+def test_an_empty_folder_says_what_to_do(tools, home):
+    (home.parent / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no picture"):
+        gathered(tools, "empty")
+    with pytest.raises(ValueError, match="no references"):
+        gathered(tools, None)
+
+
+def test_every_kind_of_picture_is_read_upright_in_rgb(tools, home):
+    read = tools["pictures"].read
+    plain = picture(3)
+    plain.convert("CMYK").save(home / "cmyk.jpg", quality=95)
+    plain.convert("L").save(home / "grey.png")
+    plain.convert("P").save(home / "palette.gif")
+    Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257).save(home / "deep.png")
+    half = plain.copy()
+    half.putalpha(0)
+    half.save(home / "clear.png")
+    plain.save(home / "moving.webp", save_all=True, append_images=[picture(4)], lossless=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.asarray(plain)[:, :32]).save(home / "turned.jpg", exif=exif, quality=95)
+    whole = read(home / "3.png") if (home / "3.png").exists() else None
+    assert whole is not None
+    for name in ("cmyk.jpg", "moving.webp"):
+        assert (read(home / name) - whole).abs().mean() < 0.1
+    for name in ("grey.png", "deep.png"):
+        assert (read(home / name) - whole.mean(0)).abs().mean() < 0.1
+    assert bool((read(home / "clear.png") == 1).all()), "what is transparent is white"
+    assert read(home / "turned.jpg").shape == (3, 32, 64)
+
+
+def test_huge_pictures_are_made_smaller_or_refused(tools, home, monkeypatch):
+    picture(1, 3000).save(home / "large.jpg")
+    assert max(tools["pictures"].read(home / "large.jpg").shape) <= 2048
+    monkeypatch.setattr(tools["pictures"], "MOST_PIXELS", 1000)
+    with pytest.raises(ValueError, match="3000 x 3000 pixels"):
+        tools["pictures"].read(home / "large.jpg")
+
+
+def test_what_is_kept_is_found_by_content(tools, home, monkeypatch):
+    references, detector = tools["references"], tools["detectors"].BuiltIn()
+    first = references.features(gathered(tools), detector, lambda: None)
+    (home / "0.png").rename(home / "renamed.png")
+    monkeypatch.setattr(type(detector), "prepare", lambda *_: pytest.fail("prepared again"))
+    again = references.features(gathered(tools), detector, lambda: None)
+    assert torch.equal(first.sort(0).values, again.sort(0).values)
+
+
+def test_a_changed_file_is_prepared_again_and_a_damaged_cache_made_anew(tools, home):
+    references, detector = tools["references"], tools["detectors"].BuiltIn()
+    before = references.features(gathered(tools), detector, lambda: None)
+    picture(77).save(home / "0.png")
+    for path in home.parent.parent.joinpath("user", "unmemorize", "references").rglob("*.safetensors"):
+        path.write_bytes(b"broken")
+    after = references.features(gathered(tools), detector, lambda: None)
+    assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
+
+
+def test_a_batch_keeps_each_picture_once(tools):
+    images = torch.rand(3, 16, 16, 3)
+    images[2] = images[0]
+    found = tools["references"].of_batch(images)
+    assert found.names == ["picture 0", "picture 1"] and "picture 2" in found.left_out
+
+
+def test_the_node_joins_folder_and_batch_and_reports(nodes, home):
+    node = nodes["UnmemorizeReferencePictures"]
+    found, count, text = node.execute("mine", torch.rand(2, 16, 16, 3)).args
+    assert count == 8 == len(found.names) and json.loads(text)["pictures"] == 8
+    stamp = node.fingerprint_inputs("mine")
+    picture(5).save(home / "new.png")
+    assert node.fingerprint_inputs("mine") != stamp and node.fingerprint_inputs("nobody") == "missing"

@@ -1,0 +1,143 @@
+"""A corrected picture is looked at again: the next way is tried, and the record speaks of the final picture."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import json
+
+import pytest
+import torch
+from unmemorize_pack.tests.comfy.judging import PROMPT, STEPS
+
+ALL = -1e30
+
+
+@pytest.fixture
+def strategies(comfy):
+    return importlib.import_module("unmemorize_pack.host.stability.strategies")
+
+
+@pytest.fixture
+def with_ways(strategies, demo, guarding, stored, draw):
+    """with_ways(ways, limit) -> latent, record: each way is (cfg, seed) of another run of the same prompt."""
+
+    def run(*ways, limit=ALL, n=1):
+        class Ways:
+            redraws = same_prompt = True
+
+            def obstacle(self, guider, sigmas):
+                return ""
+
+            def begin(self, watch):
+                return strategies.Redrawing(*ways)
+
+        model, record = guarding.guarded(demo[0], guarding.Guard(stored, "correct", limit=limit, strategy=Ways()))
+        return draw(model, prompt=PROMPT, steps=STEPS, n=n), record
+
+    return run
+
+
+def again(call, scale=1.0):
+    """The run once more from a scaled noise."""
+    from unmemorize_pack.host.core.sampler_call import DRAWN_AGAIN
+
+    guider = call.guider
+    guider.model_options = {**guider.model_options, DRAWN_AGAIN: True}
+    return guider.sample(scale * call.noise, call.latent, call.sampler, call.sigmas, call.mask, None, True, call.seed)
+
+
+def test_a_picture_that_still_looks_like_a_memory_is_tried_the_next_way(with_ways):
+    """With a limit below every score no way is good enough: all are tried, the least score is kept and named."""
+    seen = []
+
+    def way(scale):
+        def draw(call):
+            seen.append(scale)
+            return again(call, scale)
+
+        return draw
+
+    latent, record = with_ways(way(0.9), way(0.7))
+    look = record.facts["redrawn"]["0"]
+    assert seen == [0.9, 0.7] and look["tries"] == 2 and look["memorized"] is True
+    verdict = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart").verdict
+    assert verdict(record.facts, 0) == "memorized, sampled again: still looks like a memory"
+
+
+def test_the_first_way_that_is_clean_is_kept(with_ways, strategies, monkeypatch, guarding, stored, draw):
+    """The judge's answers are planted: a memory first, then none."""
+    methods = importlib.import_module("unmemorize_pack.host.stability.methods")
+    real, answers = methods.Guard.judge, iter([True, True, False])
+
+    def judge(self, watch, *more):
+        found = real(self, watch, *more)
+        return type(found)(
+            found.score, torch.full_like(found.flagged, next(answers)), found.detector, found.observed, [""] * len(found.score)
+        )
+
+    monkeypatch.setattr(methods.Guard, "judge", judge)
+    latent, record = with_ways(lambda call: again(call, 0.9), lambda call: again(call, 0.7), lambda call: pytest.fail("a third way"))
+    assert record.facts["redrawn"]["0"]["tries"] == 2 and record.facts["redrawn"]["0"]["memorized"] is False
+    verdict = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart").verdict
+    assert verdict(record.facts, 0) == "memorized, sampled again: clean"
+    assert record.facts["memorized"] == [True], "the first run's own verdict stays"
+
+
+def test_what_is_seen_of_the_second_run_is_what_a_guard_would_see(with_ways, demo, guarding, stored, draw):
+    """Its score is that of the same run under a guard of its own."""
+    _, record = with_ways(again)
+    model, own = guarding.guarded(demo[0], guarding.Guard(stored))
+    draw(model, prompt=PROMPT, steps=STEPS)
+    assert record.facts["redrawn"]["0"]["score"] == pytest.approx(own.facts["scores"][0], rel=1e-3)
+
+
+def test_every_sample_is_looked_at_alone(with_ways):
+    _, record = with_ways(lambda call: again(call, 0.8), n=2)
+    assert set(record.facts["redrawn"]) == {"0", "1"}
+
+
+def test_a_parent_that_draws_is_not_judged(demo, guarding, stored, draw, root):
+    early = importlib.import_module("unmemorize_pack.host.demo").load_demo(root / "demo/lab/early.safetensors")[0]
+    model, record = guarding.guarded(demo[0], guarding.Guard(stored, "correct", parent=early, limit=ALL))
+    draw(model, prompt=PROMPT, steps=STEPS)
+    assert record.facts["redrawn"] == {} and record.facts["restarted"] == [0]
+    verdict = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart").verdict
+    assert verdict(record.facts, 0) == "memorized, sampled again"
+
+
+def test_other_words_or_more_guidance_are_not_judged(demo, guarding, stored, draw, strategies):
+    """The default without a parent leaves parts of the prompt out: its predictions change with the words, as those of no memory do."""
+    restart = importlib.import_module("unmemorize_pack.host.stability.restart")
+    verdict = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart").verdict
+    stronger = restart.Restart((restart.Phase(1.0, cfg=2.0),))
+    for strategy, looks in ((None, {}), (stronger, {"0": {"tries": 1, "memorized": None, "score": None}})):
+        model, record = guarding.guarded(demo[0], guarding.Guard(stored, "correct", limit=ALL, strategy=strategy))
+        draw(model, prompt=PROMPT, steps=STEPS)
+        assert record.facts["redrawn"] == looks and verdict(record.facts, 0) == "memorized, sampled again"
+
+
+def test_a_run_that_only_records_is_not_seen(with_ways, demo, guarding, stored, draw):
+    """A way may run the model more than once; only the run that draws counts."""
+    core = importlib.import_module("unmemorize_pack.host.core.sampler_call")
+
+    def way(call):
+        noisy = dataclasses.replace(call, guider=copy.copy(call.guider))
+        noisy.guider.model_options = {**call.guider.model_options, core.RECORDING: True}
+        again(noisy, 0.5)
+        return again(call)
+
+    _, record = with_ways(way)
+    model, own = guarding.guarded(demo[0], guarding.Guard(stored))
+    draw(model, prompt=PROMPT, steps=STEPS)
+    assert record.facts["redrawn"]["0"]["score"] == pytest.approx(own.facts["scores"][0], rel=1e-3)
+
+
+def test_the_report_keeps_looks_and_a_forged_one_is_refused(nodes, with_ways):
+    _, record = with_ways(lambda call: again(call, 0.8))
+    read = importlib.import_module("unmemorize_pack.host.stability.records").read_record
+    assert read(json.dumps(record.facts), None, None)["redrawn"] == record.facts["redrawn"]
+    forged = {**record.facts, "redrawn": {"0": {"memorized": "no"}}}
+    with pytest.raises(ValueError, match="redrawn"):
+        read(json.dumps(forged), None, None)

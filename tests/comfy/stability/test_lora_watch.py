@@ -1,0 +1,174 @@
+"""The guard watches a LoRA: what it changes for a prompt alone, against the model before it."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+PROMPT, EMPTY = "a small red ring on a gray background", torch.zeros(1, 8, 8, 8)
+
+
+def lora_of(model, change):
+    """MODEL under a patch of every attention's output, `change(weight, generator)` of each."""
+    generator = torch.Generator().manual_seed(5)
+    names = [k for k in model.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
+    clone = model.clone()
+    clone.add_patches({k: (change(model.model.state_dict()[k], generator),) for k in names})
+    return clone
+
+
+@pytest.fixture(scope="module")
+def changed(demo):
+    """The demo model under a LoRA that changes something."""
+    return lora_of(demo[0], lambda w, g: 0.5 * w.float().std() * torch.randn(w.shape, generator=g))
+
+
+@pytest.fixture
+def watching():
+    return importlib.import_module("unmemorize_pack.host.stability.lora_watch")
+
+
+@pytest.fixture
+def guard(demo, changed, guarding):
+    """guard(mode, ...) -> the changed model under guard by its parent, without a profile; and the record."""
+
+    def make(mode="detect", model=None, **more):
+        methods = importlib.import_module("unmemorize_pack.host.stability.methods")
+        asked = methods.Guard(more.pop("stored", None), mode, parent=more.pop("parent", demo[0]), **more)
+        methods.check(asked, model or changed)
+        return guarding.guarded(model or changed, asked)
+
+    return make
+
+
+def agreements(record, sample=0):
+    return [row[sample] for row in record.facts["observed"]["agreement"]]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc", "euler_ancestral"])
+def test_detect_keeps_every_bit_and_needs_no_profile(guard, draw, changed, sampler):
+    plain = draw(changed, n=2, sampler=sampler)
+    clone, record = guard()
+    assert torch.equal(draw(clone, n=2, sampler=sampler), plain)
+    assert record.facts["detector"] == "agreement" and record.facts["not_judged"] == ["", ""] and record.facts["profile"] is None
+    assert all(-1 <= a <= 1 for a in agreements(record) if a is not None) and any(a is not None for a in agreements(record))
+    assert "fixed limit" in " ".join(record.facts["warnings"])
+
+
+def test_each_sample_has_its_own_agreement(guard, draw):
+    """A batch gives what its parts give."""
+    clone, record = guard()
+    draw(clone, n=2, seed=3)
+    both = [agreements(record, i) for i in (0, 1)]
+    assert both[0] != both[1]
+    draw(clone, n=1, seed=3)
+    assert agreements(record) == pytest.approx(both[0], abs=2e-3)
+
+
+def test_agreement_is_that_of_the_two_models_predictions(guard, draw, demo, changed, encode):
+    """Against ComfyUI's own calls of both models at the first step, where the latent is known."""
+
+    clone, record = guard()
+    draw(clone, prompt=PROMPT, steps=5)
+    seen = {}
+    for name, model in (("lora", changed), ("base", demo[0])):
+
+        def listen(facts, name=name):
+            seen.setdefault(name, (facts["cond_denoised"].clone(), facts["uncond_denoised"].clone()))
+            return facts["denoised"]
+
+        heard = model.clone()
+        heard.set_model_sampler_post_cfg_function(listen)
+        draw(heard, prompt=PROMPT, steps=5)
+    a, b = ((seen["lora"][k] - seen["base"][k]).flatten() for k in (0, 1))
+    assert agreements(record)[0] == pytest.approx(float(torch.nn.functional.cosine_similarity(a, b, dim=0)), abs=1e-4)
+
+
+def test_a_reference_takes_the_empty_prompts_place(guard, draw, encode):
+    """The prompt as its own reference: its changes agree wholly. Also in a run without guidance."""
+    for cfg in (2.0, 1.0):
+        clone, record = guard(reference=encode(PROMPT))
+        draw(clone, prompt=PROMPT, cfg=cfg)
+        assert agreements(record) == pytest.approx([1.0] * 5, abs=1e-3)
+        assert record.facts["scores"][0] < 0 and record.facts["memorized"] == [False]
+
+
+def test_without_guidance_the_negative_prompt_is_asked_for(guard, draw):
+    clone, record = guard()
+    draw(clone, cfg=1.0)
+    assert record.facts["not_judged"] == [""] and all(a is not None for a in agreements(record))
+
+
+def test_a_lora_that_changes_nothing_is_not_called_clean(guard, draw, demo):
+    nothing = lora_of(demo[0], lambda w, g: torch.zeros_like(w, dtype=torch.float32))
+    clone, record = guard(model=nothing)
+    draw(clone)
+    assert record.facts["scores"] == [None] and "changes nothing" in record.facts["not_judged"][0]
+
+
+def test_the_same_model_as_parent_is_refused(guard, demo, changed):
+    with pytest.raises(ValueError, match="same model with the same LoRAs"):
+        guard(parent=changed)
+    with pytest.raises(ValueError, match="the model does not have"):
+        guard(model=demo[0], parent=changed)
+    with pytest.raises(ValueError, match="needs the model before the LoRA"):
+        guard(parent=None, reference=[[torch.zeros(1, 24, 128), {}]])
+
+
+def test_another_checkpoint_as_parent_still_needs_a_profile(guard, demo, changed, root):
+    early = importlib.import_module("unmemorize_pack.host.demo").load_demo(root / "demo/lab/early.safetensors")[0]
+    with pytest.raises(ValueError, match="needs a profile"):
+        guard(parent=early)
+
+
+def test_correct_draws_flagged_pictures_again_and_no_other(guard, draw, changed):
+    """Limits that flag one of two: the other keeps its bits, the flagged one is what the base makes plus the common change."""
+    clone, record = guard(limit=-1e9)
+    draw(clone, n=2)
+    low, high = sorted(record.facts["scores"])
+    clone, record = guard("correct", limit=(low + high) / 2)
+    plain, got = draw(changed, n=2), draw(clone, n=2)
+    hit = record.facts["memorized"].index(True)
+    assert record.facts["memorized"].count(True) == 1 and record.facts["restarted"] == [hit]
+    assert torch.equal(got[1 - hit], plain[1 - hit]) and not torch.equal(got[hit], plain[hit])
+
+
+def test_a_correction_leaves_both_models_as_they_were(guard, draw, demo, changed, untouched):
+    clone, _ = guard("correct", limit=-1e9)
+    plain = draw(changed)
+    with untouched(demo[0], changed):
+        draw(clone)
+        after = draw(changed)  # both share their weights: what was loaded before is loaded again
+    assert torch.equal(after, plain)
+
+
+def test_redrawn_is_the_base_where_the_lora_moves_no_empty_prompt(guard, draw, demo, changed, monkeypatch, encode):
+    """With the reference that the base itself answers alike under both models, the common change is nothing: the base's own run."""
+    common = importlib.import_module("unmemorize_pack.host.stability.common_change")
+    monkeypatch.setattr(common, "with_common_change", lambda guided, own, lent: guided)
+    clone, _ = guard("correct", limit=-1e9)
+    assert torch.allclose(draw(clone), draw(demo[0]), atol=1e-4)
+
+
+def test_a_profile_measured_under_the_lora_calibrates_it(watching, demo, changed, encode, draw, guard, tmp_path):
+    prompts = [encode(f"a {colour} ring") for colour in ("red", "blue", "green", "yellow", "white")]
+    use = {"seed": 7, "steps": 5, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    with torch.inference_mode():
+        stored = watching.calibrated(changed, demo[0], None, prompts, encode(""), {"samples": EMPTY}, 1, use)
+    region = stored.profile.agreement
+    assert -1 <= region.centre <= 1 and region.spread > 0 and "agreement" in stored.profile.mean
+    clone, record = guard(stored=stored)
+    draw(clone)
+    assert record.facts["detector"] == "default + agreement" and "fixed limit" not in " ".join(record.facts["warnings"])
+    profiles = importlib.import_module("unmemorize_pack.host.stability.profiles")
+    files = importlib.import_module("unmemorize_pack.host.core.files")
+    files.replace(tmp_path / "p.safetensors", *profiles.as_file(stored))
+    assert profiles.read_profile(tmp_path / "p.safetensors").profile.agreement == region
+
+
+def test_a_profile_of_another_lora_does_not_calibrate_this_one(guard, draw, stored):
+    clone, record = guard(stored=stored)
+    draw(clone)
+    assert "fixed limit" in " ".join(record.facts["warnings"])

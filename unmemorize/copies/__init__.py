@@ -1,0 +1,1 @@
+"""Is a picture a copy of another?"""

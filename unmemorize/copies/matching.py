@@ -1,0 +1,224 @@
+"""Is a part of one picture in another, and where? Normalised correlation of patches over scales, shifts and mirror; nothing trained.
+
+Every patch of a reference is searched in the picture at several sizes. A copy shows as many patches that match *at the same offset*:
+matches are added up by offset, so that a patch that resembles something by chance counts for little. Brightness, contrast, tint and slow
+shading do not matter: each patch is compared without its mean and its slope, or every soft gradient would match every other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 40
+"""A reference is searched at this side."""
+PATCH, STRIDE = 10, 5
+"""Of a reference's patches; pixels at SIDE."""
+STEP = 1
+"""Of the places where they are searched."""
+SCALES = tuple(round(1.12**k, 3) for k in range(-8, 7))
+"""Sides of the picture, in SIDE, from .42 to 2: below 1 the reference is a part of the picture enlarged, above 1 it is the larger one."""
+MATCH = 0.7
+"""Correlation from which a patch counts."""
+FLAT = 0.01
+"""A patch says all it can from twice this cornerness on (mean slope, per pixel, in its poorest direction)."""
+NOISE = 0.003
+"""Standard deviation that means nothing: rounding, compression."""
+USUAL = 2.5
+"""Deviations by which a match must stand out of what the patch finds everywhere in the picture."""
+LEAST_SAID = 0.35
+"""Share of a reference that says something, at least assumed: what is nearly empty is never called a copy by its few corners."""
+GRID = (SIDE - PATCH) // STRIDE + 1
+"""Patches along a side of a reference."""
+RATIO = STRIDE // STEP
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A picture in which copies are searched: of every scale its patches [places, d] of unit length, rows, columns."""
+
+    scales: list[tuple[float, Tensor, int, int]]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The best place of each of several references in a picture, [m] each; `top` and `left` of its corner, in steps at that scale."""
+
+    score: Tensor
+    scale: Tensor
+    mirrored: Tensor
+    top: Tensor
+    left: Tensor
+
+
+def references(pictures: Tensor) -> Tensor:
+    """What is kept of pictures [m, 3, h, w] in [0, 1] that others may be copies of: [m, 2, GRID^2, d], each and its mirror image, every
+    patch as long as it says something: all of a reference's together are 1."""
+    grey = _grey(pictures, SIDE)
+    both = torch.stack([grey, grey.flip(-1)], 1).flatten(0, 1)
+    patches, _ = _patches(both, STRIDE)
+    weights = (_cornerness(both) / (2 * FLAT)).clamp(max=1.0)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(LEAST_SAID * GRID**2)
+    return (patches * weights[..., None]).view(len(pictures), 2, GRID * GRID, -1)
+
+
+def searched(picture: Tensor) -> Searched:
+    """A picture [3, h, w] in [0, 1], ready to be compared with references."""
+    found = []
+    for scale in SCALES:
+        side = round(SIDE * scale)
+        patches, _ = _patches(_grey(picture[None], side), STEP)
+        across = (side - PATCH) // STEP + 1
+        found.append((side / SIDE, patches[0], across, across))
+    return Searched(found)
+
+
+def _grey(pictures: Tensor, side: int) -> Tensor:
+    """[n, 1, side, side]."""
+    grey = pictures.mean(1, keepdim=True)
+    return F.interpolate(grey, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _patches(grey: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Patches of unit length without mean and slope [n, places, d] (shorter where flat), and their standard deviation [n, places]."""
+    patches = F.unfold(grey, PATCH, stride=step).transpose(1, 2)
+    plane = _plane_of(PATCH).to(patches)
+    patches = patches - (patches @ plane.T) @ plane
+    spread = patches.square().mean(-1).sqrt()
+    return patches / (math.sqrt(patches.shape[-1]) * (spread + NOISE**2 / spread.clamp_min(1e-6)))[..., None], spread
+
+
+def _cornerness(grey: Tensor, patch: int = PATCH, stride: int = STRIDE) -> Tensor:
+    """How much a patch changes in the direction in which it changes least, [n, patches]: along a straight edge it would match anywhere."""
+    dx, dy = (F.pad(torch.diff(grey, dim=d), (0, 1, 0, 0) if d == 3 else (0, 0, 0, 1)) for d in (3, 2))
+    xx, yy, xy = (F.unfold(v, patch, stride=stride).mean(1) for v in (dx * dx, dy * dy, dx * dy))
+    least = (xx + yy) / 2 - ((xx - yy).square() / 4 + xy.square()).sqrt()
+    return least.clamp_min(0).sqrt()
+
+
+def _plane_of(patch: int) -> Tensor:
+    """Mean and slopes of a patch, orthonormal, [3, d]."""
+    axis = torch.linspace(-1, 1, patch)
+    rows = torch.stack([torch.ones(patch, patch), axis.expand(patch, patch), axis[:, None].expand(patch, patch)]).flatten(1)
+    return F.normalize(rows, dim=1)
+
+
+def match(picture: Searched, refs: Tensor) -> Matches:
+    """The best place of references [m, 2, GRID^2, d] in a picture, over scales, shifts and mirror; scores in [0, 1]."""
+    m = len(refs)
+    lengths = refs.norm(dim=-1).flatten(0, 1)
+    best = torch.full((m,), -1.0, device=refs.device)
+    kept = torch.zeros(4, m, device=refs.device)
+    for scale, patches, rows, columns in picture.scales:
+        found = (refs.flatten(0, 2) @ patches.T).view(2 * m, GRID * GRID, rows, columns)
+        flat = found.flatten(2)
+        usual = USUAL * flat.square().mean(2).sqrt()
+        found = found.sub_(torch.maximum(MATCH * lengths, usual)[..., None, None]).clamp_(min=0)
+        votes = votes_of(found)
+        score, at = votes.flatten(1).view(m, -1).max(1)
+        score = score / (1 - MATCH)
+        better = score > best
+        best = torch.where(better, score, best)
+        size = votes[0].numel()
+        place, pad = at % size, RATIO * (GRID - 1)
+        now = torch.stack([torch.full_like(score, scale), at // size, place // votes.shape[2] - pad, place % votes.shape[2] - pad])
+        kept = torch.where(better, now.to(kept), kept)
+    return Matches(best, kept[0], kept[1].bool(), kept[2].long(), kept[3].long())
+
+
+def votes_of(found: Tensor) -> Tensor:
+    """Matches of patches [k, GRID^2, rows, columns] added up by the place of the reference's corner, [k, rows + pad, columns + pad]."""
+    k, _, rows, columns = found.shape
+    pad = RATIO * (GRID - 1)
+    votes = found.new_zeros(k, rows + pad, columns + pad)
+    for p in range(GRID * GRID):
+        y, x = pad - RATIO * (p // GRID), pad - RATIO * (p % GRID)
+        votes[:, y : y + rows, x : x + columns] += found[:, p]
+    return votes
+
+
+# --- a second, closer look at the best places -----------------------------------------------------------------
+
+FINE, FINE_PATCH, FINE_STRIDE = 96, 16, 8
+"""Side of a reference for the closer look, and its patches there."""
+SHIFT = 4
+"""Pixels at FINE by which a patch may lie beside its place."""
+STRETCH = (0.94, 0.97, 1.0, 1.03, 1.06)
+SURE = 0.7
+"""Correlation of a patch, looked at closely, from which it is the same."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What of a reference is in a picture: score in [0, 1], and where, in the picture and in the reference, as masks [16, 16] in [0, 1]."""
+
+    score: float
+    in_picture: Tensor
+    in_reference: Tensor
+
+
+CELLS = 16
+
+
+def looked_at(picture: Tensor, ref: Tensor, scale: float, mirrored: bool, top: int, left: int) -> Copy:
+    """A place that `match` found, of pictures [3, h, w] in [0, 1], looked at closely: patch by patch, at five sizes about the one found."""
+    grey = _grey(ref[None], FINE)
+    wanted = grey.flip(-1) if mirrored else grey
+    best = Copy(-1.0, torch.zeros(CELLS, CELLS), torch.zeros(CELLS, CELLS))
+    for stretch in STRETCH:
+        side = round(FINE * scale * stretch)
+        if side < FINE_PATCH:
+            continue
+        # the middle of what overlaps stays where it was found
+        y, x = (_corner(at * STEP * FINE / SIDE, side, stretch) for at in (top, left))
+        found = _inliers(_grey(picture[None], side)[0, 0], wanted[0, 0], y, x)
+        score = float(found.sum())
+        if score > best.score:
+            best = Copy(score, _spread_out(found, y, x, side), _spread_out(found, 0, 0, FINE))
+    if mirrored:
+        best = Copy(best.score, best.in_picture, best.in_reference.flip(-1))
+    return best
+
+
+def _corner(at: float, side: int, stretch: float) -> int:
+    """Where the reference's corner lies after the picture was stretched about the middle of their overlap."""
+    middle = (max(at, 0.0) + min(at + FINE, side / stretch)) / 2
+    return round(middle * stretch - (middle - at))
+
+
+def _inliers(picture: Tensor, wanted: Tensor, y: int, x: int) -> Tensor:
+    """How much each patch of a reference [FINE, FINE] with its corner at (y, x) is the same in a picture [h, w], [rows, columns]; all of a
+    whole copy's are 1 together."""
+    room = FINE + SHIFT
+    padded = F.pad(picture[None, None], (room, room, room, room))[0, 0]
+    y, x = (min(max(at, -FINE), len(picture)) + room for at in (y, x))
+    plane = _plane_of(FINE_PATCH).to(picture)
+
+    def patches(part: Tensor) -> tuple[Tensor, Tensor]:
+        several = F.unfold(part[None, None], FINE_PATCH, stride=FINE_STRIDE)[0].T
+        several = several - (several @ plane.T) @ plane
+        return several, several.square().mean(-1).sqrt()
+
+    ours, spread = patches(wanted)
+    best = torch.full_like(spread, -1.0)
+    for dy in range(-SHIFT, SHIFT + 1, 2):
+        for dx in range(-SHIFT, SHIFT + 1, 2):
+            theirs, other = patches(padded[y + dy : y + dy + FINE, x + dx : x + dx + FINE])
+            best = torch.maximum(best, (ours * theirs).mean(-1) / (spread * other + NOISE**2))
+    weights = (_cornerness(wanted[None, None], FINE_PATCH, FINE_STRIDE)[0] / (2 * FLAT)).clamp(max=1.0)
+    weights = weights / weights.sum().clamp_min(LEAST_SAID * len(weights))
+    across = (FINE - FINE_PATCH) // FINE_STRIDE + 1
+    return (((best - SURE) / (1 - SURE)).clamp_min(0) * weights).view(across, across)
+
+
+def _spread_out(inliers: Tensor, y: int, x: int, side: int) -> Tensor:
+    """Patches that are the same, as a mask [CELLS, CELLS] over a picture of a side in which the reference's corner lies at (y, x)."""
+    mask = torch.zeros(side, side)
+    for row, column in torch.nonzero(inliers > 0).tolist():
+        top, left = y + FINE_STRIDE * row, x + FINE_STRIDE * column
+        mask[max(top, 0) : max(top + FINE_PATCH, 0), max(left, 0) : max(left + FINE_PATCH, 0)] = 1.0
+    return F.interpolate(mask[None, None], size=(CELLS, CELLS), mode="area")[0, 0]
