@@ -142,7 +142,7 @@ def _judged(epoch: Epoch) -> str:
     if leaks is None:
         return "not judged: it changes nothing"
     least = "" if math.isnan(epoch.least) else f", least agreement {epoch.least:.2f}"
-    return ("leaks" if leaks else "no leak") + least
+    return ("leaks" if leaks else "no leak seen") + least
 
 
 def shown(epochs: list[Epoch], pictures: Tensor) -> Tensor:

@@ -194,6 +194,7 @@ def shown(checked: Checked, pictures: Tensor, references: References) -> Tensor:
 
 def _row(checked: Checked, references: References, i: int) -> str:
     copy, p = checked.copies[i], checked.percentiles[i]
-    said = "uncalibrated" if copy is None else "copy" if copy else "no copy"
-    like = "" if math.isnan(p) else f", more alike than {p:.1%} of honest pictures"
-    return f"{said}: score {checked.scores[i]:.2f}{like}; {references.names[checked.nearest[i]]}"
+    unsaid = "uncalibrated" if checked.threshold is None else "not judged"
+    said = unsaid if copy is None else "copy" if copy else "no copy"
+    like = "" if math.isnan(p) else f", above {p:.0%} of honest"
+    return f"{said}: {checked.scores[i]:.2f}{like}; {references.names[checked.nearest[i]]}"

@@ -44,6 +44,6 @@ def in_words(epochs: list[Epoch], limit: float) -> str:
         return "Nothing could be suggested: those that do not leak change nothing with these captions. Does the LoRA belong to this model?"
     if best is None:
         return "Every one of them leaks. Train for fewer steps or with more pictures, or clean one with Filter LoRA by Measuring."
-    many = f"{leaking} of {len(epochs)} leak" if leaking else "none leaks"
+    many = f"{leaking} of {len(epochs)} leak" if leaking else "none is seen to leak"
     at = "" if best.strength == 1 else f" at strength {best.strength:g}"
     return f"{many}; of the others {best.name!r}{at} has learnt most: {best.common:.0%} of the strongest one's change for every prompt."

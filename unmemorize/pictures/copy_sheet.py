@@ -31,7 +31,7 @@ def copy_sheet(pictures: Tensor, nearest: Tensor, masks: Tensor, words: list[str
             tile, size, corner = _tile(picture)
             at = (MARGIN + column * (TILE + GAP), y + LINE_HEIGHT - 4)
             page.paste(tile, at)
-            if column == 0:
+            if column == 0 and copies[i]:
                 _outline(draw, masks[i], (at[0] + corner[0], at[1] + corner[1]), size)
     return tensor_of(page)
 

@@ -59,7 +59,9 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     g.add("UnmemorizeMeasuredLoRAFilter", (1260, -20), (420, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2],
           **links, **settings)  # fmt: skip
     g.add("UnmemorizeCleanLoRA", (1730, -20), (400, 360), model=load[0], clip=load[1], lora_name="demo/leaking")
+    references = g.add("UnmemorizeReferencePictures", (1730, 420), (400, 170), folder="none", images=photo[0])
     g.add(
-        "UnmemorizeBestEpoch", (2180, -20), (420, 760), model=load[0], vae=load[2], **links, folder="demo", captions=photo[2], **settings,
+        "UnmemorizeBestEpoch", (2180, -20), (420, 760), model=load[0], vae=load[2], **links, folder="demo", captions=photo[2],
+        references=references[0], copy_limit=0.3, **settings,
     )  # fmt: skip
     return g.build("unmemorize-15-clean-a-lora")
