@@ -129,7 +129,7 @@ def test_what_is_no_batch_stays(cut):
 @pytest.mark.parametrize("shape", [(8, 8), (3, 1, 8, 8), (3, 8, 8), (1, 1, 8, 8), (2, 1, 8, 8)])
 def test_a_mask_is_cut_in_the_shape_the_core_gives_it(comfy, shape):
     """It comes as nodes make it: rows of pixels or frames may stand where samples are expected."""
-    restart, calls = (importlib.import_module(f"unmemorize_pack.host.{n}") for n in ("stability.restart", "core.sampler_call"))
+    one_sample, calls = (importlib.import_module(f"unmemorize_pack.host.{n}") for n in ("core.one_sample", "core.sampler_call"))
     prepare = importlib.import_module("comfy.sampler_helpers").prepare_mask
     mask, noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 4, 8, 8)
     guider = SimpleNamespace(original_conds={})
@@ -137,8 +137,8 @@ def test_a_mask_is_cut_in_the_shape_the_core_gives_it(comfy, shape):
     whole = prepare(mask, noise.shape, mask.device)
     ready = calls.RunCall(guider, noise, noise, None, torch.ones(2), whole, None, True, 0)
     for i in range(2):
-        assert torch.equal(restart._call_of_one(call, i, 2).mask, whole[i : i + 1])
-        assert torch.equal(restart._call_of_one(ready, i, 2).mask, whole[i : i + 1]), "newer cores have given it this shape"
+        assert torch.equal(one_sample.call_of_one(call, i, 2).mask, whole[i : i + 1])
+        assert torch.equal(one_sample.call_of_one(ready, i, 2).mask, whole[i : i + 1]), "newer cores have given it this shape"
 
 
 def test_two_prompts_for_four_latents(cut):
