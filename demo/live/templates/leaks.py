@@ -49,7 +49,7 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     names = g.object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
     photo = g.add("UnmemorizeLoadDemoPicture", (40, 520), (300, 120), picture=next(n for n in names if "rocket" in n))
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"} | {"seed": 1, "steps": STEPS}
-    links = {"clip": load[1], "latent": latent[0]}
+    links: dict[str, Any] = {"clip": load[1], "latent": latent[0]}
     opened = g.add("UnmemorizeOpenLoRA", (410, -20), (330, 100), lora_name="demo/leaking")
     under = g.add("LoraModelLoader", (410, 150), (330, 100), model=load[0], lora=opened[0])
     g.add(
