@@ -32,7 +32,8 @@ UNSHOWN = f"""vue => {{
 UNDRAWN = f"""() => {{
     const painted = c => c.width && c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)
     const drawn = p => painted(p.querySelector('canvas')) || p.querySelector('svg').childElementCount > 0
-    const full = view => !view.querySelector('button.report').disabled && (!view.querySelector('.stage') ||
+    const written = v => v.querySelector('.stage.words .prompt')?.childElementCount > 0
+    const full = view => !view.querySelector('button.report').disabled && (!view.querySelector('.stage') || written(view) ||
         (view.querySelector('.plot') && drawn(view.querySelector('.plot'))))
     return {ACTIVE}.filter(n => n.type.startsWith('Unmemorize')).filter(n => {{
         const widget = n.widgets?.find(w => w.name === 'unmemorize_view')

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unmemorize_pack.unmemorize.stability.rule import Rule
 
 SAMPLERS = ("euler", "ddim", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm")
 WAYS = (("off", "recommended"), ("detect", "recommended"), ("detect", "paper"), ("correct", "recommended"), ("correct", "paper"))
@@ -137,7 +138,7 @@ def test_every_sampler_can_go_on_step_by_step(guard, guarding, draw, profile_of)
         if name in UNWATCHED:
             continue
         try:
-            model, found = guard("correct", "paper", stored=profile_of(record.facts, 0), rule=guarding.Rule(tau_mild=0.0, tau_strong=0.0))
+            model, found = guard("correct", "paper", stored=profile_of(record.facts, 0), rule=Rule(tau_mild=0.0, tau_strong=0.0))
             result = draw(model, sampler=name, n=1, steps=4, seed=2)
         except Exception as error:
             failed[name] = repr(error)
@@ -218,7 +219,7 @@ def test_going_on_without_any_edit_is_the_stock_run(guard, guarding, judge_parts
     stock = draw(model, **given)
     clone, record = guard("detect", model=model)
     draw(clone, **given)
-    nothing = guarding.Rule(tau_mild=0.0, tau_strong=0.0, rescale=False, clamp_update=False, clamp_latent=False)
+    nothing = Rule(tau_mild=0.0, tau_strong=0.0, rescale=False, clamp_update=False, clamp_latent=False)
     clone, found = guard("correct", "paper", model=model, stored=profile_of(record.facts, 0, width=1e3), rule=nothing)
     result = draw(clone, **given)
     steps = len(record.facts["sigmas"]) - 1
