@@ -112,14 +112,15 @@ def test_every_scheduler_is_watched_without_a_trace(guard, draw):
 
 
 @pytest.mark.parametrize("steps", [3, 5])
-def test_every_sampler_can_restart_in_phases(guard, demo, draw, steps):
+def test_every_sampler_can_restart_in_phases(guard, demo, draw, host, steps):
     """Also runs so short that a phase is a single step."""
-    failed = {}
+    restart, failed = host("stability.restart"), {}
+    phases = restart.Restart((restart.Phase(0.5, parent=True, cfg=1.5), restart.Phase(1.0)), demo[0])
     for name in importlib.import_module("comfy.samplers").KSampler.SAMPLERS:
         if name in UNWATCHED:
             continue
         try:
-            model, record = guard("correct", parent=demo[0], limit=ALL)
+            model, record = guard("correct", strategy=phases, limit=ALL)
             result = draw(model, sampler=name, steps=steps)
         except Exception as error:
             failed[name] = repr(error)
@@ -248,9 +249,9 @@ def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg
     assert restart._guider_for(guider, phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
 
 
-def test_what_comes_behind_the_guard_changes_nothing(guard, demo, draw):
+def test_what_comes_behind_the_guard_changes_nothing(guard, draw):
     """Other nodes clone the MODEL once more, and ComfyUI deep-copies its options then: the record is still the one that was given out."""
-    model, record = guard("correct", parent=demo[0], limit=ALL)
+    model, record = guard("correct", limit=ALL)
     later = model.clone()
     later.set_model_sampler_post_cfg_function(lambda facts: facts["denoised"])
     draw(later.clone())
