@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 from ..host.combined import prompt_files
 from ..host.copies import checking
+from ..host.core.files import replace_text
+from ..host.core.rows import Writer
 from ..host.core.sampling import samplers, schedulers
 from ..unmemorize.copies.audit import finished, summary
 from ..unmemorize.lora.gates import GATES, Settings
@@ -92,8 +92,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
     if o.kind == "copies":
         known = jobs.references_of(str(o.references))
         checking.enough(known, None, True, o.false_alarms)
-        content = hashlib.sha256("".join(sorted(known.hashes)).encode()).hexdigest()[:16]
-        return {"references": str(o.references), "content": content, "false_alarms": o.false_alarms}
+        return {"references": str(o.references), "content": known.digest, "false_alarms": o.false_alarms}
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
@@ -127,9 +126,9 @@ def work(o: argparse.Namespace) -> int:
     note_settings(o.out, {"kind": o.kind, "settings": settings})
     options = jobs.Options(str(o.out), settings)
     made = engines.ray(todo, options, o.workers) if o.engine == "ray" else engines.local(todo, options)
-    writer, failed = rows.Writer(rows.file_of(o.out, o.shard)), sum(known[u.id] for u in units if u.id in known)
+    failed = sum(known[u.id] for u in units if u.id in known)
     began = told = time.monotonic()
-    try:
+    with Writer(rows.file_of(o.out, o.shard)) as writer:
         for count, row in enumerate(made, 1):
             writer.write(row)
             failed += "error" in row
@@ -140,8 +139,6 @@ def work(o: argparse.Namespace) -> int:
                 left = (now - began) / count * (len(todo) - count)
                 log.info("%d of %d, %d failed, %.0f s left", count, len(todo), failed, left)
                 told = now
-    finally:
-        writer.close()
     return FAILED if failed else GOOD
 
 
@@ -166,10 +163,7 @@ def note_settings(folder: Path, facts: dict[str, Any]) -> None:
         if not same:
             raise ValueError(f"{str(folder)!r} holds rows with other settings or other references. Choose another --out.")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, json.dumps(facts, indent=1) + "\n")
 
 
 def prompts_of(files: list[str]) -> list[str]:
@@ -186,7 +180,7 @@ def merged(folder: Path) -> int:
     if found[0]["kind"] == "audit":
         facts = json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if (folder / SUMMARY).is_file() else {}
         several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row} for row in found]
-        (folder / PAGE).write_text(page(finished(several), summary(several), facts), encoding="utf-8", errors="backslashreplace")
+        replace_text(folder / PAGE, page(finished(several), summary(several), facts))
     failed = sum("error" in row for row in found)
     log.info("%d rows, %d failed: %s", len(found), failed, folder / TABLE)
     return FAILED if failed else GOOD

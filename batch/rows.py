@@ -1,13 +1,14 @@
-"""Results as they come: one JSON line a unit of work, written once, so that a run that was stopped or killed carries on."""
+"""Where the rows of a run lie, one file a shard, and a table of them."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ..host.core import rows
 
 ROWS = "rows*.jsonl"
 NAMES_FIRST = ("kind", "name", "base", "error")
@@ -24,35 +25,8 @@ def all_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Of all shards, each unit once, its last row; a line that was cut off by a kill is no row."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob(ROWS)):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("id"), str):
-                found[row["id"]] = row
+        found |= {row["id"]: row for row in rows.read(path)}
     yield from found.values()
-
-
-class Writer:
-    """Appends rows; each is on the disk before the next unit begins."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
-            with path.open("ab") as file:  # what a kill cut off ends here
-                file.write(b"\n")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, row: dict[str, Any]) -> None:
-        """One row."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """No more rows."""
-        self._file.close()
 
 
 def as_csv(rows: list[dict[str, Any]], path: Path) -> None:

@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from ...unmemorize.copies.trigger_words import with_another, words_of
 from ...unmemorize.pictures.audit_page import page
 from ..copies.detectors import Detector
 from ..copies.references import References, features
+from ..core import files, rows
 from ..core.identity import identity, shown
 from ..core.progress import Progress
 from ..core.prompts import digest_of, encoded
@@ -43,8 +43,6 @@ PROBE = "a photo of a cat on a mat"
 """What a text encoder makes of it tells it from others."""
 AT_ONCE = 4
 """Pictures of a prompt that are sampled together."""
-LARGEST_SIDE = 256
-"""Pictures are compared at most this large."""
 
 
 @dataclass(frozen=True)
@@ -98,35 +96,21 @@ def run(a: Audit) -> tuple[list[dict[str, Any]], Path]:
     home, settings = folder_of(a.name), _settings(a)
     known = {row["id"]: row for row in _kept(home, settings)}
     home.mkdir(parents=True, exist_ok=True)
-    _write(home / FACTS, json.dumps(settings, indent=1) + "\n")
+    files.replace_text(home / FACTS, json.dumps(settings, indent=1) + "\n")
     todo = [p for p in a.prompts if _id(p, settings) not in known]
     progress = Progress(max(1, len(todo)) * _steps_of(a))
     maker = RowMaker(a, progress) if todo else None
     try:
-        with (home / ROWS).open("a", encoding="utf-8") as file:
+        with rows.Writer(home / ROWS) as writer:
             for prompt in todo:
                 assert maker is not None
                 row = {"id": _id(prompt, settings), **maker.row(prompt)}
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                writer.write(row)
                 known[row["id"]] = row
     finally:
-        rows = [known[i] for i in (_id(p, settings) for p in a.prompts) if i in known]
-        (home / PAGE).write_text(
-            page(finished(rows), summary(rows), settings | _when(a, rows)), encoding="utf-8", errors="backslashreplace"
-        )
-    return rows, home / PAGE
-
-
-def _write(path: Path, text: str) -> None:
-    """In whole or not at all: a run that is killed meanwhile loses nothing."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        found = [known[i] for i in (_id(p, settings) for p in a.prompts) if i in known]
+        files.replace_text(home / PAGE, page(finished(found), summary(found), settings | _when(a, found)))
+    return found, home / PAGE
 
 
 def _steps_of(a: Audit) -> int:
@@ -141,7 +125,7 @@ def _settings(a: Audit) -> dict[str, Any]:
         "tool": TOOL, "model": shown(identity(a.model)), "extras": _extras(a.model), "negative": digest_of(a.negative),
         "clip": digest_of(encoded(a.clip, [PROBE])[0]), "base": None if a.base is None else shown(identity(a.base)),
         "profile": None if a.profile is None else {k: v for k, v in a.profile.facts.items() if k != "model"},
-        "references": None if a.references is None else hashlib.sha256("".join(sorted(a.references.hashes)).encode()).hexdigest()[:16],
+        "references": None if a.references is None else a.references.digest,
         "detector": None if a.detector is None else a.detector.name, "limit": a.limit, "seeds": a.seeds, "neighbours": a.neighbours,
         "size": list(a.latent["samples"].shape[2:]), **a.use,
     }  # fmt: skip
@@ -154,8 +138,8 @@ def _extras(model: Any) -> list[str]:
     return sorted([*map(str, model.object_patches), *options, *(f"transformer {name}" for name, value in hooks.items() if value)])
 
 
-def _when(a: Audit, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    done = f"{len(rows)} of {len(a.prompts)}"
+def _when(a: Audit, found: list[dict[str, Any]]) -> dict[str, Any]:
+    done = f"{len(found)} of {len(a.prompts)}"
     return {"prompts audited": done, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "torch": torch.__version__}
 
 
@@ -173,18 +157,7 @@ def _kept(home: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
         same = False
     if not same:
         raise ValueError(f"{home.name!r} holds an audit with another model or other settings. Choose another name.")
-    lines = (home / ROWS).read_text(encoding="utf-8", errors="replace").splitlines()
-    sound = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("prompt"), str):
-            sound.append(row)
-    if len(sound) < len(lines):
-        _write(home / ROWS, "".join(json.dumps(row) + "\n" for row in sound))
-    yield from sound
+    yield from (row for row in rows.read(home / ROWS) if isinstance(row.get("prompt"), str))
 
 
 @dataclass
@@ -237,7 +210,7 @@ class RowMaker:
         if self._kept is not None and self._a.detector is not None and self._a.references is not None:
             best, where = self._a.detector.compare(self._a.detector.prepare(pictures), self._kept, self._progress.check).max(1)
             limit, top = self._a.limit, int(best.argmax())
-            found |= {"copy_percentile": float(best[top]), "nearest": self._a.references.names[int(where[top])]}
+            found |= {"likeness": float(best[top]), "nearest": self._a.references.names[int(where[top])]}
             found |= {} if limit is None else {"copies": int((best > limit).sum())}
         return found | {"thumbnails": [_thumbnail(p) for p in pictures]}
 
@@ -293,7 +266,7 @@ def _thumbnail(picture: Tensor) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def report(rows: list[dict[str, Any]], place: Path) -> dict[str, Any]:
+def report(found: list[dict[str, Any]], place: Path) -> dict[str, Any]:
     """The audit without its pictures; JSON-able."""
-    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine")} for row in finished(rows)]
-    return {"summary": summary(rows), "page": place.name, "folder": place.parent.name, "rows": kept}
+    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine")} for row in finished(found)]
+    return {"summary": summary(found), "page": place.name, "folder": place.parent.name, "rows": kept}

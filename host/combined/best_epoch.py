@@ -106,6 +106,8 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
         model, clip = applied(name, strength)
         changes = changes_of(latents.predicted(model, clip), before)
         made = _pictures(c, model, clip, progress)
+        if not made.isfinite().all():
+            raise ValueError(f"{name!r} at strength {strength:g} draws broken pictures (values that are no numbers).")
         copies = None
         if kept is not None and c.detector is not None:
             best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values

@@ -15,6 +15,9 @@ from ..lora.report import report_of
 from .measured_filter import MeasuredJob, filter_by_measuring
 from .measured_filter import report as measured_report
 
+KEEP = 0.8
+"""Least share of what the LoRA changes for every prompt."""
+
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -48,7 +51,3 @@ def clean(model: Any, clip: Any, name: str, strength: float, captions: str, late
     patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     facts = measured_report(found, measured)
     return Cleaned(patched, patched_clip, facts["verdict"], facts)
-
-
-KEEP = 0.8
-"""Least share of what the LoRA changes for every prompt."""

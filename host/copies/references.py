@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,11 @@ class References:
     """A file, or a picture [3, h, w] itself."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Name -> why it was left out."""
+
+    @property
+    def digest(self) -> str:
+        """Of all of them, in any order."""
+        return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()[:16]
 
     def picture(self, i: int) -> Tensor:
         """[3, h, w]."""

@@ -1,4 +1,4 @@
-"""Safetensors files: read whole, written atomically, never over another one."""
+"""Files of ours: read whole, written atomically, never over another one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,19 @@ def replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) ->
         os.replace(temporary, path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """The same of a text file: a run that is killed meanwhile leaves the old one."""
+    with _complete(path.parent, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace")) as temporary:
+        os.replace(temporary, path)
+
+
+def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> contextlib.AbstractContextManager[Path]:
+    """A complete safetensors file (see `_complete`)."""
+    return _complete(folder, lambda place: save_file({k: v.contiguous() for k, v in tensors.items()}, place, metadata=metadata))
+
+
 @contextlib.contextmanager
-def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[Path]:
+def _complete(folder: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
     """A complete file on the disk under a passing name, in its folder; gone afterwards unless it was given a name.
 
     It may be read by whom the user's umask lets read. ValueError in plain words if the disk is full, or nothing may be written there.
@@ -42,7 +53,7 @@ def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
             _clear(folder)
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             allowed = temporary.stat().st_mode  # the library may write under a name of its own, for the user alone
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+            write(temporary)
             os.chmod(temporary, allowed)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())

@@ -58,8 +58,10 @@ def test_a_run_that_was_stopped_carries_on(audit, tool, demo, interrupted, home)
         file.write('{"id": "cut o')
     rows, _ = audit()
     assert [r["prompt"] for r in rows] == PROMPTS
-    lines = (folder / "rows.jsonl").read_text().splitlines()
-    assert len(lines) == 3 and lines[0] == kept.splitlines()[0], "what was done is not done again"
+    core = importlib.import_module("unmemorize_pack.host.core.rows")
+    assert len(list(core.read(folder / "rows.jsonl"))) == 3 and (folder / "rows.jsonl").read_text().startswith(kept), (
+        "nothing is done again"
+    )
 
 
 def test_another_audit_is_not_mixed_in(audit):
@@ -135,3 +137,56 @@ def test_the_node_writes_and_reports(nodes, demo, encode, home):
     facts = json.loads(text)
     assert len(facts["rows"]) == 2 and summary == "2 not judged" and place.endswith("index.html") and "thumbnails" not in facts["rows"][0]
     assert facts["rows"][0]["beyond"] is None, "nothing to compare with, and that is said"
+
+
+@pytest.mark.parametrize("other", ["negative", "clip", "model"])
+def test_other_words_encoder_or_options_are_another_audit(audit, demo, encode, other):
+    clip, model = demo[1].clone(), demo[0].clone()
+    key = next(k for k in clip.cond_stage_model.state_dict() if k.endswith("weight"))
+    clip.add_patches({key: (torch.ones_like(clip.cond_stage_model.state_dict()[key]),)})
+    model.set_model_sampler_pre_cfg_function(lambda facts: facts["conds_out"])
+    audit(["a hat"])
+    with pytest.raises(ValueError, match="another model or other settings"):
+        audit(["a hat"], **{other: {"negative": encode("blurred"), "clip": clip, "model": model}[other]})
+
+
+def test_a_broken_picture_is_said_and_not_judged(audit, demo, tool, monkeypatch):
+    class Broken:
+        def decode(self, latent):
+            return torch.full((len(latent), 64, 64, 3), torch.nan)
+
+    rows, place = audit(["a hat"], vae=Broken())
+    assert "came out broken" in rows[0]["error"] and "came out broken" in place.read_text()
+
+
+def test_a_guard_that_could_not_judge_is_no_clean_answer(audit, stored, tool):
+    """This sampler chooses its own steps."""
+    rows, _ = audit(["a hat"], profile=stored, use=USE | {"sampler_name": "dpm_fast", "steps": 4})
+    assert rows[0]["memorized"] is None and rows[0]["not_judged"]
+    assert importlib.import_module("unmemorize_pack.unmemorize.copies.audit").verdict(rows[0]) == "not judged"
+
+
+def test_prompts_that_a_table_would_cut_are_refused(comfy, home):
+    files = importlib.import_module("unmemorize_pack.host.combined.prompt_files")
+    folder = home / "input"
+    (folder / "lines.csv").write_text('caption\n"a red\ncar"\n')
+    assert files.read("lines.csv") == ["a red\ncar"]
+    (folder / "separator.jsonl").write_text(json.dumps({"caption": "a\u2028hat"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert files.read("separator.jsonl") == ["a\u2028hat"]
+    (folder / "several.jsonl").write_text('{"captions": ["a hat", "a cat"]}\n{"captions": null}\n')
+    assert files.read("several.jsonl") == ["a hat", "a cat"]
+    (folder / "commas.csv").write_text("caption\na cat, on a mat\n")
+    (folder / "numbers.jsonl").write_text('{"caption": 3}\n')
+    (folder / "open.csv").write_text('caption\n"' + "a" * 200_000)
+    (folder / "long.txt").write_text("a" * 5000)
+    for name, words in (("commas.csv", "quotes"), ("numbers.jsonl", "no text"), ("open.csv", "no table"), ("long.txt", "5000 letters")):
+        with pytest.raises(ValueError, match=words):
+            files.read(name)
+
+
+def test_a_changed_list_runs_the_node_again(nodes, home):
+    node = nodes["UnmemorizeAudit"]
+    (home / "input/list.txt").write_text("a cat\n")
+    before = node.fingerprint_inputs(file="list.txt", seed=1)
+    (home / "input/list.txt").write_text("a cat and a hat\n")
+    assert node.fingerprint_inputs(file="list.txt", seed=1) != before and node.fingerprint_inputs(file="../x") == "missing"

@@ -109,3 +109,31 @@ def test_bad_input_is_refused_before_any_work(tool, demo, training, monkeypatch)
     for text in ("", "a", "0", "-1", "1, x"):
         with pytest.raises(ValueError, match="no list of numbers"):
             tool.strengths_of(text)
+
+
+def test_a_lora_of_another_model_is_not_called_leaking(tool, demo, training):
+    for path in training.glob("*.safetensors"):
+        save_file({"lora_unet_nothing.lora_up.weight": torch.ones(4, 2), "lora_unet_nothing.lora_down.weight": torch.ones(2, 4)}, path)
+    epochs, _ = tool.compare(comparison(tool, demo))
+    facts = tool.report(epochs)
+    assert facts["suggestion"] == "" and "change nothing" in facts["verdict"] and [e["leaks"] for e in facts["epochs"]] == [None] * 3
+
+
+def test_broken_pictures_are_not_compared(tool, demo, training):
+    class Broken:
+        def decode(self, latent):
+            return torch.full((len(latent), 64, 64, 3), torch.nan)
+
+    with pytest.raises(ValueError, match="broken pictures"):
+        tool.compare(comparison(tool, demo, vae=Broken()))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc"])
+def test_the_latents_are_those_that_the_model_met(comfy, demo, sampler):
+    """x = x0 + sigma n: at least as large as its noise. What uni_pc tells its callback is scaled down."""
+    module = importlib.import_module("unmemorize_pack.host.combined.change_measuring")
+    progress = importlib.import_module("unmemorize_pack.host.core.progress").Progress(10)
+    latents = module.Latents(demo[0], demo[1], CAPTIONS[:1], "", LATENT, USE | {"steps": 10, "sampler_name": sampler}, progress)
+    ((_, points),) = latents._runs
+    assert len(points) == len(module.PLACES) and [p.sigma for p in points] == sorted((p.sigma for p in points), reverse=True)
+    assert all(0.5 * p.sigma < float(p.x.std()) < 3 * (1 + p.sigma) for p in points)

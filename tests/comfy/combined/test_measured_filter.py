@@ -130,3 +130,18 @@ def test_bad_input_is_refused_before_any_work(measuring, demo, two_parts, monkey
     ):
         with pytest.raises(ValueError, match=words):
             measuring.filter_by_measuring(job_of(measuring, demo, two_parts, **changes))
+
+
+def test_what_no_filter_touches_is_kept_and_never_called_removed(measuring, demo, two_parts):
+    """The two parts add up to the LoRA."""
+    foreign = two_parts | {"mystery.weight": torch.ones(3)}
+    found = measuring.filter_by_measuring(job_of(measuring, demo, foreign))
+    assert "mystery.weight" in found.kept and "mystery.weight" not in found.removed and found.removed
+
+
+def test_one_place_below_the_limit_alone_removes_nothing(measuring, demo, two_parts, monkeypatch):
+    """Report and search go by the mean of a caption's run."""
+    values = iter([0.9, 0.9, 0.3, 0.9] * 50)
+    monkeypatch.setattr(measuring, "agreements", lambda changes, _before: [next(values) for _ in changes])
+    found = measuring.filter_by_measuring(job_of(measuring, demo, two_parts))
+    assert not found.leaks and all(torch.equal(found.kept[k], v) for k, v in two_parts.items())

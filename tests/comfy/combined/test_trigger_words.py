@@ -116,3 +116,11 @@ def test_bad_input_is_refused_before_any_work(ask, tool, stored, monkeypatch):
     ):
         with pytest.raises(ValueError, match=words):
             ask(prompt, **changes)
+
+
+def test_a_broken_run_says_nothing_of_its_words(ask, demo):
+    broken = demo[0].clone()
+    key = "diffusion_model.out.2.weight"
+    broken.add_patches({key: (torch.full_like(demo[0].model.state_dict()[key], torch.nan),)})
+    with pytest.raises(ValueError, match="no number"):
+        ask(model=broken)

@@ -178,3 +178,29 @@ def test_clip_vision_models_serve(comfy, references, tmp_path):
     similarity = detector.compare(kept, kept, lambda: None)
     assert bool((similarity.argmax(1) == torch.arange(len(kept))).all())
     assert detector.locate(references.sources[0], references.sources[1]).ndim == 2
+
+
+def test_features_mark_the_whole_of_a_copy_and_nothing_of_a_stranger(comfy):
+    """Patches of 8 x 8 as random directions of what is in them."""
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    directions = torch.randn(3 * 64, 128, generator=torch.Generator().manual_seed(0))
+
+    def encode(pictures):
+        parts = F.unfold(pictures - pictures.mean((2, 3), keepdim=True), 8, stride=8).movedim(1, -1)
+        rows = pictures.shape[2] // 8
+        return parts.mean(1), torch.sign(parts @ directions).view(len(pictures), rows, -1, 128)
+
+    detector = detectors.Features("planted", 0.97, encode)
+    picture, other = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
+    assert float(detector.locate(picture, picture).mean()) > 0.99 and float(detector.locate(picture, other).mean()) < 0.1
+    half = torch.cat([picture[:, :16], other[:, 16:]], 1)
+    found = detector.locate(half, picture)
+    assert float(found[:2].mean()) > 0.95 and float(found[2:].mean()) < 0.1
+
+
+def test_what_was_not_looked_at_closely_has_no_score(comfy, references):
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    detector = detectors.BuiltIn()
+    kept = detector.prepare(torch.stack(references.sources))
+    scores = detector.compare(kept[:1], kept, lambda: None)[0]
+    assert int(scores.isfinite().sum()) == detectors.CLOSER < len(kept) and float(scores[0]) > 0.5

@@ -93,3 +93,13 @@ def test_the_node_gives_gallery_estimates_and_report(nodes, demo, changed):
     gallery, estimates, leaks, text = result.args
     facts = json.loads(text)
     assert gallery.ndim == 4 and estimates.shape[1:] == (64, 64, 3) and facts["leaks"] == leaks and facts["settings"]["w"] == 1.5
+
+
+@pytest.mark.parametrize("broken", ["the LoRA's", "the base's"])
+def test_a_broken_picture_is_no_answer(probing, demo, changed, encode, monkeypatch, broken):
+    pictures = torch.rand(8, 64, 64, 3)
+    bad = pictures.clone()
+    bad[3] = torch.nan
+    monkeypatch.setattr(probing, "drawn", lambda p, w, _: bad if (w is None) == (broken == "the base's") else pictures)
+    with pytest.raises(ValueError, match="came out broken"):
+        probing.probe(asked(probing, demo, changed, encode))

@@ -145,3 +145,31 @@ def test_the_node_joins_folder_and_batch_and_reports(nodes, home):
     stamp = node.fingerprint_inputs("mine")
     picture(5).save(home / "new.png")
     assert node.fingerprint_inputs("mine") != stamp and node.fingerprint_inputs("nobody") == "missing"
+
+
+def test_a_file_whose_exif_is_cut_and_one_that_may_not_be_read_are_left_out(tools, home, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(9).save(home / "cut.jpg", exif=exif)
+    data = (home / "cut.jpg").read_bytes()
+    at = data.index(b"Exif\x00\x00")
+    head, kept = data[: at - 4], data[at : at + 6 + 4]
+    size = int.from_bytes(data[at - 2 : at], "big")
+    (home / "cut.jpg").write_bytes(head + b"\xff\xe1" + (2 + len(kept)).to_bytes(2, "big") + kept + data[at - 2 + size :])
+    real = tools["references"].content_hash
+
+    def guarded(path):
+        if path.name == "0.png":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(tools["references"], "content_hash", guarded)
+    found = gathered(tools)
+    assert "0.png" not in found.names and "Permission denied" in found.left_out["0.png"] and len(found.names) >= 5
+    assert ("cut.jpg" in found.names) != ("cut.jpg" in found.left_out)
+
+
+def test_the_digest_is_that_of_all_in_any_order(tools):
+    pictures = torch.rand(3, 16, 16, 3)
+    one, other = (tools["references"].of_batch(p) for p in (pictures, pictures.flip(0)))
+    assert one.digest == other.digest != tools["references"].of_batch(pictures[:2]).digest

@@ -172,3 +172,85 @@ def test_a_profile_of_another_lora_does_not_calibrate_this_one(guard, draw, stor
     clone, record = guard(stored=stored)
     draw(clone)
     assert "fixed limit" in " ".join(record.facts["warnings"])
+
+
+def shifted(model):
+    """A node between LoRA loader and guard: half of every attention's output."""
+    clone = model.clone()
+    clone.set_model_attn1_output_patch(lambda n, _options: 0.5 * n)
+    return clone
+
+
+def test_what_other_nodes_add_is_no_change_of_the_lora(guard, draw, changed, demo):
+    """The parent is what goes into the LoRA loader: attention patches behind that belong to both."""
+    found = []
+    for parent in (demo[0], shifted(demo[0])):
+        model, record = guard(model=shifted(changed), parent=parent)
+        draw(model)
+        found.append([a for a in agreements(record) if a is not None])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_predictions_that_a_node_rewrites_are_asked_for_again(guard, draw, changed):
+    """A large constant on both predictions would look like a change that agrees."""
+    model = changed.clone()
+    model.set_model_sampler_pre_cfg_function(lambda facts: [c + 50.0 for c in facts["conds_out"]])
+    clone, record = guard(model=model)
+    draw(clone)
+    assert max(a for a in agreements(record) if a is not None) < 0.999
+
+
+def test_a_parent_with_another_lora_is_refused(watching, demo, changed):
+    other = lora_of(demo[0], lambda w, g: torch.ones_like(w))
+    with pytest.raises(ValueError, match="the model does not have"):
+        watching.lora_between(changed, other, None, None)
+    both = changed.clone()
+    both.add_patches({k: (torch.ones_like(demo[0].model.state_dict()[k]),) for k in other.patches})
+    assert watching.lora_between(both, changed, None, None) is not None
+
+
+def test_the_models_own_memories_are_corrected_without_the_parent(guard, guarding, draw, demo, stored, monkeypatch):
+    """Of two flagged samples one is flagged by the LoRA's changes."""
+    methods, common, restart = (
+        importlib.import_module(f"unmemorize_pack.host.stability.{n}") for n in ("methods", "common_change", "restart")
+    )
+    real, drawn = methods.Guard.judge, []
+
+    def judge(self, watch, *more):
+        found = real(self, watch, *more)
+        yes = torch.ones_like(found.flagged)
+        return type(found)(found.score, yes, found.detector, found.observed, ["", ""], torch.tensor([True, False]))
+
+    monkeypatch.setattr(methods.Guard, "judge", judge)
+    monkeypatch.setattr(common, "drawn_without_leak", lambda call, _: drawn.append("parent") or torch.full_like(call.noise, 2))
+    monkeypatch.setattr(restart, "_restarted", lambda call, _: drawn.append("words") or torch.ones_like(call.noise))
+    model, record = guard("correct", stored=stored, sampling={})
+    result = draw(model, n=2, sampler="heun")
+    assert drawn == ["parent", "words"] and record.facts["restarted"] == [0, 1]
+    assert float(result[0].min()) == 2 and float(result[1].max()) == 1
+
+
+def test_no_latent_outlives_the_run(guard, guarding, draw, monkeypatch):
+    seen, real = [], guarding.note_agreement
+    monkeypatch.setattr(guarding, "note_agreement", lambda watch, *more: seen.append((watch, len(watch.kept))) or real(watch, *more))
+    model, _ = guard()
+    draw(model)
+    assert seen[0][1] > 0 and not seen[0][0].kept
+
+
+def test_a_profile_for_other_guidance_does_not_silence_the_lora(guard, draw, stored):
+    model, record = guard(stored=stored, limit=-1e30)
+    draw(model, cfg=20.0)
+    assert record.facts["memorized"] == [True], "the LoRA's changes are judged at any guidance"
+
+
+def test_a_measured_region_serves_its_own_reference_alone(watching, changed, demo, encode):
+    use = {"seed": 1, "steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    prompts = [encode(p) for p in ("a red ring", "a blue star", "a green cross", "a white square", "a yellow circle")]
+    stored = watching.calibrated(changed, demo[0], None, prompts, encode(""), {"samples": EMPTY}, 1, use)
+    assert watching.lora_between(changed, demo[0], None, stored).calibrated
+    assert not watching.lora_between(changed, demo[0], encode("a ring"), stored).calibrated
+    profiles = importlib.import_module("unmemorize_pack.host.stability.profiles")
+    assert stored.facts[profiles.BEFORE] == watching.before_of(demo[0], None)
+    said = " ".join(watching.lora_between(changed, demo[0], None, stored).warnings())
+    assert "text encoder" in said and "fixed limit" not in said

@@ -97,3 +97,8 @@ def test_the_node_says_where_it_comes_from(nodes, demo, encode):
     stored, name, text = result.args
     facts = json.loads(text)
     assert facts["name"] == name and facts["how"].startswith("measured now, 5 runs") and facts["prompts"] == 5 and stored.profile.runs == 5
+
+
+def test_guidance_of_nothing_is_found_again(find):
+    first = find(cfg=0.0)
+    assert find(cfg=0.0).name == first.name

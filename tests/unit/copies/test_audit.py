@@ -27,6 +27,8 @@ def test_a_verdict_needs_a_judge():
     assert verdict(row(memorized=False)) == "nothing found"
     assert verdict(row(memorized=True)) == "memorized" and verdict(row(memorized=False, copies=1)) == "copied"
     assert verdict(row(copies=0)) == "nothing found" and verdict(row(memorized=None)) == "not judged"
+    assert verdict(row(memorized=None, copies=0)) == "not judged", "one of two that were asked could not say"
+    assert verdict(row(memorized=False, copies=0)) == "nothing found" and verdict(row(memorized=None, copies=1)) == "copied"
 
 
 def test_the_most_suspicious_come_first():

@@ -41,3 +41,10 @@ def test_a_reference_is_not_its_own_match_and_copies_among_them_do_not_count():
     assert best_of_others(similarity, same=0.8).tolist() == pytest.approx([0.2, 0.3, 0.3])
     assert best_of_others(similarity, same=2.0).tolist() == pytest.approx([0.9, 0.9, 0.3])
     assert math.isnan(best_of_others(torch.tensor([[1.0, 0.9]]), same=0.8)[0])
+
+
+def test_what_was_not_looked_at_is_no_honest_match():
+    """A detector marks it -inf: a reference of which all others are copies has no honest match, not one of 0."""
+    similarity = torch.tensor([[1.0, 0.9, -torch.inf], [0.9, 1.0, -torch.inf], [0.2, -torch.inf, 1.0]])
+    found = best_of_others(similarity, same=0.8)
+    assert math.isnan(found[0]) and math.isnan(found[1]) and float(found[2]) == pytest.approx(0.2)

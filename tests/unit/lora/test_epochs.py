@@ -27,4 +27,5 @@ def test_references_have_the_last_word():
 
 def test_an_epoch_that_changes_nothing_is_not_suggested():
     nothing = epoch("0", [math.nan, math.nan], 0.0)
-    assert math.isnan(nothing.least) and not nothing.leaks(LIMIT) and suggestion([nothing], LIMIT) is None
+    assert math.isnan(nothing.least) and nothing.leaks(LIMIT) is None and suggestion([nothing], LIMIT) is None
+    assert "change nothing" in in_words([nothing], LIMIT) and "leaks. Train" not in in_words([nothing, epoch("1", [0.1], 0.5)], LIMIT)
