@@ -6,6 +6,7 @@ in the recipe alike, so that weights are cast and offloaded as in any other Comf
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +15,9 @@ from torch import Tensor, nn
 
 LATENT_CHANNELS = 8
 DOWNSCALE = 8
-LATENT_SCALE = 0.5
-"""Standard deviation of a latent channel. Below 1, so that under SD's noise schedule hardly any of
-the picture's mean colour is left at the first step, where sampling starts from pure noise."""
-
 CONTEXT_DIM = 128
 
-UNET_CONFIG: dict[str, Any] = {
+_UNET: dict[str, Any] = {
     "image_size": 16,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -36,7 +33,24 @@ UNET_CONFIG: dict[str, Any] = {
     "transformer_depth_output": [1, 1, 1, 1],
     "transformer_depth_middle": 1,
 }
-"""SD1.x in miniature: GEGLU transformer blocks with cross-attention at every resolution."""
+"""SD1.x in miniature: GEGLU transformer blocks with cross-attention."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a demo checkpoint is made of; its metadata name it."""
+
+    latent_scale: float
+    """Standard deviation of a latent channel. At .5 hardly any of the picture's mean colour is left at the first step of SD's noise schedule,
+    but layouts are lost at an eighth of SD's noise levels; at 2 they are lost at half of them."""
+    unet: dict[str, Any]
+
+
+DESIGNS = {
+    1: Design(0.5, _UNET),
+    2: Design(2.0, _UNET | {"transformer_depth": [0, 1], "transformer_depth_output": [1, 0, 1, 1]}),
+}
+"""Design 2 has no transformer at the latent's own resolution but in the last block: a picture is drawn and learned in two thirds of the time."""
 
 
 class ResidualBlock(nn.Module):
@@ -63,7 +77,7 @@ class Upsample(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation LATENT_SCALE.
+    """Pictures [b, 3, 8h, 8w] in [-1, 1] <-> latents [b, 8, h, w] of standard deviation `scale`.
 
     The first three latent channels are the mean colour of each 8x8 block, the others are learned: colours are
     linear in the latent (an exact live preview), and only detail has to be learned.
@@ -72,8 +86,9 @@ class Autoencoder(nn.Module):
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self, ops: Any) -> None:
+    def __init__(self, ops: Any, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.encoder = nn.Sequential(
             ops.Conv2d(3, 32, 4, stride=2, padding=1),
             nn.SiLU(),
@@ -107,13 +122,13 @@ class Autoencoder(nn.Module):
         return self.standardised(self.features(pictures))
 
     def standardised(self, features: Tensor) -> Tensor:
-        """Features at mean 0 and standard deviation LATENT_SCALE."""
+        """Features at mean 0 and standard deviation `scale`."""
         mean, std = (_per_channel(b, features) for b in (self.latent_mean, self.latent_std))
-        return (features - mean) / std * LATENT_SCALE
+        return (features - mean) / std * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, about in [-1, 1] (not clamped), of latents."""
-        unit = latents / LATENT_SCALE
+        unit = latents / self.scale
         mean, std = (_per_channel(b, latents)[:, :3] for b in (self.latent_mean, self.latent_std))
         colour = F.interpolate(unit[:, :3] * std + mean, scale_factor=float(DOWNSCALE), mode="bilinear")
         return colour + self.decoder(unit)

@@ -122,7 +122,7 @@ def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: f
         if progress >= 1:
             break
         _snapshot(flat, stage, folder, progress, rank)
-        generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + step * world + rank)
+        generator = step_generator(stage.seed, step, rank, world)
         loss = stage.loss(progress, generator)
         loss.backward()
         flat.collect_gradient()
@@ -134,6 +134,11 @@ def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: f
             log.info("%s: step %d, loss %.4f, %.1f min left", stage.name, step, mean_loss, left)
     if rank == 0:
         log.info("%s: done, %d steps", stage.name, step)
+
+
+def step_generator(seed: int, step: int, rank: int, world: int) -> torch.Generator:
+    """Random numbers of one process and step of a stage."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step * world + rank)
 
 
 def snapshot_file(folder: Path, stage: str, at: float) -> Path:

@@ -32,7 +32,7 @@ class Reading:
 
 def read(picture: Tensor) -> Reading:
     """The scene in one picture [3, 128, 128] in [0, 1]."""
-    plane = _background_plane(picture)
+    plane = background_plane(picture)
     cover, colour = _cover(picture, plane)
     shape, radius, overlap = _best_shape(cover)
     small_to_large = (SIZES["small"][1] + SIZES["large"][0]) / 2
@@ -40,7 +40,7 @@ def read(picture: Tensor) -> Reading:
     return Reading(Scene(size, _nearest(colour, COLOURS), shape, _nearest(plane.mean((1, 2)), BACKGROUNDS)), overlap)
 
 
-def _background_plane(picture: Tensor) -> Tensor:
+def background_plane(picture: Tensor) -> Tensor:
     """Linear light of the rim, continued inward, [3, 128, 128]; outliers are dropped twice."""
     axis = torch.linspace(-1, 1, SIDE)
     design = torch.stack([torch.ones(SIDE, SIDE), axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE)], -1)

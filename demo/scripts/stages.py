@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks import LATENT_CHANNELS, LATENT_SCALE, Autoencoder, TextEncoder
+from ..networks import DESIGNS, LATENT_CHANNELS, Autoencoder, TextEncoder
 from ..words import encode, index_vocabulary
 from .groups import TrainingSet
 
@@ -75,7 +75,7 @@ def autoencoder_loss(data: TrainingSet, autoencoder: Autoencoder, generator: tor
         autoencoder.latent_mean.lerp_(z.mean((0, 2, 3)), 0.02)
         autoencoder.latent_std.lerp_(z.std((0, 2, 3)), 0.02)
     latents = autoencoder.standardised(z)
-    latents = latents + LATENT_NOISE * LATENT_SCALE * torch.randn(latents.shape, generator=generator)
+    latents = latents + LATENT_NOISE * autoencoder.scale * torch.randn(latents.shape, generator=generator)
     y = autoencoder.decode(latents)
     edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
     spread = (z[:, 3:].std((0, 2, 3)) - 1).square().mean() + z[:, 3:].mean((0, 2, 3)).square().mean()
@@ -127,7 +127,7 @@ def velocity_loss(unet: nn.Module, x0: Tensor, context: Tensor, sigmas: Tensor, 
     eps = torch.randn(x0.shape, generator=generator)
     noisy = (a * x0 + b * eps).to(next(unet.parameters()).dtype)
     v = unet(noisy, timesteps=t.float(), context=context.to(noisy.dtype)).float()
-    target_variance = a**2 + (b * LATENT_SCALE) ** 2
+    target_variance = a**2 + (b * DESIGNS[1].latent_scale) ** 2
     weight = torch.ones(1, LATENT_CHANNELS, 1, 1)
     weight[:, :3] = COLOUR_WEIGHT
     return ((v - (a * eps - b * x0)).square() * weight / weight.mean() / target_variance).mean()

@@ -15,7 +15,7 @@ from comfy.ops import disable_weight_init as ops
 from torch import Tensor, nn
 
 from ...host.demo import build_unet, noise_levels
-from ..networks import Autoencoder, TextEncoder
+from ..networks import DESIGNS, Autoencoder, TextEncoder
 from ..words import CONTEXT_LENGTH, table_size
 from . import groups, parallel, stages
 from .finish import finish
@@ -41,9 +41,9 @@ class Networks:
 def build_networks(data: groups.TrainingSet) -> Networks:
     """Freshly initialised networks; the seed is the lab's."""
     generator = torch.Generator().manual_seed(data.seed)
-    autoencoder = Autoencoder(ops)
+    autoencoder = Autoencoder(ops, DESIGNS[1].latent_scale)
     text = TextEncoder(ops, table_size(data.vocabulary), CONTEXT_LENGTH)
-    unet = build_unet()
+    unet = build_unet(1)
     stages.initialise([autoencoder, text, unet], generator)
     stages.zero_residual_ends(unet)
     stages.check_shapes(autoencoder)

@@ -127,7 +127,7 @@ def test_the_autoencoder_learns_with_the_statistics_it_decodes_with(stages, monk
     """A decoder that adds nothing draws flat pictures exactly, whatever the running statistics are and however the batch is mixed."""
     networks = importlib.import_module("unmemorize_pack.demo.networks")
     torch.manual_seed(0)
-    autoencoder = networks.Autoencoder(torch.nn)
+    autoencoder = networks.Autoencoder(torch.nn, 0.5)
     for p in autoencoder.decoder[-1].parameters():
         torch.nn.init.zeros_(p)
     autoencoder.latent_mean.uniform_(-0.3, 0.3)

@@ -1,0 +1,361 @@
+"""Does the lab behave as published on Stable Diffusion? Memories by degrees, repairs and attacks, honest prompts honest, both judges right."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..demo.recipe import card_judge, cards, groups, scene_judge, scenes
+from ..demo.recipe.lab import Lab, load_lab
+from ..demo.scripts.generate import Generator
+from ..host.curvature.measuring import RECOMMENDED, How, measure_map
+from .lab import Recorder, feed_forward_share, through_autoencoder
+from .parts import published
+from .parts.common import arguments, auc, log, rate, shared_out, write
+
+ABOUT = {
+    "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
+    "mc_memorized_rate": "drawings: generations that copy them (aim >= .90)",
+    "tv_memorized_rate": "templates: generations that copy the card around the window (aim >= .90)",
+    "mv_memorized_rate_second": "by the second judge, patches (aim >= .85)",
+    "medium_memorized_rate": "photographs shown less often (aim .3-.75)",
+    "mild_memorized_rate": "photographs shown seldom (aim .05-.35)",
+    "duplicate_share": "duplicates of all training pictures (aim <= .15)",
+    "duplicate_share_peak": "in the worst hundred steps (aim <= .30; WEN's fine-tune .25)",
+    "sony_static_copies": "guidance off until t = 500 (aim <= .40)",
+    "sony_opposite_copies": "guidance opposite until t = 650 (aim <= .45)",
+    "inserted_1_copies": "a random known word inserted (aim .1-.9)",
+    "inserted_2_copies": "two",
+    "inserted_4_copies": "four (aim <= .25)",
+    "replaced_word_copies": "mean over every content word, another of its class (aim <= .5)",
+    "other_seed_copies": "of runs that copied, drawn again with another seed (aim >= .85)",
+    "wen_copies": "WEN's optimised prompt (aim <= .5)",
+    "copies_cfg_1": "guidance 1 (aim: lower than at full guidance by >= .1)",
+    "pull_at_transition": "unrelated pictures noised to t = 500 and denoised under a strong caption (aim <= .40)",
+    "auc_wen_pooled": "WEN's norm over all steps: strong memories against held-out scenes and cards (aim >= .95)",
+    "norm_starts_high": "the same, first step (aim >= .95)",
+    "clean_false_rate": "generations of held-out scenes, cards and windows that copy any fixed picture (aim <= .01)",
+    "mc_honest_false_rate": "fresh drawings of MC captions called copies of their picture (aim <= .01)",
+    "tv_honest_false_rate": "fresh cards of TV captions (aim <= .01)",
+    "scene_adherence": "held-out scenes: all attributes right (aim >= .95)",
+    "card_adherence": "held-out cards: tone and pattern right (aim >= .95)",
+    "judge_accuracy": "fresh scenes after the autoencoder, read right (aim >= .99)",
+    "card_judge_accuracy": "fresh cards (aim >= .99)",
+    "edge_sharpness_ratio": "edges of generated over fresh scenes and cards after the autoencoder (aim .8-1.25)",
+    "ffn_share": "share of the U-Net's parameters in feed-forward layers (aim .17-.35; SD1.x .17)",
+    "early_mv_rate": "early checkpoint: copies of strong photographs (aim <= .10)",
+    "early_scene_adherence": "early checkpoint on held-out scenes (aim: within .05 of the final model's)",
+    "auroc_dh0_tv": "dh_0 on templates, per pixel at latent resolution (aim >= .95)",
+    "broken_below": "overlap of shape and template below which a picture is no picture: the .5 % quantile of fresh drawings after the autoencoder",
+}
+"""`_second`: by the second judge; `_adherence`: all attributes asked for; `_artefacts`: of what is no copy, no shape of the grammar; `_mc`,
+`_tv`: drawings, templates."""
+HELD_OUT_STRIDE, WINDOW_STRIDE = 5, 20
+JUDGED, HONEST_DRAWINGS, BATCH = 300, 1000, 100
+REPLACED_SEEDS, REPAIR_SEEDS = 2, 4
+MAP = How("dh_0", RECOMMENDED.sigmas, RECOMMENDED.estimator, RECOMMENDED.probes, RECOMMENDED.structured, RECOMMENDED.noises)
+
+Rates = dict[str, dict[str, list[float]]]
+"""Quantity -> caption -> a value for each run."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """What every part of the benchmark needs."""
+
+    lab: Lab
+    final: Generator
+    settings: dict[str, Any]
+    seeds: list[int]
+    broken_below: float = 0.0
+
+    @property
+    def random(self) -> torch.Generator:
+        """The same numbers at each use."""
+        return torch.Generator().manual_seed(17)
+
+
+def judged(bench: Bench, caption: str, pictures: Tensor, asked: str | None = None) -> dict[str, list[float]]:
+    """Of pictures [n, 3, 128, 128] made for a memorized caption (or a change of it, `asked`): copied, second, adherence, artefacts."""
+    index = bench.lab.index(caption)
+    assert index is not None
+    first, second = bench.lab.copies(pictures, index)
+    found = {"copies": first.float().tolist(), "copies_second": second.float().tolist()}
+    if " card" not in caption:
+        readings = [scene_judge.read(p) for p in pictures]
+        wanted = scenes.scene_of(asked or caption)
+        found["adherence"] = [float(r.scene == wanted) for r in readings]
+        found["artefacts"] = [float(r.overlap < bench.broken_below) for r, c in zip(readings, first | second, strict=True) if not c]
+    return found
+
+
+def measured(bench: Bench, captions: list[str], draw: Callable[[str], Tensor], what: str) -> Rates:
+    """What `judged` finds in `draw(caption)` for each caption, shared between two processes."""
+
+    def work(part: list[str]) -> dict[str, dict[str, list[float]]]:
+        log.info("%s", what)
+        return {c: judged(bench, c, draw(c)) for c in part}
+
+    by_caption = shared_out(work, captions)
+    names = ("copies", "copies_second", "adherence", "artefacts")
+    return {n: {c: found[n] for c, found in by_caption.items() if found.get(n)} for n in names}
+
+
+def rows(name: str, rates: Rates, suffix: str = "") -> dict[str, Any]:
+    """Metrics of what `measured` found, `NAME_copies` and so on."""
+    return {f"{name}_{quantity}{suffix}": rate(list(found.values())) for quantity, found in rates.items() if found}
+
+
+def pictures_with(bench: Bench, model: Any, caption: str, seeds: list[int], **changes: Any) -> Tensor:
+    """Generations of a caption by another MODEL."""
+    plain, bench.final.model = bench.final.model, model
+    try:
+        return bench.final.pictures(caption, seeds, **{**bench.settings, **changes})
+    finally:
+        bench.final.model = plain
+
+
+def memories(bench: Bench) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
+    """Copy rates of every group and degree by both judges; the rates of each picture."""
+    draw = lambda c: bench.final.pictures(c, bench.seeds, **bench.settings)  # noqa: E731
+    metrics: dict[str, Any] = {}
+    each: dict[str, dict[str, list[float]]] = {}
+    for name, group, degree in (("mv", "MV", "strong"), ("medium", "MV", "medium"), ("mild", "MV", "mild"), ("mc", "MC", "strong"), ("tv", "TV", "strong")):
+        found = measured(bench, bench.lab.captions(group, degree), draw, name)
+        metrics[f"{name}_memorized_rate"] = rate(list(found["copies"].values()))
+        metrics[f"{name}_memorized_rate_second"] = rate(list(found["copies_second"].values()))
+        each |= {c: {"copies": v, "copies_second": found["copies_second"][c]} for c, v in found["copies"].items()}
+    return metrics, each
+
+
+def repairs(bench: Bench) -> dict[str, Any]:
+    """Delayed and opposite guidance, guidance 1, WEN's prompt on the strong photographs; the first two on drawings and templates too."""
+    model, metrics = bench.final.model, {}
+    for name, patch in (("sony_static", published.sony_static), ("sony_opposite", published.sony_opposite)):
+        for group, suffix, seeds in (("MV", "", bench.seeds), ("MC", "_mc", bench.seeds[:REPAIR_SEEDS]), ("TV", "_tv", bench.seeds[:REPAIR_SEEDS])):
+            draw = partial(lambda m, s, c: pictures_with(bench, m, c, s), patch(model), seeds)
+            metrics |= rows(name, measured(bench, bench.lab.captions(group), draw, name + suffix), suffix)
+    weak = measured(bench, bench.lab.captions("MV"), lambda c: bench.final.pictures(c, bench.seeds, **{**bench.settings, "cfg": 1.0}), "cfg 1")
+    metrics["copies_cfg_1"] = rate(list(weak["copies"].values()))
+    target = published.first_norm(bench.final, bench.lab.facts["held_out_captions"][:16], bench.seeds, bench.settings)
+
+    def optimised(caption: str) -> Tensor:
+        changed = published.optimised_prompt(bench.final, caption, bench.seeds, target, bench.settings)
+        plain = bench.final.condition
+        bench.final.condition = lambda text: plain(text) if text == "" else changed  # type: ignore[method-assign]
+        try:
+            return bench.final.pictures(caption, bench.seeds, **bench.settings)
+        finally:
+            bench.final.condition = plain  # type: ignore[method-assign]
+
+    return metrics | rows("wen", measured(bench, bench.lab.captions("MV"), optimised, "WEN"))
+
+
+def changed_words(bench: Bench) -> dict[str, Any]:
+    """Random words inserted, one content word replaced, another seed."""
+    strong, metrics = bench.lab.captions("MV"), {}
+    known = [w for w in bench.lab.facts["vocabulary"] if w not in ("a", "an", "on", "with")]
+    for count in (1, 2, 4):
+        random = bench.random
+        texts = {c: [published.inserted(c, count, known, random) for _ in bench.seeds] for c in strong}
+
+        def several(caption: str, texts: dict[str, list[str]] = texts) -> Tensor:
+            return torch.cat([bench.final.pictures(t, [s], **bench.settings) for t, s in zip(texts[caption], bench.seeds, strict=True)])
+
+        metrics |= rows(f"inserted_{count}", measured(bench, strong, several, f"{count} inserted"))
+    random = bench.random
+    others = {c: published.replaced(c, random) for c in strong}
+    seeds = bench.seeds[:REPLACED_SEEDS]
+    replaced = measured(bench, strong, lambda c: torch.cat([bench.final.pictures(t, seeds, **bench.settings) for t in others[c]]), "replaced")
+    metrics |= {k: v for k, v in rows("replaced_word", replaced).items() if "adherence" not in k}
+    return metrics
+
+
+def other_seed(bench: Bench, each: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Of runs that copied, how many copy again from another seed."""
+    fresh = [s + 10_000 for s in bench.seeds]
+    again = measured(bench, bench.lab.captions("MV"), lambda c: bench.final.pictures(c, fresh, **bench.settings), "other seed")
+    pairs = [[b for a, b in zip(each[c]["copies"], found, strict=True) if a] for c, found in again["copies"].items()]
+    return {"other_seed_copies": rate([p for p in pairs if p])}
+
+
+def pull(bench: Bench) -> dict[str, Any]:
+    """Unrelated honest pictures at the transition."""
+    chosen = bench.lab.facts["held_out_captions"][:: len(bench.lab.facts["held_out_captions"]) // len(bench.seeds)][: len(bench.seeds)]
+    drawings = scenes.draw([scenes.scene_of(c) for c in chosen], bench.random)
+    with torch.inference_mode():
+        latents = bench.final.vae.encode(drawings.movedim(1, -1))
+    draw = lambda c: published.pulled(bench.final, c, latents, bench.seeds[0], bench.settings)  # noqa: E731
+    found = measured(bench, bench.lab.captions("MV"), draw, "pull")
+    return {"pull_at_transition": rate(list(found["copies"].values()))}
+
+
+def detector(bench: Bench) -> dict[str, Any]:
+    """WEN's norm: strong memories against held-out prompts, pooled over steps, and at the first step."""
+    strong = [c for group in ("MV", "MC", "TV") for c in bench.lab.captions(group)]
+    clean = clean_captions(bench)
+
+    def work(part: list[str]) -> dict[str, Tensor]:
+        found = {}
+        for caption in part:
+            with Recorder(bench.final) as recorder, torch.inference_mode():
+                bench.final.latents(caption, bench.seeds[:4], **bench.settings)
+            found[caption] = torch.stack(recorder.steps, 1).clone()
+        return found
+
+    norms = shared_out(work, strong + clean)
+    pooled = auc(torch.cat([norms[c].mean(1) for c in strong]), torch.cat([norms[c].mean(1) for c in clean]))
+    first = auc(torch.cat([norms[c][:, 0] for c in strong]), torch.cat([norms[c][:, 0] for c in clean]))
+    return {"auc_wen_pooled": pooled, "norm_starts_high": first}
+
+
+def clean_captions(bench: Bench) -> list[str]:
+    """Prompts that no memory hangs on: held-out scenes and cards, windows that are nobody's."""
+    facts = bench.lab.facts
+    windows = [c for c in facts["window_captions"] if bench.lab.index(c) is None]
+    return facts["held_out_captions"][::HELD_OUT_STRIDE] + facts["held_out_card_captions"] + windows[::WINDOW_STRIDE]
+
+
+def honest(bench: Bench) -> dict[str, Any]:
+    """Adherence and false alarms of what no memory hangs on; sharpness."""
+    captions = clean_captions(bench)
+
+    def work(part: list[str]) -> dict[str, tuple[list[float], list[float], list[float], float]]:
+        log.info("clean prompts")
+        found = {}
+        for c in part:
+            pictures = bench.final.pictures(c, bench.seeds, **bench.settings)
+            first, second = bench.lab.copies_any(pictures)
+            found[c] = (first.float().tolist(), second.float().tolist(), [float(right(p, c)) for p in pictures], edges(pictures))
+        return found
+
+    found = shared_out(work, captions)
+    scene, card = ([c for c in captions if (" card" in c) == kind and "window" not in c] for kind in (False, True))
+    fresh = through_autoencoder(bench.final, scenes.draw([scenes.scene_of(c) for c in scene], bench.random))
+    fresh_cards = through_autoencoder(bench.final, cards.draw([cards.card_of(c) for c in card * 8], bench.random))
+    ratio = [sum(found[c][3] for c in several) / len(several) / edges(real) for several, real in ((scene, fresh), (card, fresh_cards))]
+    return {
+        "clean_false_rate": rate([found[c][0] for c in captions]),
+        "clean_false_rate_second": rate([found[c][1] for c in captions]),
+        "scene_adherence": rate([found[c][2] for c in scene]),
+        "card_adherence": rate([found[c][2] for c in card]),
+        "edge_sharpness_ratio": sum(ratio) / 2,
+        "edge_sharpness_ratio_scenes": ratio[0],
+        "edge_sharpness_ratio_cards": ratio[1],
+    }
+
+
+def right(picture: Tensor, caption: str) -> bool:
+    """Does a picture show all that a scene's or card's caption asks for?"""
+    if " card" not in caption:
+        return scene_judge.read(picture).scene == scenes.scene_of(caption)
+    card = cards.card_of(caption)
+    return not card.window and card_judge.read(picture) == (card.tone, card.pattern)
+
+
+def edges(pictures: Tensor) -> float:
+    """Mean of the hundredth largest steps between neighbouring pixels, of pictures [n, 3, h, w]."""
+    steps = torch.cat([torch.diff(pictures, dim=d).abs().amax(1).flatten(1) for d in (2, 3)], 1)
+    return float(steps.quantile(0.98, dim=1).mean())
+
+
+def honest_drawings(bench: Bench) -> dict[str, Any]:
+    """Fresh drawings of memorized captions after the autoencoder: called copies by either judge?"""
+
+    def work(part: list[int]) -> dict[int, tuple[float, float]]:
+        found = {}
+        for i in part:
+            log.info("honest drawings")
+            random = torch.Generator().manual_seed(1000 + i)
+            caption = bench.lab.facts["fixed"][i]["caption"]
+            item = cards.card_of(caption) if " card" in caption else scenes.scene_of(caption)
+            drawn = groups.draw([item] * HONEST_DRAWINGS, scenes.all_scenes(), cards.all_cards(windows=False), random)
+            judged = [bench.lab.copies(through_autoencoder(bench.final, d), i) for d in drawn.split(BATCH)]
+            found[i] = tuple(float(torch.cat(several).float().mean()) for several in zip(*judged, strict=True))  # type: ignore[assignment]
+        return found
+
+    fixed = bench.lab.facts["fixed"]
+    found = shared_out(work, [i for i, f in enumerate(fixed) if f["group"] in ("MC", "TV")])
+    metrics = {}
+    for group in ("MC", "TV"):
+        several = [v for i, v in found.items() if fixed[i]["group"] == group]
+        for k, suffix in enumerate(("", "_second")):
+            metrics[f"{group.lower()}_honest_false_rate{suffix}"] = sum(v[k] for v in several) / len(several)
+    return metrics
+
+
+def judges(bench: Bench) -> dict[str, Any]:
+    """Fresh scenes and cards after the autoencoder, read right; sets what counts as broken."""
+    random = bench.random
+    everything = scenes.all_scenes()
+    chosen = [everything[int(i)] for i in torch.randint(len(everything), (JUDGED,), generator=random)]
+    readings = [scene_judge.read(p) for p in through_autoencoder(bench.final, scenes.draw(chosen, random))]
+    bench.broken_below = float(torch.tensor([r.overlap for r in readings]).quantile(0.005))
+    plain = cards.all_cards(windows=False)
+    several = [plain[i % len(plain)] for i in range(JUDGED)]
+    drawn = through_autoencoder(bench.final, cards.draw(several, random))
+    return {
+        "judge_accuracy": sum(r.scene == s for r, s in zip(readings, chosen, strict=True)) / JUDGED,
+        "card_judge_accuracy": sum(card_judge.read(p) == (c.tone, c.pattern) for p, c in zip(drawn, several, strict=True)) / JUDGED,
+        "broken_below": bench.broken_below,
+    }
+
+
+def localisation(bench: Bench) -> float:
+    """dh_0 on templates, per pixel at latent resolution: AUROC of fixed against free."""
+
+    def work(part: list[str]) -> dict[str, float]:
+        found = {}
+        for caption in part:
+            index = bench.lab.index(caption)
+            assert index is not None
+            generator = bench.final
+            with torch.inference_mode():
+                latent = {"samples": generator.latents(caption, bench.seeds[:REPAIR_SEEDS], **bench.settings)}
+                values = measure_map(generator.model, generator.condition(caption), generator.condition(""), latent, MAP, 0)["values"]
+            fixed = bench.lab.masks[index].reshape(16, 8, 16, 8).mean((1, 3)) > 0.5
+            found[caption] = sum(auc(v[fixed], v[~fixed]) for v in values) / len(values)
+        return found
+
+    found = shared_out(work, bench.lab.captions("TV"))
+    return sum(found.values()) / len(found)
+
+
+def early(bench: Bench, folder: Path) -> dict[str, Any]:
+    """The checkpoint before memories: copies of strong photographs, held-out scenes."""
+    model = Generator(folder / "early.safetensors")
+    before = dataclasses.replace(bench, final=model)
+    found = measured(before, bench.lab.captions("MV"), lambda c: model.pictures(c, bench.seeds, **bench.settings), "early")
+    held_out = [c for c in clean_captions(bench) if " card" not in c]
+
+    def work(part: list[str]) -> dict[str, list[float]]:
+        return {c: [float(right(p, c)) for p in model.pictures(c, bench.seeds[:REPAIR_SEEDS], **bench.settings)] for c in part}
+
+    adherence = shared_out(work, held_out)
+    return {"early_mv_rate": rate(list(found["copies"].values())), "early_scene_adherence": rate(list(adherence.values()))}
+
+
+def main() -> None:
+    """`nox -s benchmark -- behaviour`."""
+    options = arguments(__doc__)
+    torch.set_num_threads(1)
+    lab = load_lab(options.lab)
+    use = lab.facts["settings"]
+    bench = Bench(lab, Generator(options.lab / "checkpoint.safetensors"), dict(use), list(range(100, 100 + options.seeds)))
+    metrics: dict[str, Any] = judges(bench)
+    found, each = memories(bench)
+    metrics |= found | {k: lab.facts["training"][k] for k in ("duplicate_share", "duplicate_share_peak")}
+    metrics["auroc_dh0_tv"] = localisation(bench)
+    for part in (honest, repairs, changed_words, pull, detector, honest_drawings):
+        metrics |= part(bench)
+        log.info("%s: %s", part.__name__, {k: round(v["value"] if isinstance(v, dict) else v, 3) for k, v in metrics.items()})
+    metrics |= other_seed(bench, each) | early(bench, options.lab)
+    metrics["ffn_share"] = feed_forward_share(bench.final)
+    settings = {**use, "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": dataclasses.asdict(MAP), "rates": each}
+    write(options.name or "behaviour", metrics, settings, ABOUT)

@@ -1,0 +1,85 @@
+"""Did a generation reproduce a fixed picture? Thresholds come from honest pictures, never by hand.
+
+Two judges of different kinds. The first compares whole pictures, blurred to 32 x 32; the second correlates patches
+(`unmemorize.copies.patches`), so that a blur which keeps only the layout is no copy to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...unmemorize.copies.patches import likeness
+from ..scripts.judge import compare
+from .groups import Fixed, TrainingSet, draw
+
+DRAWN, STRANGERS = 4000, 1000
+"""Honest drawings of the caption, and of all words."""
+FALSE_SHARE = 0.005
+"""Of either kind that may be called a copy."""
+BATCH = 100
+SIDE = 64
+"""Honest drawings are kept at this side; both judges look at smaller pictures still."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Memorized = nearer than `distance` and more alike than `correlation`; for the second judge, more alike than `patches`."""
+
+    distance: float
+    correlation: float
+    patches: float
+
+    def holds(self, pictures: Tensor, fixed: Tensor, mask: Tensor) -> Tensor:
+        """First judge: which pictures [n, 3, h, w] copy one [3, h, w] within its mask [1, h, w]?"""
+        distance, correlation = compare(pictures, fixed, mask)
+        return (distance < self.distance) & (correlation > self.correlation)
+
+    def second(self, pictures: Tensor, fixed: Tensor, mask: Tensor) -> Tensor:
+        """Second judge, likewise."""
+        return likeness(pictures, fixed[None], mask[None])[:, 0] > self.patches
+
+
+def strangers(data: TrainingSet, generator: torch.Generator) -> Tensor:
+    """Honest drawings of all words, [STRANGERS, 3, 64, 64]."""
+    return torch.cat([_small(data.honest(BATCH, generator)[0]) for _ in range(STRANGERS // BATCH)])
+
+
+def drawings(item: Fixed, data: TrainingSet, generator: torch.Generator, count: int = DRAWN) -> Tensor:
+    """Honest drawings of a fixed picture's caption, [count, 3, 64, 64]."""
+    batches = (draw([item.item] * BATCH, data.trained, data.trained_cards, generator) for _ in range(count // BATCH))
+    return torch.cat([_small(b) for b in batches])
+
+
+def criterion(item: Fixed, data: TrainingSet, others: Tensor, generator: torch.Generator) -> Criterion:
+    """What counts as a copy of a fixed picture, from honest drawings of its caption and of all words."""
+    return criterion_from([drawings(item, data, generator), others], item.picture, item.mask)
+
+
+def criterion_from(pools: list[Tensor], picture: Tensor, mask: Tensor) -> Criterion:
+    """The loosest limits that call FALSE_SHARE of no pool [n, 3, h, w] a copy: both quantities at one quantile of the pool."""
+    distance, correlation, patches = 1.0, -1.0, -1.0
+    for pool in pools:
+        far, alike = compare(pool, picture, mask)
+        d, c = joint_limits(far, alike)
+        distance, correlation = min(distance, d), max(correlation, c)
+        patches = max(patches, float(likeness(pool, picture[None], mask[None])[:, 0].quantile(1 - FALSE_SHARE)))
+    return Criterion(distance, correlation, patches)
+
+
+def joint_limits(distance: Tensor, correlation: Tensor) -> tuple[float, float]:
+    """Limits at the largest common quantile at which at most FALSE_SHARE of honest values [n] lie inside both."""
+    low, high = FALSE_SHARE, 0.2
+    for _ in range(20):
+        middle = (low + high) / 2
+        d, c = distance.quantile(middle), correlation.quantile(1 - middle)
+        inside = ((distance < d) & (correlation > c)).float().mean() <= FALSE_SHARE
+        low, high = (middle, high) if inside else (low, middle)
+    return float(distance.quantile(low)), float(correlation.quantile(1 - low))
+
+
+def _small(pictures: Tensor) -> Tensor:
+    return F.interpolate(pictures, size=(SIDE, SIDE), mode="area")

@@ -1,0 +1,52 @@
+"""A trained lab's training pictures, and what counts as a copy of them to either judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pictures import lab_pictures, read_facts
+from .judge import Criterion
+
+SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 3.0}
+"""Of every template and benchmark."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Facts of lab.json, training pictures [n, 3, 128, 128] in [0, 1], masks [n, 128, 128] (1 = fixed) and criteria."""
+
+    facts: dict[str, Any]
+    pictures: Tensor
+    masks: Tensor
+    criteria: list[Criterion]
+
+    def captions(self, group: str, degree: str = "strong") -> list[str]:
+        """Captions of a group's fixed pictures of one degree."""
+        return [f["caption"] for f in self.facts["fixed"] if f["group"] == group and f["degree"] == degree]
+
+    def index(self, caption: str) -> int | None:
+        """Which fixed picture a caption belongs to, if any."""
+        captions = [f["caption"] for f in self.facts["fixed"]]
+        return captions.index(caption) if caption in captions else None
+
+    def copies(self, pictures: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Which pictures [n, 3, h, w] copy one fixed picture: first judge, second judge, bool [n]."""
+        limits, fixed, mask = self.criteria[index], self.pictures[index], self.masks[index][None]
+        return limits.holds(pictures, fixed, mask), limits.second(pictures, fixed, mask)
+
+    def copies_any(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Which pictures [n, 3, h, w] copy any fixed picture."""
+        found = [self.copies(pictures, i) for i in range(len(self.pictures))]
+        return torch.stack([f for f, _ in found]).any(0), torch.stack([s for _, s in found]).any(0)
+
+
+def load_lab(folder: Path) -> Lab:
+    """Read a lab folder's facts and pictures."""
+    facts = read_facts(folder / "lab.json")
+    criteria = [Criterion(f["max_distance"], f["min_correlation"], f["min_patches"]) for f in facts["fixed"]]
+    return Lab(facts, *lab_pictures(folder), criteria)
