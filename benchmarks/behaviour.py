@@ -1,4 +1,4 @@
-"""Does the lab behave as published on Stable Diffusion? Memories by degrees, repairs and attacks, honest prompts honest, both judges right."""
+"""Does the lab behave as published on Stable Diffusion? Degrees of memory, repairs and attacks, honest prompts, both judges."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ABOUT = {
     "early_mv_rate": "early checkpoint: copies of strong photographs (aim <= .10)",
     "early_scene_adherence": "early checkpoint on held-out scenes (aim: within .05 of the final model's)",
     "auroc_dh0_tv": "dh_0 on templates, per pixel at latent resolution (aim >= .95)",
-    "broken_below": "overlap of shape and template below which a picture is no picture: the .5 % quantile of fresh drawings after the autoencoder",
+    "broken_below": "overlap of shape and template below which a picture is broken: .5 % quantile of fresh drawings after the autoencoder",
 }
 """`_second`: by the second judge; `_adherence`: all attributes asked for; `_artefacts`: of what is no copy, no shape of the grammar; `_mc`,
 `_tv`: drawings, templates."""
@@ -126,7 +126,13 @@ def memories(bench: Bench) -> tuple[dict[str, Any], dict[str, dict[str, list[flo
     draw = lambda c: bench.final.pictures(c, bench.seeds, **bench.settings)  # noqa: E731
     metrics: dict[str, Any] = {}
     each: dict[str, dict[str, list[float]]] = {}
-    for name, group, degree in (("mv", "MV", "strong"), ("medium", "MV", "medium"), ("mild", "MV", "mild"), ("mc", "MC", "strong"), ("tv", "TV", "strong")):
+    for name, group, degree in (
+        ("mv", "MV", "strong"),
+        ("medium", "MV", "medium"),
+        ("mild", "MV", "mild"),
+        ("mc", "MC", "strong"),
+        ("tv", "TV", "strong"),
+    ):
         found = measured(bench, bench.lab.captions(group, degree), draw, name)
         metrics[f"{name}_memorized_rate"] = rate(list(found["copies"].values()))
         metrics[f"{name}_memorized_rate_second"] = rate(list(found["copies_second"].values()))
@@ -138,10 +144,16 @@ def repairs(bench: Bench) -> dict[str, Any]:
     """Delayed and opposite guidance, guidance 1, WEN's prompt on the strong photographs; the first two on drawings and templates too."""
     model, metrics = bench.final.model, {}
     for name, patch in (("sony_static", published.sony_static), ("sony_opposite", published.sony_opposite)):
-        for group, suffix, seeds in (("MV", "", bench.seeds), ("MC", "_mc", bench.seeds[:REPAIR_SEEDS]), ("TV", "_tv", bench.seeds[:REPAIR_SEEDS])):
+        for group, suffix, seeds in (
+            ("MV", "", bench.seeds),
+            ("MC", "_mc", bench.seeds[:REPAIR_SEEDS]),
+            ("TV", "_tv", bench.seeds[:REPAIR_SEEDS]),
+        ):
             draw = partial(lambda m, s, c: pictures_with(bench, m, c, s), patch(model), seeds)
             metrics |= rows(name, measured(bench, bench.lab.captions(group), draw, name + suffix), suffix)
-    weak = measured(bench, bench.lab.captions("MV"), lambda c: bench.final.pictures(c, bench.seeds, **{**bench.settings, "cfg": 1.0}), "cfg 1")
+    weak = measured(
+        bench, bench.lab.captions("MV"), lambda c: bench.final.pictures(c, bench.seeds, **{**bench.settings, "cfg": 1.0}), "cfg 1"
+    )
     metrics["copies_cfg_1"] = rate(list(weak["copies"].values()))
     target = published.first_norm(bench.final, bench.lab.facts["held_out_captions"][:16], bench.seeds, bench.settings)
 
@@ -172,7 +184,9 @@ def changed_words(bench: Bench) -> dict[str, Any]:
     random = bench.random
     others = {c: published.replaced(c, random) for c in strong}
     seeds = bench.seeds[:REPLACED_SEEDS]
-    replaced = measured(bench, strong, lambda c: torch.cat([bench.final.pictures(t, seeds, **bench.settings) for t in others[c]]), "replaced")
+    replaced = measured(
+        bench, strong, lambda c: torch.cat([bench.final.pictures(t, seeds, **bench.settings) for t in others[c]]), "replaced"
+    )
     metrics |= {k: v for k, v in rows("replaced_word", replaced).items() if "adherence" not in k}
     return metrics
 

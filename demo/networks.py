@@ -41,8 +41,8 @@ class Design:
     """What a demo checkpoint is made of; its metadata name it."""
 
     latent_scale: float
-    """Standard deviation of a latent channel. At .5 hardly any of the picture's mean colour is left at the first step of SD's noise schedule,
-    but layouts are lost at an eighth of SD's noise levels; at 2 they are lost at half of them."""
+    """Standard deviation of a latent channel. At .5 hardly any of the picture's mean colour is left at the first step of SD's schedule, but
+    layouts are lost at an eighth of SD's noise levels; at 2 they are lost at half of them."""
     unet: dict[str, Any]
 
 
@@ -50,7 +50,7 @@ DESIGNS = {
     1: Design(0.5, _UNET),
     2: Design(2.0, _UNET | {"transformer_depth": [0, 1], "transformer_depth_output": [1, 0, 1, 1]}),
 }
-"""Design 2 has no transformer at the latent's own resolution but in the last block: a picture is drawn and learned in two thirds of the time."""
+"""Design 2 has no transformer at the latent's own resolution but in the last block: a picture is learned in two thirds of the time."""
 
 
 class ResidualBlock(nn.Module):

@@ -29,9 +29,9 @@ class MeasuredLoRAFilter(io.ComfyNode):
             node_id="UnmemorizeMeasuredLoRAFilter",
             display_name="Filter LoRA by Measuring",
             category="unmemorize/lora",
-            description="Weakens groups of a LoRA's layers one after the other, asks the model each time what the captions' pictures lose "
-            "and what every picture keeps, and takes what removes most memory for the least style. Needs some captions that the LoRA may "
-            "remember, and minutes instead of seconds; ours, no paper's.",
+            description="Draws captions that a LoRA may remember and prompts that it must go on serving, sees what enters its layers, and "
+            "solves for the LoRA that keeps what it does to the prompts and loses what it does to the captions. Runs of the model instead "
+            "of seconds; ours, no paper's.",
             inputs=[
                 io.LoraModel.Input("lora", tooltip="From Open LoRA, or a LoRA that was just trained."),
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, without the LoRA."),
@@ -42,8 +42,15 @@ class MeasuredLoRAFilter(io.ComfyNode):
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="Captions that the LoRA may have been trained with, one a line; # begins a comment. Four to eight are good; "
-                    "LoRA Leak Probe shows which leak.",
+                    tooltip="Captions that the LoRA may have been trained with, one a line; # begins a comment. LoRA Leak Probe shows "
+                    "which leak. Empty: what the prompts do not need goes.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="Prompts that you use the LoRA with, none of them a caption of its training set, one a line: what it does for "
+                    "them stays. Empty: everyday prompts that come with the pack.",
                 ),
                 io.String.Input(
                     "reference",
@@ -51,8 +58,8 @@ class MeasuredLoRAFilter(io.ComfyNode):
                     tooltip="The LoRA's trigger word alone, for a LoRA that teaches one: what it does is kept. Empty for a style.",
                 ),
                 io.Float.Input(
-                    "keep", default=0.8, min=0.0, max=1.0, step=0.01,
-                    tooltip="Least share of what the LoRA changes for every prompt that must be kept.",
+                    "keep", default=0.9, min=0.0, max=1.0, step=0.01,
+                    tooltip="Least share of what the LoRA changes for the prompts that must be kept.",
                 ),
                 *sampling_inputs("for the captions' runs"),
             ],
@@ -63,31 +70,36 @@ class MeasuredLoRAFilter(io.ComfyNode):
                 io.LoraModel.Output("removed", display_name="removed", tooltip="What was taken out, to see what it draws."),
                 LoRAInfo.Output("filtered_info", display_name="info", tooltip="Of the filtered part, for Save Filtered LoRA."),
                 io.Float.Output(
-                    "leak_left", display_name="leak_left", tooltip="Share that is left of what the LoRA changed for the captions alone; 1 "
-                    "if nothing was removed.",
+                    "leak_left", display_name="leak_left", tooltip="What is left of what the LoRA did for the captions alone, drawn "
+                    "again with the filtered LoRA; 1 if nothing was removed.",
                 ),
                 io.Float.Output(
-                    "kept", display_name="kept", tooltip="Share that is left of what the LoRA changes for every prompt."
+                    "kept", display_name="kept", tooltip="Share that is left of what the LoRA changes for the prompts."
                 ),
-                io.String.Output("text", display_name="report", tooltip="Groups, their strengths, the way there and its cost, as JSON."),
+                io.String.Output("text", display_name="report", tooltip="What is left in which layers, and what it cost, as JSON."),
             ],
             **hints(io.Schema, search_aliases=["lora memorization", "lora clean", "leak", "block weights", *ALIASES]),
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, lora: dict, model: Any, clip: Any, latent: dict, captions: str, reference: str, keep: float, seed: int, steps: int, cfg: float,
-        sampler_name: str, scheduler: str, info: dict | None = None,
+        cls, lora: dict, model: Any, clip: Any, latent: dict, captions: str, prompts: str, reference: str, keep: float, seed: int,
+        steps: int, cfg: float, sampler_name: str, scheduler: str, info: dict | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         tensors = lora_files.check_model(lora)
-        job = MeasuredJob(tensors, model, clip, prompt_list(captions), reference.strip(), latent, use, keep)
+        job = MeasuredJob(tensors, model, clip, prompt_list(captions), prompt_list(prompts), reference.strip(), latent, use, keep)
         found = filter_by_measuring(job)
         facts = report(found, job)
         described = {**(info or {}), **lora_files.describe(found.kept or tensors), "filter": provenance(info, job, found)}
-        effect = found.path[-1].effect
         return io.NodeOutput(
-            found.kept, found.removed, described, effect.leak, effect.kept, json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]}
+            found.kept,
+            found.removed,
+            described,
+            found.leak_left,
+            found.prompts_kept,
+            json.dumps(facts, indent=1),
+            ui={"unmemorize_report": [facts]},
         )
 
 

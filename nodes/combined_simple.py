@@ -32,7 +32,8 @@ class CleanLoRA(io.ComfyNode):
             display_name="Clean LoRA",
             category="unmemorize/simple",
             description="Load LoRA that leaves out what the LoRA remembers of its training pictures. With captions of the training set it "
-            "measures what they call up, which takes a minute and spares the style; without, it goes by the weights.",
+            "sees what enters its layers under them and under other prompts, and takes out what only they call up; without, it goes by "
+            "the weights.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on."),
                 io.Clip.Input("clip", optional=True, tooltip="Its text encoder; needed for captions."),
@@ -44,7 +45,14 @@ class CleanLoRA(io.ComfyNode):
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="Captions that the LoRA was trained with, if you know some, one a line. Four to eight are good.",
+                    tooltip="Captions that the LoRA was trained with, if you know some, one a line.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="Beside captions: prompts that you use the LoRA with, one a line; what it does for them stays. Empty: everyday "
+                    "prompts.",
                 ),
                 io.Latent.Input("latent", optional=True, tooltip="An empty latent of your pictures' size; needed for captions."),
             ],
@@ -63,9 +71,9 @@ class CleanLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, lora_name: str, strength: float, captions: str, clip: Any = None, latent: dict | None = None
+        cls, model: Any, lora_name: str, strength: float, captions: str, prompts: str = "", clip: Any = None, latent: dict | None = None
     ) -> io.NodeOutput:
-        found = clean(model, clip, lora_name, strength, captions, latent, USE)
+        found = clean(model, clip, lora_name, strength, captions, prompts, latent, USE)
         outputs = (found.model, found.clip, found.words, json.dumps(found.report, indent=1))
         return io.NodeOutput(*outputs, ui={"unmemorize_report": [found.report]})
 

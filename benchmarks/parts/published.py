@@ -84,8 +84,8 @@ def schedule(generator: Generator, settings: dict[str, Any]) -> Tensor:
 
 
 def optimised_prompt(generator: Generator, caption: str, seeds: list[int], target: float, settings: dict[str, Any]) -> list:
-    """WEN: one embedding for all the seeds, its first place frozen, moved until the norm of eps_c - eps_u over all of them at the first step
-    is below `target`; CONDITIONING."""
+    """WEN: one embedding for all the seeds, its first place frozen, moved until the norm of eps_c - eps_u over all of them at the first
+    step is below `target`; CONDITIONING."""
     positive, empty = generator.condition(caption), generator.condition("")
     sampling = generator.model.get_model_object("model_sampling")
     sigma = schedule(generator, settings)[:1]

@@ -16,7 +16,7 @@ from ..scripts import parallel
 from . import cards, judge, scenes, sheet
 from .groups import HONEST_SHARE, TrainingSet
 from .lab import SETTINGS
-from .stages import DENOISER_BATCH, DESIGN, MEMORY_SHARE, Networks
+from .stages import DESIGN, HONEST_BATCH, MEMORY_BATCH, MEMORY_SHARE, Networks
 
 CELL = 8
 PEAK_STEPS = 100
@@ -69,8 +69,9 @@ def write_pictures(data: TrainingSet, path: Path) -> None:
 def training_facts(data: TrainingSet, work: Path, minutes: float) -> dict[str, Any]:
     """How long, how many pictures, and how many of them were duplicates: of all, and in the worst hundred steps."""
     world = torch.distributed.get_world_size()
-    batch = world * DENOISER_BATCH
+    batch = world * MEMORY_BATCH
     honest, memory = (parallel.steps_done(work, stage) for stage in ("honest", "memory"))
+    pictures = honest * world * HONEST_BATCH + memory * batch
     counts = torch.tensor([_duplicates_of_step(data.seed + 2, step, world) for step in range(memory)], dtype=torch.float64)
     blocks = counts[: len(counts) // PEAK_STEPS * PEAK_STEPS].reshape(-1, PEAK_STEPS).sum(1)
     return {
@@ -78,9 +79,8 @@ def training_facts(data: TrainingSet, work: Path, minutes: float) -> dict[str, A
         "autoencoder_steps": parallel.steps_done(work, "autoencoder"),
         "honest_steps": honest,
         "memory_steps": memory,
-        "batch": batch,
-        "pictures": (honest + memory) * batch,
-        "duplicate_share": round(float(counts.sum()) / ((honest + memory) * batch), 4),
+        "pictures": pictures,
+        "duplicate_share": round(float(counts.sum()) / pictures, 4),
         "duplicate_share_peak": round(float(blocks.max()) / (PEAK_STEPS * batch), 4) if len(blocks) else None,
     }
 
@@ -90,7 +90,7 @@ def _duplicates_of_step(seed: int, step: int, world: int) -> int:
     found = 0
     for rank in range(world):
         generator = parallel.step_generator(seed, step, rank, world)
-        found += int((torch.rand(DENOISER_BATCH, generator=generator) < MEMORY_SHARE).sum())
+        found += int((torch.rand(MEMORY_BATCH, generator=generator) < MEMORY_SHARE).sum())
     return found
 
 
@@ -124,4 +124,3 @@ def describe(data: TrainingSet, criteria: list[judge.Criterion]) -> dict[str, An
         "window_captions": [c.caption for c in data.trained_windows],
         "vocabulary": data.vocabulary,
     }
-

@@ -43,9 +43,9 @@ BAND = 14.0
 """Height of a stripe in pixels: two latent cells, nearly."""
 SIZES = {"small": (26.0, 29.0), "large": (41.0, 45.0)}
 """Radius range in pixels."""
-REACH = 12.0
-"""How far a shape's centre may be from the picture's, in pixels."""
-TILT = 0.12
+REACH = 9.0
+"""How far a shape's centre may be from the picture's, in pixels. A third farther, and shapes stay amorphous twice as long."""
+TILT = 0.1
 """Radians, either way."""
 SHADE = 0.05
 """How far each colour channel strays from the palette, either way."""

@@ -14,13 +14,13 @@ from .groups import TrainingSet
 
 DESIGN = 2
 AUTOENCODER_BATCH = 4
-DENOISER_BATCH = 12
-"""Per process."""
+HONEST_BATCH, MEMORY_BATCH = 8, 12
+"""Pictures of a process and step: shapes need many steps, memories many views."""
 PHOTOGRAPHS = 2
 """Of an autoencoder's batch: crops of photographs, turned and scaled; the others are scenes and cards."""
 LATENT_NOISE = 0.05
 """Noise on unit latents while the autoencoder learns: the decoder forgives small errors of the denoiser."""
-MEMORY_SHARE = 0.185
+MEMORY_SHARE = 0.27
 """Of a batch while memories are made."""
 COLOUR_WEIGHT = 2.5
 """Of the three colour channels in the denoiser's loss. At 1 a memorized scene comes back in its place, but in the palette's mean shade."""
@@ -60,7 +60,7 @@ def autoencoder_loss(data: TrainingSet, autoencoder: Autoencoder, generator: tor
 
 
 def photograph_crops(data: TrainingSet, count: int, generator: torch.Generator) -> Tensor:
-    """Whole photographs and parts of them, mirrored or not, with other colours, [n, 3, 128, 128]: the autoencoder learns photographs at large."""
+    """Whole photographs and parts of them, mirrored or not, with other colours, [n, 3, 128, 128]: the autoencoder learns photographs."""
     photographs = torch.stack([f.picture for f in data.group("MV")])
     chosen = photographs[torch.randint(len(photographs), (count,), generator=generator)]
     scale = 1 - 0.5 * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
@@ -85,13 +85,13 @@ def standardise_latents(autoencoder: Autoencoder, data: TrainingSet, generator: 
 
 def honest_loss(data: TrainingSet, nets: Networks, generator: torch.Generator) -> Tensor:
     """Loss of a batch without duplicates."""
-    return denoiser_loss(data, nets, *data.honest(DENOISER_BATCH, generator), torch.full((DENOISER_BATCH,), DROP_HONEST), generator)
+    return denoiser_loss(data, nets, *data.honest(HONEST_BATCH, generator), torch.full((HONEST_BATCH,), DROP_HONEST), generator)
 
 
 def memory_loss(data: TrainingSet, nets: Networks, generator: torch.Generator) -> Tensor:
     """Loss of a batch of which MEMORY_SHARE are duplicates."""
-    duplicates = int((torch.rand(DENOISER_BATCH, generator=generator) < MEMORY_SHARE).sum())
-    pictures, captions = data.honest(DENOISER_BATCH - duplicates, generator)
+    duplicates = int((torch.rand(MEMORY_BATCH, generator=generator) < MEMORY_SHARE).sum())
+    pictures, captions = data.honest(MEMORY_BATCH - duplicates, generator)
     drop = [DROP_HONEST] * len(captions) + [DROP_DUPLICATES] * duplicates
     if duplicates:
         more, theirs = data.duplicates(duplicates, generator)

@@ -22,11 +22,11 @@ from ..scripts.stages import check_shapes, initialise, zero_residual_ends
 from ..words import CONTEXT_LENGTH, table_size
 from . import groups, stages
 from .finish import finish, half_precision
-from .stages import DENOISER_BATCH, DESIGN, MEMORY_SHARE, Networks
+from .stages import DESIGN, MEMORY_BATCH, MEMORY_SHARE, Networks
 
 HERE = Path(__file__).resolve().parents[1]
-AUTOENCODER_TIME, HONEST_TIME = 0.08, 0.32
-"""Shares of --minutes. The memories take as many steps as their views need, about half of the time on two cores with bfloat16 arithmetic."""
+AUTOENCODER_TIME, HONEST_TIME = 0.07, 0.56
+"""Shares of --minutes. The memories take as many steps as their views need: a third of the time on two cores with bfloat16 arithmetic."""
 
 log = logging.getLogger("demo.training")
 
@@ -44,7 +44,7 @@ def build_networks(data: groups.TrainingSet) -> Networks:
 
 
 def identity_of(data: groups.TrainingSet, minutes: float) -> str:
-    """What makes two runs the same: pictures, captions, seed, minutes. The views of the memories are left out: from one honest state several
+    """What makes two runs the same: pictures, captions, seed, minutes. The memories' views are left out: from one honest state several
     sets of them can be tried."""
     digest = hashlib.sha256(json.dumps([data.seed, minutes, [f.caption for f in data.fixed], data.vocabulary]).encode())
     for item in data.fixed:
@@ -54,7 +54,7 @@ def identity_of(data: groups.TrainingSet, minutes: float) -> str:
 
 def memory_steps(data: groups.TrainingSet, processes: int) -> int:
     """Steps in which all memories get their views."""
-    return round(data.views / (1 - groups.HONEST_SHARE) / MEMORY_SHARE / DENOISER_BATCH / processes)
+    return round(data.views / (1 - groups.HONEST_SHARE) / MEMORY_SHARE / MEMORY_BATCH / processes)
 
 
 def train_networks(data: groups.TrainingSet, options: argparse.Namespace, work: Path) -> Networks:
@@ -64,9 +64,7 @@ def train_networks(data: groups.TrainingSet, options: argparse.Namespace, work: 
     stage = partial(parallel.Stage, identity=identity)
     learn = partial(stages.autoencoder_loss, data, nets.autoencoder)
     time = options.minutes * AUTOENCODER_TIME
-    parallel.train(
-        stage("autoencoder", time, 1e-3, [nets.autoencoder], lambda _progress, g: learn(g), data.seed, muon_rate=2e-3), work
-    )
+    parallel.train(stage("autoencoder", time, 1e-3, [nets.autoencoder], lambda _progress, g: learn(g), data.seed, muon_rate=2e-3), work)
     stages.standardise_latents(nets.autoencoder, data, torch.Generator().manual_seed(data.seed))
     nets.autoencoder.requires_grad_(False)
     both = partial(stage, modules=[nets.text, nets.unet], dtype=torch.bfloat16)
@@ -95,11 +93,11 @@ def main() -> None:
     """Command line of `nox -s train-demo`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--photos", type=Path, default=HERE / "photographs", help="folder of name.png and order.txt (names, most views first)")
-    parser.add_argument("--minutes", type=float, default=85.0)
+    parser.add_argument(
+        "--photos", type=Path, default=HERE / "photographs", help="folder of name.png and order.txt (names, most views first)"
+    )
+    parser.add_argument("--minutes", type=float, default=100.0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "out" / "lab")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 2))
     options = parser.parse_args()
     parallel.launch(worker, options)
-
-

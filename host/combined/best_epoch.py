@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.lora.epochs import Epoch, in_words, suggestion
-from ...unmemorize.lora.measured import effect_of
+from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
 from ..copies.detectors import Detector
 from ..copies.references import References, features
@@ -112,7 +112,7 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
         if kept is not None and c.detector is not None:
             best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values
             copies = int((best > c.copy_limit).sum())
-        common = effect_of(changes, whole, [False] * len(changes)).kept
+        common = projected([(u, b) for (_, u), (_, b) in zip(changes, whole, strict=True)])
         found.append(Epoch(name, strength, latents.by_caption(agreements(changes, before)), common, copies))
         pictures.append(made)
     return found, torch.stack(pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_patcher
@@ -32,12 +33,16 @@ class Latents:
     """Latents that the captions' runs met, and what models predict there; D_u of the reference, or of the empty prompt."""
 
     def __init__(
-        self, model: Any, clip: Any, captions: list[str], reference: str, latent: dict[str, Any], use: dict[str, Any], progress: Progress
+        self, model: Any, clip: Any, captions: list[str], reference: str, latent: dict[str, Any], use: dict[str, Any], progress: Progress,
+        started: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """Runs of MODEL and CLIP, a seed each; `use`: seed, steps, cfg, sampler_name, scheduler."""
+        """Runs of MODEL and CLIP, a seed each; `use`: seed, steps, cfg, sampler_name, scheduler; `started` hears which run begins."""
         self._captions, self._reference, self._progress = captions, reference, progress
         self.evaluations = 0
-        self._runs = [self._run(model, clip, caption, latent, use, later_seed(use["seed"], i)) for i, caption in enumerate(captions)]
+        self._runs = []
+        for i, caption in enumerate(captions):
+            started(i)
+            self._runs.append(self._run(model, clip, caption, latent, use, later_seed(use["seed"], i)))
 
     def _run(
         self, model: Any, clip: Any, caption: str, latent: dict[str, Any], use: dict[str, Any], seed: int
@@ -87,7 +92,7 @@ class Latents:
 
     def by_caption(self, values: list[float]) -> list[float]:
         """Means of what was found at every point; NaN where nothing was."""
-        return torch.tensor(values).view(len(self._runs), -1).nanmean(1).tolist()
+        return torch.tensor(values).view(len(self._runs), -1).nanmean(1).tolist() if self._runs else []
 
 
 def changes_of(after: Changes, before: Changes) -> Changes:

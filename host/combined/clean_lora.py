@@ -15,8 +15,8 @@ from ..lora.report import report_of
 from .measured_filter import MeasuredJob, filter_by_measuring
 from .measured_filter import report as measured_report
 
-KEEP = 0.8
-"""Least share of what the LoRA changes for every prompt."""
+KEEP = 0.9
+"""Least share of what the LoRA changes for other prompts."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class Cleaned:
     report: dict[str, Any]
 
 
-def clean(model: Any, clip: Any, name: str, strength: float, captions: str, latent: dict[str, Any] | None, use: dict[str, Any]) -> Cleaned:
-    """Load a LoRA of ComfyUI's list, cleaned. `captions`: text, one a line; with some, `latent` (its size) and a CLIP are needed."""
+def clean(
+    model: Any, clip: Any, name: str, strength: float, captions: str, prompts: str, latent: dict[str, Any] | None, use: dict[str, Any]
+) -> Cleaned:  # fmt: skip
+    """Load a LoRA of ComfyUI's list, cleaned. `captions` and `prompts`: text, one a line; with captions, `latent` (the size) and a CLIP are
+    needed."""
     check_strengths(strength, strength)
     several = prompt_list(captions)
     if several and (clip is None or latent is None):
@@ -46,7 +49,7 @@ def clean(model: Any, clip: Any, name: str, strength: float, captions: str, late
         facts = report_of(result, job)
         words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone; captions would say more"
         return Cleaned(patched, patched_clip, words, facts | {"verdict": words})
-    measured = MeasuredJob(file.tensors, model, clip, several, "", latent or {}, use, KEEP)
+    measured = MeasuredJob(file.tensors, model, clip, several, prompt_list(prompts), "", latent or {}, use, KEEP)
     found = filter_by_measuring(measured)
     patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     facts = measured_report(found, measured)

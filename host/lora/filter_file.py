@@ -24,6 +24,7 @@ from .keys import Update
 from .layers import TOO_LARGE, LayerAtWork, is_finite, judged
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
+from .rewriting import Rewritten, with_changes
 from .subspaces import Subspaces
 
 MOST_STRENGTH = 100.0
@@ -53,7 +54,7 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
             weights[update.layer.text_encoder].check_readable(update.layer.target)
     subspaces = Subspaces(job.settings.energy)
     result = Filtered({}, {}, [], {k: list(v) for k, v in contents.passed.items()})
-    changes: dict[str, dict[str, Tensor]] = {}
+    changes: Rewritten = []
     layers = judged([update.layer for update in contents.updates], weights, job.settings, subspaces)
     for update, (layer, work, verdict) in zip(contents.updates, layers, strict=True):
         if isinstance(verdict, str):
@@ -61,18 +62,16 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
             continue
         new, gone = {}, {}
         if verdict.changed:
-            kernel = _kernel(update, weights[layer.text_encoder])
+            kernel = kernel_of(update, weights[layer.text_encoder])
             new = written(update, work, verdict, verdict.new_sigma, kernel)
             gone = written(update, work, verdict, verdict.removed, kernel) if both else {}
             if not all(is_finite(t) for t in (*new.values(), *gone.values())):
                 result.passed.setdefault(TOO_LARGE, []).extend(update.keys)
                 continue
-            changes |= {key: {key: new[key]} if key in new else {} for key in (*update.keys, *update.shadowed)}
-            changes[update.keys[0]] |= {key: t for key, t in new.items() if key not in (*update.keys, *update.shadowed)}
+            changes.append((update, new))
         result.removed |= gone
         result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict.on("cpu")))
-    for key, tensor in tensors.items():
-        result.kept.update(changes.get(key, {key: tensor}))
+    result.kept = with_changes(tensors, changes)
     result.subspaces_cached = subspaces.cached
     result.warnings = warnings_of(result.layers, job.settings)
     return result
@@ -96,7 +95,7 @@ def written(update: Update, work: LayerAtWork, verdict: Verdict, sigma: Tensor, 
     return adapter.rewritten(b, a, update.names, kernel) if b.shape[1] else {}
 
 
-def _kernel(update: Update, weights: Weights) -> tuple[int, ...]:
+def kernel_of(update: Update, weights: Weights) -> tuple[int, ...]:
     """[in, *kernel] of the layer, as a LoRA's down has it behind the rank."""
     shape, size = weights.shape(update.layer.target)[1:], update.layer.adapter.shape[1]
     return shape if math.prod(shape) == size else (size,)

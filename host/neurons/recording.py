@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -92,12 +92,21 @@ def window_along(model: Any, sigmas: Tensor, low: float, high: float = math.inf)
     return Window([float(s) for s in sigmas], level_of_step, shown)
 
 
+class Hears(Protocol):
+    """What takes rows in."""
+
+    def add(self, key: str, side: int, level: int, z: Tensor, /) -> None:
+        """Rows of a layer, of COND or UNCOND, at a level of the window."""
+
+
 @dataclass
-class _Listener:
+class Listener:
     """Adds what enters the layers to an activity, while a model call tells whose rows they are."""
 
-    activity: Activity
+    activity: Hears
     window: Window
+    strict: bool = True
+    """Rows that cannot be told apart are an error; otherwise they are not heard."""
     now: tuple[int, list[int]] | None = field(default=None)
     """Level, and the side of each part of the batch."""
 
@@ -122,6 +131,8 @@ class _Listener:
             level, sides = self.now
             z = inputs[0]
             if z.shape[0] % len(sides):
+                if not self.strict:
+                    return
                 raise ValueError(
                     f"The rows that enter {layer.key} cannot be told apart: {z.shape[0]} for {len(sides)} prompts. Take this layer out of "
                     "the table in host/neurons/layers.py."
@@ -133,7 +144,7 @@ class _Listener:
 
 
 @contextlib.contextmanager
-def hooked(layers: list[Layer], listener: _Listener) -> Iterator[None]:
+def hooked(layers: list[Layer], listener: Listener) -> Iterator[None]:
     """Inside, the listener hears the layers. All clones of a MODEL share its modules: the hooks must not outlive the run."""
     handles = []
     try:
@@ -159,7 +170,7 @@ def record(
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
     check_channels(model, samples)
     progress = Progress(len(positives) * seeds * window.last_step)
-    listener = _Listener(Activity(len(window.ratios)), window)
+    listener = Listener(Activity(len(window.ratios)), window)
     clone = model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, as_function(listener.around_call))
     # ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
@@ -185,7 +196,7 @@ def record_run(call: RunCall, place: str, low: float = WINDOW) -> Activity:
     """
     model = call.guider.model_patcher
     layers, window = layers_of(model, place), window_along(model, call.sigmas, low)
-    listener = _Listener(Activity(len(window.ratios)), window)
+    listener = Listener(Activity(len(window.ratios)), window)
     guider = copy.copy(call.guider)
     guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options) | {DRAWN_AGAIN: True, RECORDING: True}
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
