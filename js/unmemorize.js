@@ -21,12 +21,12 @@ const panels = new WeakMap();
 
 /**
  * Show a result. Stability Guard is done before its sampler starts and has no result of its own: what the chart that reads it shows is its run.
- * @param {any} node @param {any} output
+ * @param {any} node @param {any} output @param {boolean} [earlier] of another graph than the one on screen?
  */
-function show(node, output) {
-  panels.get(node)?.show(output);
+function show(node, output, earlier = false) {
+  panels.get(node)?.show(output, earlier);
   const guard = node.type === CHART ? feeding(node, "record") : null;
-  if (guard) panels.get(guard)?.show(output);
+  if (guard) panels.get(guard)?.show(output, earlier);
 }
 
 /** @param {any} node */
@@ -51,6 +51,11 @@ function refreshAll() {
   for (const node of everyNode()) panels.get(node)?.refresh();
 }
 
+/** After a cancel or an error no view goes on watching. */
+function stopAll() {
+  for (const node of everyNode()) panels.get(node)?.stopped();
+}
+
 /** @param {any} message */
 function heard({ detail }) {
   const node = detail?.node === undefined ? null : byExecutionId(detail.node);
@@ -66,6 +71,7 @@ const extension = {
   setup() {
     ready = true;
     api.addEventListener(/** @type {any} */ (EVENT), heard);
+    for (const event of ["execution_interrupted", "execution_error"]) api.addEventListener(/** @type {any} */ (event), stopAll);
   },
 
   nodeCreated: addPanel,

@@ -16,6 +16,10 @@ const STOCK_PREVIEW = "$$canvas-image-preview";
 /** Around the widget, in pixels. */
 const MARGIN = 6;
 const HEAD = 30;
+/** A verdict belongs to the graph on screen. @type {Verdict} */
+const EARLIER = { kind: "off", word: "earlier run", text: "of other words or settings than these: run again for a verdict" };
+/** @type {Verdict} */
+const STOPPED = { kind: "off", word: "stopped", text: "the run ended before there was a verdict" };
 
 /**
  * @typedef {import("./graph.mjs").LGraphNode} LGraphNode
@@ -58,6 +62,9 @@ export class Panel {
     this.kind = kind;
     /** @type {any} */
     this.output = null;
+    /** Is what is shown another graph's? */
+    this.earlier = false;
+    this.running = false;
     this.badge = el("span", { class: "badge", text: "\u2013", attrs: { "data-kind": "off" } });
     this.summary = el("span", { class: "summary", text: "not run yet" });
     this.button = el("button", { class: "report", text: "Report", attrs: { type: "button", disabled: "" } });
@@ -101,20 +108,23 @@ export class Panel {
     if (!shortcut && inside.closest?.("input, select, button, textarea, dialog, .plot")) event.stopPropagation();
   }
 
-  /** @param {Verdict} verdict */
-  say(verdict) {
+  /** @param {Verdict} found */
+  say(found) {
+    const verdict = this.earlier && found.kind !== "running" ? EARLIER : found;
     this.badge.dataset.kind = verdict.kind;
     this.badge.textContent = `${SIGNS[verdict.kind]} ${verdict.word}`;
     this.summary.textContent = verdict.text;
     this.summary.title = verdict.text;
   }
 
-  /** A result of this node. @param {any} output as the server sent it: lists by name */
-  show(output) {
+  /** A result of this node. @param {any} output as the server sent it: lists by name @param {boolean} [earlier] of another graph? */
+  show(output, earlier = false) {
     const reports = output?.unmemorize_report;
     const data = this.kind ? output?.[this.kind.key]?.[0] : undefined;
     if (output === this.output || !(Array.isArray(reports) || data)) return;
     this.output = output;
+    this.earlier = earlier;
+    this.running = false;
     this.button.disabled = !Array.isArray(reports);
     const verdict = data && this.view ? this.reveal().show(data) : null;
     this.say(verdict ?? ofReport(this.type, reports?.[0], style()));
@@ -123,14 +133,24 @@ export class Panel {
   /** A message while the node runs. @param {any} message */
   live(message) {
     const verdict = this.view?.live ? this.reveal().live?.(message) : null;
-    if (verdict) this.say(verdict);
+    if (!verdict) return;
+    this.running = true;
+    this.say(verdict);
+  }
+
+  /** The run was cancelled, or broke: nothing will follow what was seen live. */
+  stopped() {
+    if (!this.running) return;
+    this.running = false;
+    this.earlier = false;
+    this.say(STOPPED);
   }
 
   /** Draw again: a setting was changed. */
   refresh() {
-    const { output } = this;
+    const { output, earlier } = this;
     this.output = null;
-    if (output) this.show(output);
+    if (output) this.show(output, earlier);
   }
 
   /** @returns {View} */

@@ -229,6 +229,25 @@ def test_results_come_back_after_a_reload(page, done, shoot):
     shoot(page, "reloaded")
 
 
+def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
+    """The same workflow with other words: what stood behind them is an earlier run's, what did not is still this graph's."""
+    if done == VUE:
+        pytest.skip("the same code; once is enough")
+    page.evaluate(
+        """async () => { const g = app.graph.serialize()
+            g.nodes.find(n => n.type === 'CLIPTextEncode' && n.widgets_values[0]).widgets_values[0] = 'a small blue ring'
+            await app.loadGraphData(g) }"""
+    )
+    badge = view(page, "spectrum").locator(".badge")
+    badge.filter(has_not_text="\u2013").wait_for(timeout=60_000)
+    assert "earlier" not in badge.inner_text()
+    for name in ("guard", "chart", "map", "overlay"):
+        panel = view(page, name)
+        assert "earlier run" in panel.locator(".badge").inner_text(), name
+        assert "run again" in panel.locator(".summary").inner_text()
+    shoot(page, "earlier-run")
+
+
 def test_light_theme(page, done, shoot):
     """Colours come from the theme: text stays readable on its ground."""
     panel = show(page, "spectrum")

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
 import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
 import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { sameRun } from "../../js/lib/same_run.mjs";
 import { ofGuard, ofReport } from "../../js/lib/verdict.mjs";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
@@ -99,4 +100,30 @@ test("a threshold's badge says only what the calibration allows", () => {
   assert.equal(verdict(0.4), "memorized");
   assert.equal(verdict(0.4, "uncalibrated (Otsu)"), "uncalibrated");
   assert.equal(ofReport("UnmemorizeCurvatureDifferenceMap", { scores: [0.1, 0.4] }, PLAIN).kind, "uncalibrated");
+});
+
+test("a result is the graph's only if nothing before it changed", () => {
+  const then = {
+    1: { class_type: "Load", inputs: { name: "a" } },
+    2: { class_type: "Words", inputs: { text: "a red circle", clip: ["1", 0] } },
+    "3:7": { class_type: "Guard", inputs: { positive: ["2", 0], model: ["1", 0], seed: 5, levels: [1, 2] } },
+    4: { class_type: "Save", inputs: { images: ["3:7", 0] } },
+  };
+  const changed = (/** @type {string} */ id, /** @type {string} */ name, /** @type {any} */ value) => {
+    const now = structuredClone(then);
+    /** @type {any} */ (now)[id].inputs[name] = value;
+    return now;
+  };
+  const same = (/** @type {any} */ now, loose = new Set()) => sameRun(then, now, "3:7", loose);
+  assert.ok(same(structuredClone(then)));
+  assert.ok(same(changed("4", "images", ["1", 0])), "what stands behind it does not count");
+  assert.ok(!same(changed("2", "text", "a blue circle")), "other words");
+  assert.ok(!same(changed("1", "name", "b")), "another model");
+  assert.ok(!same(changed("3:7", "positive", ["1", 0])), "another wire");
+  assert.ok(!same(changed("3:7", "positive", ["2", 1])), "another output");
+  assert.ok(!same(changed("3:7", "levels", [1, 3])));
+  assert.ok(!same(changed("3:7", "seed", 6)));
+  assert.ok(same(changed("3:7", "seed", 6), new Set(["3:7:seed"])), "a seed that changes by itself");
+  const { 2: _gone, ...without } = then;
+  assert.ok(!same(without));
 });
