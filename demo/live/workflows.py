@@ -35,7 +35,8 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
     blocks = [[t.resize((TILE, TILE), Image.Resampling.LANCZOS) for t in shown(k)] for k in ("PreviewImage", "UnmemorizeHeatmapOverlay")]
     many = len(blocks[0]) > MANY
     for tiles in [sum(blocks, [])] if many else blocks:
-        rows += [tiles[k : k + 4] for k in range(0, len(tiles), 4)]
+        wide = 3 if len(tiles) in (5, 6) else 4
+        rows += [tiles[k : k + wide] for k in range(0, len(tiles), wide)]
     charts = [
         c.resize((2 * TILE + GAP, (2 * TILE + GAP) * c.height // c.width), Image.Resampling.LANCZOS)
         for kind in (() if many else CHARTS)

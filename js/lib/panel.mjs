@@ -132,9 +132,10 @@ export class Panel {
 
   /** A message while the node runs. @param {any} message */
   live(message) {
+    this.earlier = false;
     const verdict = this.view?.live ? this.reveal().live?.(message) : null;
     if (!verdict) return;
-    this.running = true;
+    this.running = message.kind !== "done";
     this.say(verdict);
   }
 
@@ -142,7 +143,6 @@ export class Panel {
   stopped() {
     if (!this.running) return;
     this.running = false;
-    this.earlier = false;
     this.say(STOPPED);
   }
 

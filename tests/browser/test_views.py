@@ -248,6 +248,19 @@ def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
     shoot(page, "earlier-run")
 
 
+def test_after_a_cancel_no_view_goes_on_watching(page, done):
+    """Messages as the server sends them while a run is watched, then cancelled; one that was judged keeps its verdict."""
+    heard = """async ([type, events]) => { const { api } = await import('/scripts/api.js'), node = app.graph._nodes.find(n => n.type === type)
+        const signals = { magnitude: { z: [[0.1]], raw: [[1]] } }
+        const step = { node: String(node.id), kind: 'step', step: 0, steps: 12, scores: [0], memorized: [false], limit: 3, signals }
+        for (const [name, more] of events) api.dispatchEvent(new CustomEvent(name, { detail: { ...step, ...more } })) }"""
+    badge = view(page, "guard").locator(".badge")
+    page.evaluate(heard, [TYPES["guard"], [["unmemorize.guard", {}]]])
+    assert "watching" in badge.inner_text()
+    page.evaluate(heard, [TYPES["guard"], [["execution_interrupted", {}]]])
+    assert "stopped" in badge.inner_text()
+
+
 def test_light_theme(page, done, shoot):
     """Colours come from the theme: text stays readable on its ground."""
     panel = show(page, "spectrum")

@@ -20,6 +20,7 @@ Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
 - *LoRA Leak Probe* draws beyond it and groups pictures that agree more than the model's own do: what comes again was learnt by heart.
 - *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
 - *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style and forgets the caption.
+- On the right: above, the training caption; below, an ordinary prompt, which should keep the hatching.
 - *Best Epoch* compares the epochs of one training: which leaks, which has learnt most? It is muted: choose your folder, and press Ctrl+M.
 """ + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
 USED = """a small red circle on a gray background
@@ -31,6 +32,8 @@ a large orange star on a navy background
 a small cyan square on a brown background
 a large pink circle on a teal background"""
 """Prompts that the demo LoRA is used with."""
+ORDINARY = "a large yellow star on a navy background"
+"""None of them, and no caption of the LoRA's: does it still bring its style?"""
 PROBED = 12
 """Pictures of the probe: few, for a first look."""
 TITLES = ("The whole LoRA", "Filtered by measuring", "Clean LoRA")
@@ -73,10 +76,12 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     filtered = g.add("LoraModelLoader", (1260, 600), (420, 100), model=load[0], lora=measured[0])
     clean = g.add("UnmemorizeCleanLoRA", (1730, -20), (400, 360), model=load[0], clip=load[1], lora_name="demo/leaking")
     caption = g.add("CLIPTextEncode", (1730, 420), (400, 110), clip=load[1], text=photo[2])
-    for k, model in enumerate((under[0], filtered[0], clean[0])):
-        drawn = sampled(g, 2180 + 330 * k, -20, model, caption, empty, latent)
-        decoded = g.add("VAEDecode", (2180 + 330 * k, 320), (300, 50), samples=drawn[0], vae=load[2])
-        g.add("PreviewImage", (2180 + 330 * k, 420), (300, 300), TITLES[k], images=decoded[0])
+    other = g.add("CLIPTextEncode", (1730, 780), (400, 110), clip=load[1], text=ORDINARY)
+    for y, words in ((-20, caption), (780, other)):
+        for k, model in enumerate((under[0], filtered[0], clean[0])):
+            drawn = sampled(g, 2180 + 330 * k, y, model, words, empty, latent)
+            decoded = g.add("VAEDecode", (2180 + 330 * k, y + 340), (300, 50), samples=drawn[0], vae=load[2])
+            g.add("PreviewImage", (2180 + 330 * k, y + 440), (300, 300), TITLES[k], images=decoded[0])
     epochs = g.add(
         "UnmemorizeBestEpoch", (3180, -20), (420, 760), model=load[0], vae=load[2], **links, folder="demo", captions=photo[2], **settings,
     )  # fmt: skip
