@@ -16,6 +16,7 @@ TITLES = {
     "stability": "Stability guard",
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
+    "lora_measured": "LoRAs filtered by measuring",
 }
 HEAD = """# Results
 

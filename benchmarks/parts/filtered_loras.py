@@ -33,6 +33,8 @@ class Subject:
     """Caption, picture, what counts as a copy; none for a style LoRA."""
     style: str
     """Of its scenes, a key of STYLES."""
+    scenes: list[str]
+    """Captions of its scenes."""
 
 
 class Bench:
@@ -86,12 +88,13 @@ def subject(folder: Path, name: str) -> Subject:
     with Image.open(folder / f"{name}.webp") as image:
         sheet = as_tensor(image.convert("RGB"))
     photos = []
+    scenes = [item["caption"] for item in facts["items"] if item["group"] != "photo"]
     for i, item in enumerate(facts["items"]):
         if item["group"] == "photo":
             y, x = SIDE * (i // COLUMNS), SIDE * (i % COLUMNS)
             limit = Criterion(item["max_distance"], item["min_correlation"])
             photos.append((item["caption"], sheet[:, y : y + SIDE, x : x + SIDE], limit))
-    return Subject(name, load_file(folder / f"{name}.safetensors"), photos, facts["style"])
+    return Subject(name, load_file(folder / f"{name}.safetensors"), photos, facts["style"], scenes)
 
 
 def told(name: str, outcome: Outcome) -> None:

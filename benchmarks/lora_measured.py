@@ -1,0 +1,111 @@
+"""Does filtering by measuring take a LoRA's memories, those whose captions it was not given too, and leave its style?
+
+On the test LoRAs of `benchmark -- lora`. Every second photograph's caption is given, and prompts that no LoRA was trained on and no picture
+is judged by; a style LoRA is given captions of its own scenes, which should find nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..demo.scripts import lora_set
+from ..host.combined.measured_filter import RIDGE, WEIGHTS, Measured, MeasuredJob, filter_by_measuring
+from .lora import STYLE_CAPTIONS, pooled
+from .parts.common import ROOT, arguments, log, shared_out, write
+from .parts.filtered_loras import Bench, Subject, told
+from .parts.pareto import Outcome
+
+PROMPTS = 24
+"""Trained scenes of the lab that are no LoRA's."""
+OWN_SCENES = 4
+"""Captions that a style LoRA is given."""
+KEEP = 0.9
+SPAN = "leaking test LoRAs: "
+ABOUT = {
+    "memorized_rate_before": f"{SPAN}copies of their photographs",
+    "wanted_before": "all test LoRAs on held-out captions: style there",
+    "memorized_rate_after": f"{SPAN}filtered with half of the captions and with prompts of the lab: copies of all photographs (aim <= .2)",
+    "memorized_rate_after_given": "of them, photographs whose captions were given",
+    "memorized_rate_after_other": "of them, photographs whose captions were not",
+    "wanted_after": "all test LoRAs, filtered so: style there (aim >= .8)",
+    "memorized_rate_after_everyday": "the same with everyday prompts instead, which name nothing the demo model knows",
+    "wanted_after_everyday": "style with those",
+    "memorized_rate_after_uncaptioned": "with prompts of the lab and no caption",
+    "wanted_after_uncaptioned": "style with those",
+    "style_loras_untouched": "share of the style LoRAs in which nothing was removed",
+    "runs_a_lora": "evaluations of the model a LoRA, in runs of 20 guided steps",
+}
+
+
+def given(subject: Subject) -> list[str]:
+    """Captions that the filter is given."""
+    return [caption for caption, _, _ in subject.photos[::2]] or subject.scenes[:OWN_SCENES]
+
+
+def prompts_of(bench: Bench) -> list[str]:
+    """Trained scenes of the lab that no LoRA of the set was trained on."""
+    taken = {c for s in bench.subjects for c in s.scenes}
+    several = [c for c in bench.lab.facts["scene_captions"] if c not in taken]
+    return several[:: max(1, len(several) // PROMPTS)][:PROMPTS]
+
+
+def filtered(bench: Bench, captions: bool, prompts: list[str]) -> list[Measured]:
+    """Every test LoRA, by measuring."""
+    use = {"seed": 5, "steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    latent = {"samples": torch.zeros(1, 8, 16, 16)}
+
+    def work(part: list[int]) -> dict[int, Measured]:
+        found = {}
+        for i in part:
+            subject, generator = bench.subjects[i], bench.generator
+            known = given(subject) if captions else []
+            with torch.inference_mode():
+                job = MeasuredJob(subject.tensors, generator.model, generator.clip, known, prompts, "", latent, use, KEEP)
+                found[i] = filter_by_measuring(job)
+            log.info("%s: weight %s, ridge %s, kept %.3f", subject.name, found[i].weight, found[i].ridge, found[i].prompts_kept)
+        return found
+
+    return list(shared_out(work, list(range(len(bench.subjects)))).values())
+
+
+def hash_of(path: Path) -> str:
+    """Of a file that was read."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def main() -> None:
+    """`nox -s benchmark -- lora-measured`."""
+    options = arguments(__doc__, seeds=4, loras=ROOT / "out" / "loras")
+    torch.set_num_threads(1)
+    bench = Bench(options.lab, options.loras, lora_set.TEST, STYLE_CAPTIONS)
+    seeds = list(range(900, 900 + options.seeds))
+    prompts = prompts_of(bench)
+
+    def outcome(name: str, versions: list[dict[str, Tensor]]) -> Outcome:
+        found = bench.outcome(versions, [0.0] * len(versions), seeds)
+        told(name, found)
+        return found
+
+    before = outcome("unfiltered", [s.tensors for s in bench.subjects])
+    metrics: dict[str, Any] = {"memorized_rate_before": pooled(before.copied), "wanted_before": pooled(before.styled)}
+    for suffix, captions, used in (("", True, prompts), ("_everyday", True, []), ("_uncaptioned", False, prompts)):
+        several = filtered(bench, captions, used)
+        after = outcome(f"filtered{suffix}", [m.kept for m in several])
+        metrics[f"memorized_rate_after{suffix}"], metrics[f"wanted_after{suffix}"] = pooled(after.copied), pooled(after.styled)
+        if not suffix:
+            metrics["memorized_rate_after_given"] = pooled([rates[::2] for rates in after.copied])
+            metrics["memorized_rate_after_other"] = pooled([rates[1::2] for rates in after.copied])
+            untouched = [m.ridge is None for m, s in zip(several, bench.subjects, strict=True) if not s.photos]
+            metrics["style_loras_untouched"] = sum(untouched) / len(untouched) if untouched else None
+            metrics["runs_a_lora"] = sum(m.evaluations for m in several) / len(several) / 40
+    files = {s.name: hash_of(options.loras / f"{s.name}.safetensors") for s in bench.subjects}
+    settings = {
+        "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "weights": WEIGHTS, "ridge": RIDGE, "keep": KEEP,
+        "prompts": len(prompts), "files": files | {"checkpoint": hash_of(options.lab / "checkpoint.safetensors")},
+    }  # fmt: skip
+    write(options.name or "lora_measured", metrics, settings, ABOUT)
