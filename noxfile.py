@@ -180,6 +180,12 @@ def train_demo(s: nox.Session) -> None:
     run_pack(s, "demo.scripts.train", *s.posargs)
 
 
+@session(name="train-next")
+def train_next(s: nox.Session) -> None:
+    """Train the next lab (demo/recipe, demo/TRIES.md): --seed N --photos DIR --minutes M --out DIR; resumable as train-demo."""
+    run_pack(s, "demo.recipe.train", *s.posargs)
+
+
 @session(name="second-photos")
 def second_photos(s: nox.Session) -> None:
     """Cut photographs for a second lab from example pictures of two packages: `nox -s second-photos -- out/photos2`."""
