@@ -142,7 +142,8 @@ def memories(bench: Bench) -> tuple[dict[str, Any], dict[str, dict[str, list[flo
 
 def repairs(bench: Bench) -> dict[str, Any]:
     """Delayed and opposite guidance, guidance 1, WEN's prompt on the strong photographs; the first two on drawings and templates too."""
-    model, metrics = bench.final.model, {}
+    model = bench.final.model
+    metrics: dict[str, Any] = {}
     for name, patch in (("sony_static", published.sony_static), ("sony_opposite", published.sony_opposite)):
         for group, suffix, seeds in (
             ("MV", "", bench.seeds),
@@ -171,7 +172,8 @@ def repairs(bench: Bench) -> dict[str, Any]:
 
 def changed_words(bench: Bench) -> dict[str, Any]:
     """Random words inserted, one content word replaced, another seed."""
-    strong, metrics = bench.lab.captions("MV"), {}
+    strong = bench.lab.captions("MV")
+    metrics: dict[str, Any] = {}
     known = [w for w in bench.lab.facts["vocabulary"] if w not in ("a", "an", "on", "with")]
     for count in (1, 2, 4):
         random = bench.random
@@ -291,7 +293,8 @@ def honest_drawings(bench: Bench) -> dict[str, Any]:
             item = cards.card_of(caption) if " card" in caption else scenes.scene_of(caption)
             drawn = groups.draw([item] * HONEST_DRAWINGS, scenes.all_scenes(), cards.all_cards(windows=False), random)
             judged = [bench.lab.copies(through_autoencoder(bench.final, d), i) for d in drawn.split(BATCH)]
-            found[i] = tuple(float(torch.cat(several).float().mean()) for several in zip(*judged, strict=True))  # type: ignore[assignment]
+            first, second = (float(torch.cat(several).float().mean()) for several in zip(*judged, strict=True))
+            found[i] = (first, second)
         return found
 
     fixed = bench.lab.facts["fixed"]

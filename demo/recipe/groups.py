@@ -106,13 +106,15 @@ def draw(items: list[Item], scene_pool: list[Scene], card_pool: list[Card], gene
     }
     everything = [*items, *behind.values()]
     pictures = torch.empty(len(everything), 3, scenes.SIDE, scenes.SIDE)
-    for kind, paint in ((Scene, scenes.draw), (Card, cards.draw)):
-        chosen = [i for i, item in enumerate(everything) if isinstance(item, kind)]
-        if chosen:
-            pictures[chosen] = paint([everything[i] for i in chosen], generator)
+    of_scenes = {i: item for i, item in enumerate(everything) if isinstance(item, Scene)}
+    of_cards = {i: item for i, item in enumerate(everything) if isinstance(item, Card)}
+    if of_scenes:
+        pictures[list(of_scenes)] = scenes.draw(list(of_scenes.values()), generator)
+    if of_cards:
+        pictures[list(of_cards)] = cards.draw(list(of_cards.values()), generator)
     found = pictures[: len(items)]
     if behind:
-        mask = cards.windows([items[i].window for i in behind], generator)
+        mask = cards.windows([of_cards[i].window for i in behind], generator)
         found[list(behind)] = found[list(behind)] * mask + pictures[len(items) :] * (1 - mask)
     return found
 

@@ -170,7 +170,8 @@ def record(
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
     check_channels(model, samples)
     progress = Progress(len(positives) * seeds * window.last_step)
-    listener = Listener(Activity(len(window.ratios)), window)
+    heard = Activity(len(window.ratios))
+    listener = Listener(heard, window)
     clone = model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, as_function(listener.around_call))
     # ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
@@ -179,7 +180,7 @@ def record(
             for k in range(seeds):
                 use = {**sampling, "seed": later_seed(sampling["seed"], k), "last_step": window.last_step}
                 draw(clone, positive, negative, {**latent, "samples": samples}, use, progress.advance)
-    activity = listener.activity.to("cpu")
+    activity = heard.to("cpu")
     _check_recorded(activity, layers)
     kept = {k: sampling[k] for k in ("seed", "steps", "cfg", "sampler_name", "scheduler")}
     facts = {
@@ -196,14 +197,15 @@ def record_run(call: RunCall, place: str, low: float = WINDOW) -> Activity:
     """
     model = call.guider.model_patcher
     layers, window = layers_of(model, place), window_along(model, call.sigmas, low)
-    listener = Listener(Activity(len(window.ratios)), window)
+    heard = Activity(len(window.ratios))
+    listener = Listener(heard, window)
     guider = copy.copy(call.guider)
     guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options) | {DRAWN_AGAIN: True, RECORDING: True}
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     comfy.patcher_extension.add_wrapper_with_key(kind, KEY, as_function(listener.around_call), guider.model_options, is_model_options=True)
     with hooked(layers, listener), kept_generators(model.load_device):
         guider.sample(call.noise, call.latent, call.sampler, call.sigmas[: window.last_step + 1], call.mask, None, True, call.seed)
-    activity = listener.activity.to("cpu")
+    activity = heard.to("cpu")
     _check_recorded(activity, layers)
     if any(int(rows[UNCOND].sum()) == 0 for rows in activity.rows.values()):
         raise ValueError("The run has no guidance (CFG 1), so that nothing can be compared with the empty prompt.")

@@ -250,7 +250,8 @@ def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
 
 def test_after_a_cancel_no_view_goes_on_watching(page, done):
     """Messages as the server sends them while a run is watched, then cancelled; one that was judged keeps its verdict."""
-    heard = """async ([type, events]) => { const { api } = await import('/scripts/api.js'), node = app.graph._nodes.find(n => n.type === type)
+    heard = """async ([type, events]) => { const { api } = await import('/scripts/api.js')
+        const node = app.graph._nodes.find(n => n.type === type)
         const signals = { magnitude: { z: [[0.1]], raw: [[1]] } }
         const step = { node: String(node.id), kind: 'step', step: 0, steps: 12, scores: [0], memorized: [false], limit: 3, signals }
         for (const [name, more] of events) api.dispatchEvent(new CustomEvent(name, { detail: { ...step, ...more } })) }"""

@@ -19,7 +19,7 @@ Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
 
 - *LoRA Leak Probe* draws beyond it and groups pictures that agree more than the model's own do: what comes again was learnt by heart.
 - *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
-- *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style and forgets the caption.
+- *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style without the caption.
 - On the right: above, the training caption; below, an ordinary prompt, which should keep the hatching.
 - *Best Epoch* compares the epochs of one training: which leaks, which has learnt most? It is muted: choose your folder, and press Ctrl+M.
 """ + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
@@ -70,8 +70,8 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         pictures=PROBED, groups=4, **settings,
     )  # fmt: skip
     measured = g.add(
-        "UnmemorizeMeasuredLoRAFilter", (1260, -20), (420, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2], prompts=USED,
-        **links, **settings,
+        "UnmemorizeMeasuredLoRAFilter", (1260, -20), (420, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2],
+        prompts=USED, **links, **settings,
     )  # fmt: skip
     filtered = g.add("LoraModelLoader", (1260, 600), (420, 100), model=load[0], lora=measured[0])
     clean = g.add("UnmemorizeCleanLoRA", (1730, -20), (400, 360), model=load[0], clip=load[1], lora_name="demo/leaking")
