@@ -34,7 +34,7 @@ class LayerInputs:
     def __init__(self, layers: list[Layer], model: Any, clip: Any) -> None:
         """ValueError if a layer is none of the model's."""
         self.label: int | None = None
-        self._rows: dict[tuple[str, int | None], list[Tensor]] = {}
+        self._rows: dict[tuple[str, int | None], Tensor] = {}
         self._seen: dict[tuple[str, int | None], int] = {}
         self._random = torch.Generator().manual_seed(0)
         self._modules: dict[bool, dict[str, Any]] = {False: {}, True: {}}
@@ -54,7 +54,7 @@ class LayerInputs:
 
     def _found(self, key: str, label: int | None) -> Tensor | None:
         rows = self._rows.get((key, label))
-        return torch.stack(rows).float() if rows else None
+        return None if rows is None else rows[: self._seen[key, label]].float()
 
     @contextlib.contextmanager
     def of_runs(self, model: Any, sigmas: Tensor) -> Iterator[Any]:
@@ -86,13 +86,16 @@ class LayerInputs:
         if self.label is not None and side != COND:
             return
         module = self._modules[False].get(key) or self._modules[True].get(key)
-        name = (key, self.label)
-        rows, most = self._rows.setdefault(name, []), MOST_KEPT if self.label is None else MOST_LEAKED
-        for row in self._some(module, z):
-            seen = self._seen[name] = self._seen.get(name, 0) + 1
-            if len(rows) < most:
-                rows.append(row)
-            elif (place := int(torch.randint(seen, (), generator=self._random))) < most:
+        name, new = (key, self.label), self._some(module, z)
+        if name not in self._rows:
+            self._rows[name] = new.new_empty(MOST_KEPT if self.label is None else MOST_LEAKED, new.shape[1])
+        rows, seen = self._rows[name], self._seen.get(name, 0)
+        self._seen[name] = seen + len(new)
+        order = torch.arange(seen, seen + len(new))
+        chosen = (torch.rand(len(new), generator=self._random) * (order + 1)).long()
+        places = torch.where(order < len(rows), order, chosen).tolist()
+        for place, row in zip(places, new, strict=True):
+            if place < len(rows):
                 rows[place] = row
 
     def _some(self, module: Any, z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What kinds of layers a LoRA changes, by ComfyUI's names: groups that a user knows and that can be weakened one by one."""
+"""What kinds of layers a LoRA changes, by ComfyUI's names: groups that a user knows."""
 
 from __future__ import annotations
 

@@ -89,4 +89,4 @@ def test_clean_lora_measures_where_captions_are_given(nodes, demo):
         .execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT, clip=demo[1], latent=EMPTY)
         .args
     )
-    assert json.loads(text)["verdict"] == verdict and json.loads(text)["method"].startswith("measured")
+    assert json.loads(text)["verdict"] == verdict and json.loads(text)["method"].startswith("least squares")
