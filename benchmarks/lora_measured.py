@@ -35,8 +35,6 @@ ABOUT = {
     "wanted_after": "all test LoRAs, filtered so: style there (aim >= .8)",
     "memorized_rate_after_everyday": "the same with everyday prompts instead, which name nothing the demo model knows",
     "wanted_after_everyday": "style with those",
-    "memorized_rate_after_uncaptioned": "with prompts of the lab and no caption",
-    "wanted_after_uncaptioned": "style with those",
     "style_loras_untouched": "share of the style LoRAs in which nothing was removed",
     "runs_a_lora": "evaluations of the model a LoRA, in runs of 20 guided steps",
 }
@@ -54,7 +52,7 @@ def prompts_of(bench: Bench) -> list[str]:
     return several[:: max(1, len(several) // PROMPTS)][:PROMPTS]
 
 
-def filtered(bench: Bench, captions: bool, prompts: list[str]) -> list[Measured]:
+def filtered(bench: Bench, prompts: list[str]) -> list[Measured]:
     """Every test LoRA, by measuring."""
     use = {"seed": 5, "steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
     latent = {"samples": torch.zeros(1, 8, 16, 16)}
@@ -63,11 +61,10 @@ def filtered(bench: Bench, captions: bool, prompts: list[str]) -> list[Measured]
         found = {}
         for i in part:
             subject, generator = bench.subjects[i], bench.generator
-            known = given(subject) if captions else []
             with torch.inference_mode():
-                job = MeasuredJob(subject.tensors, generator.model, generator.clip, known, prompts, "", latent, use, KEEP)
+                job = MeasuredJob(subject.tensors, generator.model, generator.clip, given(subject), prompts, "", latent, use, KEEP)
                 found[i] = filter_by_measuring(job)
-            log.info("%s: weight %s, ridge %s, kept %.3f", subject.name, found[i].weight, found[i].ridge, found[i].prompts_kept)
+            log.info("%s: weight %s, kept %.3f", subject.name, found[i].weight, found[i].prompts_kept)
         return found
 
     return list(shared_out(work, list(range(len(bench.subjects)))).values())
@@ -93,14 +90,14 @@ def main() -> None:
 
     before = outcome("unfiltered", [s.tensors for s in bench.subjects])
     metrics: dict[str, Any] = {"memorized_rate_before": pooled(before.copied), "wanted_before": pooled(before.styled)}
-    for suffix, captions, used in (("", True, prompts), ("_everyday", True, []), ("_uncaptioned", False, prompts)):
-        several = filtered(bench, captions, used)
+    for suffix, used in (("", prompts), ("_everyday", [])):
+        several = filtered(bench, used)
         after = outcome(f"filtered{suffix}", [m.kept for m in several])
         metrics[f"memorized_rate_after{suffix}"], metrics[f"wanted_after{suffix}"] = pooled(after.copied), pooled(after.styled)
         if not suffix:
             metrics["memorized_rate_after_given"] = pooled([rates[::2] for rates in after.copied])
             metrics["memorized_rate_after_other"] = pooled([rates[1::2] for rates in after.copied])
-            untouched = [m.ridge is None for m, s in zip(several, bench.subjects, strict=True) if not s.photos]
+            untouched = [m.weight is None for m, s in zip(several, bench.subjects, strict=True) if not s.photos]
             metrics["style_loras_untouched"] = sum(untouched) / len(untouched) if untouched else None
             metrics["runs_a_lora"] = sum(m.evaluations for m in several) / len(several) / 40
     files = {s.name: hash_of(options.loras / f"{s.name}.safetensors") for s in bench.subjects}

@@ -45,6 +45,13 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "pareto_margin": (".3", "style kept beyond the best simple control at no more copies (below 0: a control does better)"),
         "speedup_cold": ("x", "speed, against decomposing every base layer in full"),
     }),
+    "lora_measured": ("Filter LoRA by Measuring", {
+        "memorized_rate_before": ("%", "some of these leaking LoRAs: copies of their photographs, unfiltered"),
+        "memorized_rate_after": ("%", "the same, filtered with the captions of every second photograph"),
+        "memorized_rate_after_given": ("%", "of them, photographs whose captions were given"),
+        "memorized_rate_after_other": ("%", "of them, the others"),
+        "wanted_after": ("%", "captions never trained: the LoRA's style is there, filtered"),
+    }),
     "neurons": ("Neurons", {
         "memorized_rate_before": ("%", "memorized captions: copies by the stock model"),
         "memorized_rate_after_seen": ("%", "pruned: copies for captions the mask was found with"),

@@ -43,7 +43,7 @@ class MeasuredLoRAFilter(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip="Captions that the LoRA may have been trained with, one a line; # begins a comment. LoRA Leak Probe shows "
-                    "which leak. Empty: what the prompts do not need goes.",
+                    "which leak.",
                 ),
                 io.String.Input(
                     "prompts",

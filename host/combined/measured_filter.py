@@ -35,8 +35,6 @@ METHOD = "least squares on layer inputs (ours)"
 WEIGHTS = (0.1, 0.03, 0.01)
 """Of the captions' inputs against those of the prompts, in the order in which they are tried: the first that keeps enough is taken."""
 RIDGE = 0.01
-WITHOUT_CAPTIONS = (0.1, 0.03, 0.01)
-"""Ridges where no caption is known: what no prompt needs goes."""
 PROMPTS = 24
 """Everyday prompts that are drawn where none are given."""
 ASKED = 6
@@ -47,7 +45,7 @@ PART_OF_INPUTS = "it changes a part of the layer's inputs, or rearranges them"
 
 @dataclass(frozen=True)
 class MeasuredJob:
-    """A LoRA's tensors, the MODEL and CLIP it belongs to, captions it may remember (or none), prompts that must stay as they are under it
+    """A LoRA's tensors, the MODEL and CLIP it belongs to, captions it may remember, prompts that must stay as they are under it
     (none: everyday ones); `reference`: the trigger word alone, or nothing."""
 
     tensors: dict[str, Tensor]
@@ -84,7 +82,6 @@ class Measured:
     leak_left: float = 1.0
     """Of what the LoRA does for the captions that leak, alone; drawn again with what was kept; 1 where nothing was removed."""
     weight: float | None = None
-    ridge: float | None = None
     """Of the solution that was taken; None: none kept enough, or nothing leaks."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     """Kind of layer -> its layers, and the shares that are left of what they do to the prompts' inputs and to the captions'."""
@@ -97,19 +94,22 @@ class Measured:
 
 
 def filter_by_measuring(job: MeasuredJob) -> Measured:
-    """ValueError before any work on settings or files that do not fit."""
+    """ValueError before any work on settings, captions or files that do not fit."""
     check_sampling(job.use)
     check_range("keep", job.keep, 0, 1)
+    if not job.captions:
+        raise ValueError(
+            "There is no caption. Write some that the LoRA may have been trained with, one a line; LoRA Leak Probe finds them."
+        )
     contents = keys.check(keys.take_apart(job.tensors, job.model, job.clip), weights_of(job.model, job.clip))
     measuring = _Measuring(job, contents)
     found = Measured(job.tensors, {}, measuring.passed, 1.0, measuring.agreements)
-    tries = [(w, RIDGE) for w in WEIGHTS] if job.captions else [(0.0, r) for r in WITHOUT_CAPTIONS]
-    for weight, ridge in tries if found.leaks or not job.captions else []:
-        kept, removed, groups = measuring.solved(weight, ridge)
+    for weight in WEIGHTS if found.leaks else ():
+        kept, removed, groups = measuring.solved(weight)
         share = measuring.prompts_kept(kept)
         if share >= job.keep:
             found.kept, found.removed, found.groups, found.prompts_kept = kept, removed, groups, share
-            found.leak_left, found.weight, found.ridge = measuring.leak_left(kept), weight, ridge
+            found.leak_left, found.weight = measuring.leak_left(kept), weight
             break
     found.evaluations = measuring.evaluations
     return found
@@ -124,7 +124,7 @@ class _Measuring:
         prompts = job.kept_prompts()
         asked, more = prompts[:: max(1, len(prompts) // ASKED)], [p for p in prompts if p not in prompts[:: max(1, len(prompts) // ASKED)]]
         runs = len(job.captions) + len(prompts)
-        tries = 2 + (len(WEIGHTS) if job.captions else len(WITHOUT_CAPTIONS))
+        tries = 2 + len(WEIGHTS)
         self._progress = progress = Progress(
             (runs + len(job.captions)) * job.use["steps"] + (tries * len(asked) + 4 * len(job.captions)) * 2 * len(PLACES)
         )
@@ -189,7 +189,7 @@ class _Measuring:
         each = len(changes) // len(self._job.captions)
         return sum(float((c - u).double().square().sum()) for i, (c, u) in enumerate(changes) if i // each in self._leaking)
 
-    def solved(self, weight: float, ridge: float) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, float]]]:
+    def solved(self, weight: float) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, float]]]:
         """What is kept, what is removed, and how much of each kind of layer: a solution for every layer."""
         changes: Rewritten = []
         removed: dict[str, Tensor] = {}
@@ -198,7 +198,7 @@ class _Measuring:
         for update, kept, leaked in self._rows():
             channels = update.layer.adapter.channels(linalg_device())
             b, a = refactored(channels, channels.sigma)
-            new = spared(a.cpu(), kept, leaked, weight, ridge).to(a)
+            new = spared(a.cpu(), kept, leaked, weight, RIDGE).to(a)
             kernel = kernel_of(update, sizes[update.layer.text_encoder])
             written, gone = (update.layer.adapter.rewritten(b, part, update.names, kernel) for part in (new, a - new))
             if not len(channels) or not all(is_finite(t) for t in (*written.values(), *gone.values())):
@@ -253,7 +253,6 @@ def report(found: Measured, job: MeasuredJob) -> dict[str, Any]:
         "prompts_kept": round(found.prompts_kept, 4),
         "agreement": [_number(value) for value in found.agreements],
         "weight": found.weight,
-        "ridge": found.ridge,
         "groups": found.groups,
         "evaluations": found.evaluations,
         "settings": job.use
@@ -268,15 +267,13 @@ def _number(value: float) -> float | None:
 
 def _in_words(found: Measured) -> str:
     several, leaking = len(found.agreements), sum(value < AGREES for value in found.agreements)
-    if several and all(math.isnan(value) for value in found.agreements):
+    if all(math.isnan(value) for value in found.agreements):
         return "The LoRA changes nothing in the runs of these captions: there was nothing to judge."
-    if several and not leaking:
+    if not leaking:
         return "None of these captions moves the LoRA in a way of its own: nothing was removed. It may still remember others."
     kept = f"of what it changes for the other prompts {found.prompts_kept:.0%} is left"
-    if found.ridge is None:
+    if found.weight is None:
         return "Nothing was removed: every solution would cost more of what the LoRA is for than `keep` allows."
-    if not several:
-        return f"No caption was given, so that no leak was looked for. What the prompts do not need was removed; {kept}."
     return (
         f"{leaking} of {several} captions leak. Of what the LoRA does for them alone {found.leak_left:.0%} is left, {kept}. Whether that "
         "is no copy any more only pictures show: draw them, or use LoRA Leak Probe."
@@ -287,6 +284,6 @@ def provenance(info: dict[str, Any] | None, job: MeasuredJob, found: Measured) -
     """Settings, source and base model, for the metadata of a filtered file; no caption."""
     info = info or {}
     return {
-        "tool": TOOL, "method": METHOD, "weight": found.weight, "ridge": found.ridge, "keep": job.keep,
+        "tool": TOOL, "method": METHOD, "weight": found.weight, "keep": job.keep,
         "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": shown(identity(job.model)) | {"patches": ""},
     }  # fmt: skip
