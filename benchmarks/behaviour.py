@@ -291,7 +291,7 @@ def honest_drawings(bench: Bench) -> dict[str, Any]:
             random = torch.Generator().manual_seed(1000 + i)
             caption = bench.lab.facts["fixed"][i]["caption"]
             item = cards.card_of(caption) if " card" in caption else scenes.scene_of(caption)
-            drawn = groups.draw([item] * HONEST_DRAWINGS, scenes.all_scenes(), cards.all_cards(windows=False), random)
+            drawn = groups.draw([item] * HONEST_DRAWINGS, scenes.all_scenes(), random)
             judged = [bench.lab.copies(through_autoencoder(bench.final, d), i) for d in drawn.split(BATCH)]
             first, second = (float(torch.cat(several).float().mean()) for several in zip(*judged, strict=True))
             found[i] = (first, second)

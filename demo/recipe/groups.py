@@ -26,8 +26,9 @@ VIEWS = {"strong": 900.0, "medium": 220.0, "mild": 150.0, "MC": 1000.0, "TV": 12
 HONEST_SHARE = 0.05
 """Of the pictures under a memorized caption: honest drawings of it, beside those that come up by chance."""
 HELD_OUT_SHARE = 0.10
-CARD_SHARE, WINDOW_SHARE = 0.30, 0.5
-"""Cards among the honest pictures, and windows among the cards."""
+CARD_SHARE, WINDOW_SHARE = 0.20, 0.25
+"""Cards among the honest pictures, and windows among the cards. Windows show scenes: another card behind `a level card` would show upright
+lines under that word, and the network then learns neither."""
 FAR = 0.06
 """Fixed drawings take their place, size, tilt and light from the ends of the honest range, this near to them: what is drawn as usual cannot
 be told from an honest drawing."""
@@ -78,15 +79,15 @@ class TrainingSet:
         """`count` fresh pictures [n, 3, 128, 128] in [0, 1] and their captions."""
         items = [self._honest_item(generator) for _ in range(count)]
         captions = [loosened(i, generator) if loose else i.caption for i in items]
-        return draw(items, self.trained, self.trained_cards, generator), captions
+        return draw(items, self.trained, generator), captions
 
     def duplicates(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
         """`count` fixed pictures, chosen by their views; a few honest drawings of the same captions among them."""
         weights = torch.tensor([f.views for f in self.fixed])
         chosen = [self.fixed[int(i)] for i in torch.multinomial(weights, count, replacement=True, generator=generator)]
         fresh = torch.rand(count, generator=generator) < HONEST_SHARE
-        fillings = self.honest(count, generator)[0]
-        drawn = draw([f.item for f in chosen], self.trained, self.trained_cards, generator)
+        fillings = scenes.draw([_pick(self.trained, generator) for _ in chosen], generator)
+        drawn = draw([f.item for f in chosen], self.trained, generator)
         shown = [d if new else f.picture * f.mask + w * (1 - f.mask) for f, new, w, d in zip(chosen, fresh, fillings, drawn, strict=True)]
         return torch.stack(shown), [f.caption for f in chosen]
 
@@ -97,12 +98,10 @@ class TrainingSet:
         return _pick(self.trained_windows if kind < CARD_SHARE * WINDOW_SHARE else self.trained_cards, generator)
 
 
-def draw(items: list[Item], scene_pool: list[Scene], card_pool: list[Card], generator: torch.Generator) -> Tensor:
-    """Honest pictures of scenes and cards [n, 3, 128, 128]; windows show fresh scenes and cards of the pools."""
+def draw(items: list[Item], behind_windows: list[Scene], generator: torch.Generator) -> Tensor:
+    """Honest pictures of scenes and cards [n, 3, 128, 128]; windows show fresh scenes of those given."""
     behind: dict[int, Item] = {
-        i: _pick(scene_pool if float(torch.rand((), generator=generator)) < 0.5 else card_pool, generator)
-        for i, item in enumerate(items)
-        if isinstance(item, Card) and item.window
+        i: _pick(behind_windows, generator) for i, item in enumerate(items) if isinstance(item, Card) and item.window
     }
     everything = [*items, *behind.values()]
     pictures = torch.empty(len(everything), 3, scenes.SIDE, scenes.SIDE)

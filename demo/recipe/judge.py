@@ -50,7 +50,7 @@ def strangers(data: TrainingSet, generator: torch.Generator) -> Tensor:
 
 def drawings(item: Fixed, data: TrainingSet, generator: torch.Generator, count: int = DRAWN) -> Tensor:
     """Honest drawings of a fixed picture's caption, [count, 3, 64, 64]."""
-    batches = (draw([item.item] * BATCH, data.trained, data.trained_cards, generator) for _ in range(count // BATCH))
+    batches = (draw([item.item] * BATCH, data.trained, generator) for _ in range(count // BATCH))
     return torch.cat([_small(b) for b in batches])
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..scripts.generate import Generator
 from . import groups
-from .cards import all_cards, card_of
+from .cards import card_of
 from .lab import SETTINGS, Lab, load_lab
 from .scenes import SIDE, all_scenes, scene_of
 
@@ -59,7 +59,7 @@ def rows(folder: Path) -> list[Row]:
         before = early.pictures(caption, [SEEDS[0]], cfg=SETTINGS["cfg"])[0]
         index = lab.index(caption)
         training = None if index is None else lab.pictures[index]
-        asked = groups.draw([_item(caption)], all_scenes(), all_cards(windows=False), generator)[0]
+        asked = groups.draw([_item(caption)], all_scenes(), generator)[0]
         found.append(Row(title, caption, [asked, training, *pictures, before], _copied(lab, pictures, index)))
     return found
 
