@@ -370,8 +370,9 @@ def main() -> None:
     metrics |= found | {k: lab.facts["training"][k] for k in ("duplicate_share", "duplicate_share_peak")}
     metrics["auroc_dh0_tv"] = localisation(bench)
     for part in (honest, repairs, changed_words, pull, detector, honest_drawings):
-        metrics |= part(bench)
-        log.info("%s: %s", part.__name__, {k: round(v["value"] if isinstance(v, dict) else v, 3) for k, v in metrics.items()})
+        found = part(bench)
+        metrics |= found
+        log.info("%s: %s", part.__name__, {k: v["value"] if isinstance(v, dict) else v for k, v in found.items()})
     metrics |= other_seed(bench, each) | early(bench, options.lab)
     metrics["ffn_share"] = feed_forward_share(bench.final)
     settings = {**use, "seeds": options.seeds, "lab_seed": lab.facts["seed"], "map": dataclasses.asdict(MAP), "rates": each}

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from comfy.ops import disable_weight_init as ops
 from safetensors.torch import save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...host.demo import build_unet, noise_levels
 from ..networks import DESIGNS, Autoencoder, TextEncoder
@@ -83,8 +82,7 @@ def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
     data = groups.build(options.seed, options.photos)
     work = options.out / "work"
-    with sdpa_kernel(SDPBackend.MATH):  # for 256 places and two heads the plain way is faster on a CPU, above all backwards
-        nets = train_networks(data, options, work)
+    nets = train_networks(data, options, work)
     if rank == 0:
         finish(data, nets, work, options.out, options.minutes)
 
