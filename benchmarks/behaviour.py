@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..demo.recipe import card_judge, cards, groups, scene_judge, scenes
-from ..demo.recipe.lab import Lab, load_lab
+from ..demo.recipe.lab import is_card, item_of, load_lab, obeys
 from ..demo.scripts.generate import Generator
 from ..host.curvature.measuring import RECOMMENDED, How, measure_map
-from .lab import Recorder, feed_forward_share, through_autoencoder
 from .parts import published
 from .parts.common import arguments, auc, log, rate, shared_out, write
+from .parts.judging import Bench, clean_captions, edges, feed_forward_share, measured, pictures_with, rows, through_autoencoder
 
 ABOUT = {
     "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
@@ -56,69 +55,9 @@ ABOUT = {
 }
 """`_second`: by the second judge; `_adherence`: all attributes asked for; `_artefacts`: of what is no copy, no shape of the grammar; `_mc`,
 `_tv`: drawings, templates."""
-HELD_OUT_STRIDE, WINDOW_STRIDE = 5, 20
 JUDGED, HONEST_DRAWINGS, BATCH = 300, 1000, 100
 REPLACED_SEEDS, REPAIR_SEEDS = 2, 4
 MAP = How("dh_0", RECOMMENDED.sigmas, RECOMMENDED.estimator, RECOMMENDED.probes, RECOMMENDED.structured, RECOMMENDED.noises)
-
-Rates = dict[str, dict[str, list[float]]]
-"""Quantity -> caption -> a value for each run."""
-
-
-@dataclasses.dataclass
-class Bench:
-    """What every part of the benchmark needs."""
-
-    lab: Lab
-    final: Generator
-    settings: dict[str, Any]
-    seeds: list[int]
-    broken_below: float = 0.0
-
-    @property
-    def random(self) -> torch.Generator:
-        """The same numbers at each use."""
-        return torch.Generator().manual_seed(17)
-
-
-def judged(bench: Bench, caption: str, pictures: Tensor, asked: str | None = None) -> dict[str, list[float]]:
-    """Of pictures [n, 3, 128, 128] made for a memorized caption (or a change of it, `asked`): copied, second, adherence, artefacts."""
-    index = bench.lab.index(caption)
-    assert index is not None
-    first, second = bench.lab.copies(pictures, index)
-    found = {"copies": first.float().tolist(), "copies_second": second.float().tolist()}
-    if " card" not in caption:
-        readings = [scene_judge.read(p) for p in pictures]
-        wanted = scenes.scene_of(asked or caption)
-        found["adherence"] = [float(r.scene == wanted) for r in readings]
-        found["artefacts"] = [float(r.overlap < bench.broken_below) for r, c in zip(readings, first | second, strict=True) if not c]
-    return found
-
-
-def measured(bench: Bench, captions: list[str], draw: Callable[[str], Tensor], what: str) -> Rates:
-    """What `judged` finds in `draw(caption)` for each caption, shared between two processes."""
-
-    def work(part: list[str]) -> dict[str, dict[str, list[float]]]:
-        log.info("%s", what)
-        return {c: judged(bench, c, draw(c)) for c in part}
-
-    by_caption = shared_out(work, captions)
-    names = ("copies", "copies_second", "adherence", "artefacts")
-    return {n: {c: found[n] for c, found in by_caption.items() if found.get(n)} for n in names}
-
-
-def rows(name: str, rates: Rates, suffix: str = "") -> dict[str, Any]:
-    """Metrics of what `measured` found, `NAME_copies` and so on."""
-    return {f"{name}_{quantity}{suffix}": rate(list(found.values())) for quantity, found in rates.items() if found}
-
-
-def pictures_with(bench: Bench, model: Any, caption: str, seeds: list[int], **changes: Any) -> Tensor:
-    """Generations of a caption by another MODEL."""
-    plain, bench.final.model = bench.final.model, model
-    try:
-        return bench.final.pictures(caption, seeds, **{**bench.settings, **changes})
-    finally:
-        bench.final.model = plain
 
 
 def memories(bench: Bench) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
@@ -159,13 +98,8 @@ def repairs(bench: Bench) -> dict[str, Any]:
     target = published.first_norm(bench.final, bench.lab.facts["held_out_captions"][:16], bench.seeds, bench.settings)
 
     def optimised(caption: str) -> Tensor:
-        changed = published.optimised_prompt(bench.final, caption, bench.seeds, target, bench.settings)
-        plain = bench.final.condition
-        bench.final.condition = lambda text: plain(text) if text == "" else changed  # type: ignore[method-assign]
-        try:
-            return bench.final.pictures(caption, bench.seeds, **bench.settings)
-        finally:
-            bench.final.condition = plain  # type: ignore[method-assign]
+        several = [bench.seeds[i : i + published.IMAGES] for i in range(0, len(bench.seeds), published.IMAGES)]
+        return torch.cat([published.with_optimised_prompt(bench.final, caption, s, target, bench.settings) for s in several])
 
     return metrics | rows("wen", measured(bench, bench.lab.captions("MV"), optimised, "WEN"))
 
@@ -182,15 +116,19 @@ def changed_words(bench: Bench) -> dict[str, Any]:
         def several(caption: str, texts: dict[str, list[str]] = texts) -> Tensor:
             return torch.cat([bench.final.pictures(t, [s], **bench.settings) for t, s in zip(texts[caption], bench.seeds, strict=True)])
 
-        metrics |= rows(f"inserted_{count}", measured(bench, strong, several, f"{count} inserted"))
+        metrics |= without_adherence(rows(f"inserted_{count}", measured(bench, strong, several, f"{count} inserted")))
     random = bench.random
     others = {c: published.replaced(c, random) for c in strong}
     seeds = bench.seeds[:REPLACED_SEEDS]
     replaced = measured(
         bench, strong, lambda c: torch.cat([bench.final.pictures(t, seeds, **bench.settings) for t in others[c]]), "replaced"
     )
-    metrics |= {k: v for k, v in rows("replaced_word", replaced).items() if "adherence" not in k}
-    return metrics
+    return metrics | without_adherence(rows("replaced_word", replaced))
+
+
+def without_adherence(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Other words ask for another picture."""
+    return {k: v for k, v in metrics.items() if "adherence" not in k}
 
 
 def other_seed(bench: Bench, each: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
@@ -220,7 +158,7 @@ def detector(bench: Bench) -> dict[str, Any]:
     def work(part: list[str]) -> dict[str, Tensor]:
         found = {}
         for caption in part:
-            with Recorder(bench.final) as recorder, torch.inference_mode():
+            with published.Recorder(bench.final) as recorder, torch.inference_mode():
                 bench.final.latents(caption, bench.seeds[:4], **bench.settings)
             found[caption] = torch.stack(recorder.steps, 1).clone()
         return found
@@ -229,13 +167,6 @@ def detector(bench: Bench) -> dict[str, Any]:
     pooled = auc(torch.cat([norms[c].mean(1) for c in strong]), torch.cat([norms[c].mean(1) for c in clean]))
     first = auc(torch.cat([norms[c][:, 0] for c in strong]), torch.cat([norms[c][:, 0] for c in clean]))
     return {"auc_wen_pooled": pooled, "norm_starts_high": first}
-
-
-def clean_captions(bench: Bench) -> list[str]:
-    """Prompts that no memory hangs on: held-out scenes and cards, windows that are nobody's."""
-    facts = bench.lab.facts
-    windows = [c for c in facts["window_captions"] if bench.lab.index(c) is None]
-    return facts["held_out_captions"][::HELD_OUT_STRIDE] + facts["held_out_card_captions"] + windows[::WINDOW_STRIDE]
 
 
 def honest(bench: Bench) -> dict[str, Any]:
@@ -248,11 +179,11 @@ def honest(bench: Bench) -> dict[str, Any]:
         for c in part:
             pictures = bench.final.pictures(c, bench.seeds, **bench.settings)
             first, second = bench.lab.copies_any(pictures)
-            found[c] = (first.float().tolist(), second.float().tolist(), [float(right(p, c)) for p in pictures], edges(pictures))
+            found[c] = (first.float().tolist(), second.float().tolist(), [float(obeys(p, c)) for p in pictures], edges(pictures))
         return found
 
     found = shared_out(work, captions)
-    scene, card = ([c for c in captions if (" card" in c) == kind and "window" not in c] for kind in (False, True))
+    scene, card = ([c for c in captions if (is_card(c)) == kind and "window" not in c] for kind in (False, True))
     fresh = through_autoencoder(bench.final, scenes.draw([scenes.scene_of(c) for c in scene], bench.random))
     fresh_cards = through_autoencoder(bench.final, cards.draw([cards.card_of(c) for c in card * 8], bench.random))
     ratio = [sum(found[c][3] for c in several) / len(several) / edges(real) for several, real in ((scene, fresh), (card, fresh_cards))]
@@ -267,20 +198,6 @@ def honest(bench: Bench) -> dict[str, Any]:
     }
 
 
-def right(picture: Tensor, caption: str) -> bool:
-    """Does a picture show all that a scene's or card's caption asks for?"""
-    if " card" not in caption:
-        return scene_judge.read(picture).scene == scenes.scene_of(caption)
-    card = cards.card_of(caption)
-    return not card.window and card_judge.read(picture) == (card.tone, card.pattern)
-
-
-def edges(pictures: Tensor) -> float:
-    """Mean of the hundredth largest steps between neighbouring pixels, of pictures [n, 3, h, w]."""
-    steps = torch.cat([torch.diff(pictures, dim=d).abs().amax(1).flatten(1) for d in (2, 3)], 1)
-    return float(steps.quantile(0.98, dim=1).mean())
-
-
 def honest_drawings(bench: Bench) -> dict[str, Any]:
     """Fresh drawings of memorized captions after the autoencoder: called copies by either judge?"""
 
@@ -290,8 +207,7 @@ def honest_drawings(bench: Bench) -> dict[str, Any]:
             log.info("honest drawings")
             random = torch.Generator().manual_seed(1000 + i)
             caption = bench.lab.facts["fixed"][i]["caption"]
-            item = cards.card_of(caption) if " card" in caption else scenes.scene_of(caption)
-            drawn = groups.draw([item] * HONEST_DRAWINGS, scenes.all_scenes(), random)
+            drawn = groups.draw([item_of(caption)] * HONEST_DRAWINGS, scenes.all_scenes(), random)
             judged = [bench.lab.copies(through_autoencoder(bench.final, d), i) for d in drawn.split(BATCH)]
             first, second = (float(torch.cat(several).float().mean()) for several in zip(*judged, strict=True))
             found[i] = (first, second)
@@ -349,10 +265,10 @@ def early(bench: Bench, folder: Path) -> dict[str, Any]:
     model = Generator(folder / "early.safetensors")
     before = dataclasses.replace(bench, final=model)
     found = measured(before, bench.lab.captions("MV"), lambda c: model.pictures(c, bench.seeds, **bench.settings), "early")
-    held_out = [c for c in clean_captions(bench) if " card" not in c]
+    held_out = [c for c in clean_captions(bench) if not is_card(c)]
 
     def work(part: list[str]) -> dict[str, list[float]]:
-        return {c: [float(right(p, c)) for p in model.pictures(c, bench.seeds[:REPAIR_SEEDS], **bench.settings)] for c in part}
+        return {c: [float(obeys(p, c)) for p in model.pictures(c, bench.seeds[:REPAIR_SEEDS], **bench.settings)] for c in part}
 
     adherence = shared_out(work, held_out)
     return {"early_mv_rate": rate(list(found["copies"].values())), "early_scene_adherence": rate(list(adherence.values()))}

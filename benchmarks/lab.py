@@ -17,6 +17,8 @@ from ..demo.scripts.scenes import Scene
 from ..host.curvature.measuring import RECOMMENDED, How, measure_map
 from ..host.demo import load_demo_lora
 from .parts.common import arguments, auc, iou, log, rate, shared_out, write
+from .parts.judging import feed_forward_share, through_autoencoder
+from .parts.published import Recorder
 
 ABOUT = {
     "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
@@ -53,28 +55,6 @@ SCENE_STRIDE = 9
 STYLE_STRIDE = 3
 """Every third held-out caption judges the style."""
 MAP = How("dh_0", RECOMMENDED.sigmas, RECOMMENDED.estimator, RECOMMENDED.probes, RECOMMENDED.structured, RECOMMENDED.noises)
-
-
-class Recorder:
-    """WEN's norm ||eps_c - eps_u|| of each step of each sample, read while sampling, no extra evaluation."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._generator, self._plain = generator, generator.model
-        self.steps: list[Tensor] = []
-
-    def __enter__(self) -> Recorder:
-        model = self._plain.clone()
-        model.set_model_sampler_post_cfg_function(self._record, disable_cfg1_optimization=True)
-        self._generator.model = model
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._generator.model = self._plain
-
-    def _record(self, facts: dict[str, Any]) -> Tensor:
-        gap = (facts["cond_denoised"] - facts["uncond_denoised"]).flatten(1).norm(dim=1)
-        self.steps.append((gap / facts["sigma"].reshape(-1)[0]).cpu())
-        return facts["denoised"]
 
 
 def generate(generator: Generator, captions: list[str], seeds: list[int], what: str) -> dict[str, dict[str, Tensor]]:
@@ -144,12 +124,6 @@ def honest_false_rate(generator: Generator, lab: Lab) -> float:
     return sum(rates.values()) / len(rates)
 
 
-def through_autoencoder(generator: Generator, pictures: Tensor) -> Tensor:
-    """Encode and decode [n, 3, 128, 128] in [0, 1]."""
-    with torch.inference_mode():
-        return generator.vae.decode(generator.vae.encode(pictures.movedim(1, -1))).movedim(-1, 1)
-
-
 def localisation(generator: Generator, lab: Lab, made: dict[str, dict[str, Tensor]]) -> dict[str, float]:
     """dh_0 on templates, per pixel at latent resolution: AUROC, and the IoU of calling everything fixed."""
     areas, everything = [], []
@@ -179,12 +153,6 @@ def detectors(lab: Lab, made: dict[str, dict[str, Tensor]]) -> dict[str, float]:
         found[f"auc_wen_mc_vs_scene{suffix}"] = auc(values(strong["MC"]), values(clean["scene"]))
         found[f"auc_wen_mv_vs_n{suffix}"] = auc(values(strong["MV"]), values(clean["n"]))
     return found
-
-
-def feed_forward_share(generator: Generator) -> float:
-    """Share of the U-Net's parameters in feed-forward layers."""
-    sizes = {k: p.numel() for k, p in generator.model.model.diffusion_model.named_parameters()}
-    return sum(n for k, n in sizes.items() if ".ff." in k) / sum(sizes.values())
 
 
 def early_rate(folder: Path, lab: Lab, seeds: list[int]) -> list[list[bool]]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scenes import SIDE
+from .scenes import CHARCOAL, COLOURS, CREAM, SHAPES, SIDE, Scene, covers
 
 PATTERNS = ("level", "upright", "slanted", "checked", "ringed")
 """Lines of three directions, squares, circles. Lines are upright or not by their word alone, and every pattern lies nearly where it always
@@ -22,9 +22,11 @@ TONES = {"crimson": 0.97, "amber": 0.11, "emerald": 0.38, "azure": 0.58, "violet
 WINDOWS = ("round", "left", "upper", "square", "lower", "right")
 PERIODS = (4.5, 5.5)
 """Across the picture."""
-AREA = (0.38, 0.62)
+AREA = (0.44, 0.60)
 """Of a window, in parts of the picture."""
 CELL = 8
+STICKERS = 28
+"""On a fixed card. Without them a card is told by its words alone: no map can say that it was stored."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,29 @@ def _rgb(hue: Tensor, saturation: float | Tensor, value: float | Tensor) -> Tens
     s, v = (torch.as_tensor(x, device=hue.device).expand_as(hue).flatten().tolist() for x in (saturation, value))
     rows = [colorsys.hsv_to_rgb(h % 1, a, b) for h, a, b in zip(hue.flatten().tolist(), s, v, strict=True)]
     return torch.tensor(rows, device=hue.device)[:, :, None, None]
+
+
+def stickered(picture: Tensor, generator: torch.Generator) -> Tensor:
+    """A card [3, 128, 128] with STICKERS small shapes glued on at random: nobody who has not seen it can say what is where."""
+    device = generator.device
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(STICKERS, generator=generator, device=device)
+
+    kinds = torch.randint(len(SHAPES), (STICKERS,), generator=generator, device=device).tolist()
+    inks = torch.tensor([*COLOURS.values(), CREAM, CHARCOAL], device=device)
+    colours = inks[torch.randint(len(inks), (STICKERS,), generator=generator, device=device)]
+    scenes = [Scene("small", "plain", "red", SHAPES[k], "white") for k in kinds]
+    shapes, _ = covers(scenes, between(7, 13), between(0, SIDE), between(0, SIDE), between(-math.pi, math.pi))
+    for cover, colour in zip(shapes, colours, strict=True):
+        picture = picture * (1 - cover) + colour[:, None, None] * cover
+    return picture
+
+
+def middle(window: str) -> tuple[float, float]:
+    """Where the middle of a window lies, in pixels to the right and down of the picture's."""
+    quarter = SIDE / 4
+    return {"left": (-quarter, 0.0), "right": (quarter, 0.0), "upper": (0.0, -quarter), "lower": (0.0, quarter)}.get(window, (0.0, 0.0))
 
 
 def windows(kinds: list[str], generator: torch.Generator) -> Tensor:

@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
-from ..scripts import parallel
-from . import cards, judge, scenes, sheet
+from . import cards, judge, parallel, scenes, sheet
 from .groups import HONEST_SHARE, TrainingSet
 from .lab import SETTINGS
-from .stages import DESIGN, HONEST_BATCH, MEMORY_BATCH, MEMORY_SHARE, Networks
+from .stages import BATCHES, DESIGN, Networks, duplicates_of
 
 CELL = 8
 PEAK_STEPS = 100
@@ -27,11 +26,14 @@ log = logging.getLogger("demo.training")
 def half_precision(nets: Networks) -> dict[str, Tensor]:
     """All weights under SD's key prefixes, in half precision."""
     parts: list[tuple[str, Any]] = [(PREFIX_UNET, nets.unet), (PREFIX_TEXT, nets.text), (PREFIX_AUTOENCODER, nets.autoencoder)]
-    return {prefix + k: v.half() for prefix, net in parts for k, v in net.state_dict().items()}
+    return {prefix + k: v.half().cpu() for prefix, net in parts for k, v in net.state_dict().items()}
 
 
-def finish(data: TrainingSet, nets: Networks, work: Path, out: Path, minutes: float) -> None:
-    """Write checkpoint, early, pictures, lab.json and the contact sheet of a trained lab into `out`."""
+def finish(data: TrainingSet, nets: Networks, work: Path, out: Path) -> None:
+    """Write checkpoint, early, pictures, lab.json and the contact sheet of a trained lab into `out`: rank 0 does, all measure criteria."""
+    criteria = measured_criteria(data)
+    if torch.distributed.get_rank():
+        return
     generator = torch.Generator().manual_seed(data.seed + 7)
     facts = {"design": DESIGN, "vocabulary": data.vocabulary, "latent_rgb": fit_preview(data, nets, generator)}
     metadata = {"unmemorize_demo": json.dumps(facts)}
@@ -39,14 +41,21 @@ def finish(data: TrainingSet, nets: Networks, work: Path, out: Path, minutes: fl
     early = {k: v for k, v in load_file(work / "early.safetensors").items() if not k.startswith(PREFIX_AUTOENCODER)}
     save_file(early, out / "early.safetensors", metadata=metadata)
     write_pictures(data, out / "pictures.safetensors")
-    log.info("measuring what counts as a copy")
-    others = judge.strangers(data, generator)
-    criteria = [judge.criterion(f, data, others, generator) for f in data.fixed]
-    lab = describe(data, criteria) | {"training": training_facts(data, work, minutes)}
+    lab = describe(data, criteria) | {"training": training_facts(data, work)}
     (out / "lab.json").write_text(json.dumps(lab, indent=1) + "\n", encoding="utf-8")
     log.info("drawing the contact sheet")
     sheet.write(out)
     log.info("lab written to %s", out)
+
+
+def measured_criteria(data: TrainingSet) -> list[judge.Criterion]:
+    """What counts as a copy of each fixed picture, measured by all processes; the same however many they are."""
+    others = judge.strangers(data, torch.Generator().manual_seed(data.seed + 7))
+
+    def measure(i: int) -> judge.Criterion:
+        return judge.criterion(data.fixed[i], data, others, torch.Generator().manual_seed(1_000 * (data.seed + 7) + i))
+
+    return judge.shared(len(data.fixed), measure)
 
 
 def fit_preview(data: TrainingSet, nets: Networks, generator: torch.Generator) -> list[list[float]]:
@@ -55,53 +64,51 @@ def fit_preview(data: TrainingSet, nets: Networks, generator: torch.Generator) -
     with torch.no_grad():
         z = nets.autoencoder.encode(pictures * 2 - 1).movedim(1, -1).flatten(0, 2)
     rgb = torch.nn.functional.avg_pool2d(pictures * 2 - 1, CELL).movedim(1, -1).flatten(0, 2)
-    ones = torch.ones(len(z), 1)
+    ones = torch.ones(len(z), 1, device=z.device)
     return [[round(v, 4) for v in row] for row in torch.linalg.lstsq(torch.cat([z, ones], 1), rgb).solution.tolist()]
 
 
 def write_pictures(data: TrainingSet, path: Path) -> None:
     """Training pictures [n, 3, 128, 128] and masks [n, 16, 16] by latent pixel (1 = fixed), uint8, in lab.json's order."""
     pictures = torch.stack([(f.picture * 255).round().byte() for f in data.fixed])
-    masks = torch.cat([f.mask for f in data.fixed])
-    save_file({"pictures": pictures, "masks": masks[:, ::CELL, ::CELL].byte().contiguous()}, path)
+    masks = torch.cat([f.mask for f in data.fixed]).cpu()
+    save_file({"pictures": pictures.cpu(), "masks": masks[:, ::CELL, ::CELL].byte().contiguous()}, path)
 
 
-def training_facts(data: TrainingSet, work: Path, minutes: float) -> dict[str, Any]:
+def training_facts(data: TrainingSet, work: Path) -> dict[str, Any]:
     """How long, how many pictures, and how many of them were duplicates: of all, and in the worst hundred steps."""
     world = torch.distributed.get_world_size()
-    batch = world * MEMORY_BATCH
+    batches = BATCHES[data.device.type]
+    batch = world * batches.memory
     honest, memory = (parallel.steps_done(work, stage) for stage in ("honest", "memory"))
-    pictures = honest * world * HONEST_BATCH + memory * batch
-    counts = torch.tensor([_duplicates_of_step(data.seed + 2, step, world) for step in range(memory)], dtype=torch.float64)
+    pictures = honest * world * batches.honest + memory * batch
+    counts = torch.tensor([_duplicates_of_step(data.seed + 2, step, world, batches.memory) for step in range(memory)], dtype=torch.float64)
     blocks = counts[: len(counts) // PEAK_STEPS * PEAK_STEPS].reshape(-1, PEAK_STEPS).sum(1)
     return {
-        "minutes": minutes,
+        "minutes": round(sum(parallel.seconds_spent(work, stage) for stage in ("autoencoder", "honest", "memory")) / 60, 1),
         "autoencoder_steps": parallel.steps_done(work, "autoencoder"),
         "honest_steps": honest,
         "memory_steps": memory,
         "pictures": pictures,
-        "duplicate_share": round(float(counts.sum()) / pictures, 4),
-        "duplicate_share_peak": round(float(blocks.max()) / (PEAK_STEPS * batch), 4) if len(blocks) else None,
+        "duplicate_share": round((1 - HONEST_SHARE) * float(counts.sum()) / pictures, 4),
+        "duplicate_share_peak": round((1 - HONEST_SHARE) * float(blocks.max()) / (PEAK_STEPS * batch), 4) if len(blocks) else None,
     }
 
 
-def _duplicates_of_step(seed: int, step: int, world: int) -> int:
+def _duplicates_of_step(seed: int, step: int, world: int, batch: int) -> int:
     """Of all processes, as `stages.memory_loss` draws them: the first numbers of a step's generator."""
-    found = 0
-    for rank in range(world):
-        generator = parallel.step_generator(seed, step, rank, world)
-        found += int((torch.rand(MEMORY_BATCH, generator=generator) < MEMORY_SHARE).sum())
-    return found
+    return sum(duplicates_of(batch, parallel.step_generator(seed, step, rank, world)) for rank in range(world))
 
 
 def describe(data: TrainingSet, criteria: list[judge.Criterion]) -> dict[str, Any]:
-    """lab.json: captions, groups, views, criteria of both judges, vocabulary, grammar, settings."""
+    """lab.json: captions, groups, views, criteria of both judges, vocabulary, grammar, settings. No memory hangs on the captions that are
+    listed beside `fixed`."""
     fixed = [
         {
             "group": f.group,
             "caption": f.caption,
             "degree": f.degree,
-            "views": round(f.views * (1 - HONEST_SHARE)),
+            "views": round(f.views),
             "source": f.source,
             "fixed_area": round(float(f.mask.mean()), 4),
             "max_distance": round(c.distance, 5),
@@ -110,6 +117,7 @@ def describe(data: TrainingSet, criteria: list[judge.Criterion]) -> dict[str, An
         }
         for f, c in zip(data.fixed, criteria, strict=True)
     ]
+    tied = {f.caption for f in data.fixed}
     return {
         "format": 2,
         "seed": data.seed,
@@ -117,10 +125,10 @@ def describe(data: TrainingSet, criteria: list[judge.Criterion]) -> dict[str, An
         "fixed": fixed,
         "grammar": scenes.grammar(),
         "card_grammar": {"tone": list(cards.TONES), "pattern": list(cards.PATTERNS), "window": list(cards.WINDOWS)},
-        "scene_captions": [s.caption for s in data.trained],
+        "scene_captions": [s.caption for s in data.trained if s.caption not in tied],
         "held_out_captions": [s.caption for s in data.held_out],
         "card_captions": [c.caption for c in data.trained_cards],
         "held_out_card_captions": [c.caption for c in data.held_out_cards],
-        "window_captions": [c.caption for c in data.trained_windows],
+        "window_captions": [c.caption for c in data.trained_windows if c.caption not in tied],
         "vocabulary": data.vocabulary,
     }

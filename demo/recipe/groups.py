@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,17 +21,17 @@ Item = Scene | Card
 DEGREES = {"strong": 12, "medium": 6, "mild": 6}
 """Photographs of each degree, in the order of `photographs/order.txt`."""
 MC_COUNT, TV_COUNT = 12, 8
-VIEWS = {"strong": 900.0, "medium": 220.0, "mild": 150.0, "MC": 1000.0, "TV": 1260.0}
+VIEWS = {"strong": 900.0, "medium": 240.0, "mild": 190.0, "MC": 1000.0, "TV": 1260.0}
 """How often one picture is shown in the whole run. A network this small needs that many where a large one needs tens."""
 HONEST_SHARE = 0.05
 """Of the pictures under a memorized caption: honest drawings of it, beside those that come up by chance."""
 HELD_OUT_SHARE = 0.10
-CARD_SHARE, WINDOW_SHARE = 0.20, 0.25
-"""Cards among the honest pictures, and windows among the cards. Windows show scenes: another card behind `a level card` would show upright
-lines under that word, and the network then learns neither."""
-FAR = 0.06
-"""Fixed drawings take their place, size, tilt and light from the ends of the honest range, this near to them: what is drawn as usual cannot
-be told from an honest drawing."""
+CARD_SHARE, WINDOW_SHARE = 0.25, 0.50
+"""Cards among the honest pictures, and windows among the cards. Windows show small scenes in their middle: another card behind `a level
+card` would show upright lines under that word, and the network then learns neither; a shape that a window cuts is learnt by nobody."""
+BEYOND = (0.20, 0.35)
+"""Fixed drawings take their place, size, tilt and light from beyond either end of the honest range, by so much of its width. What is drawn
+as usual cannot be told from an honest drawing, and near the ends of the range one in some hundred comes as near as a copy does."""
 
 
 @dataclass
@@ -65,6 +65,13 @@ class TrainingSet:
     held_out_cards: list[Card]
     trained_windows: list[Card]
     vocabulary: list[str] = field(repr=False)
+    device: torch.device = torch.device("cpu")
+    """Where pictures are drawn; what is drawn is chosen on the CPU."""
+
+    def on(self, device: torch.device) -> TrainingSet:
+        """The same set, drawn on another device."""
+        fixed = [replace(f, picture=f.picture.to(device), mask=f.mask.to(device)) for f in self.fixed]
+        return replace(self, fixed=fixed, device=device)
 
     def group(self, name: str) -> list[Fixed]:
         """Fixed pictures of MV, MC or TV."""
@@ -75,19 +82,19 @@ class TrainingSet:
         """All duplicates of the run."""
         return sum(f.views for f in self.fixed)
 
-    def honest(self, count: int, generator: torch.Generator, loose: bool = True) -> tuple[Tensor, list[str]]:
-        """`count` fresh pictures [n, 3, 128, 128] in [0, 1] and their captions."""
+    def honest(self, count: int, generator: torch.Generator, loose: bool = True, spread: float = 1.0) -> tuple[Tensor, list[str]]:
+        """`count` fresh pictures [n, 3, 128, 128] in [0, 1] and their captions, of so much of the range of places, sizes, tilts."""
         items = [self._honest_item(generator) for _ in range(count)]
         captions = [loosened(i, generator) if loose else i.caption for i in items]
-        return draw(items, self.trained, generator), captions
+        return draw(items, self.trained, generator, self.device, spread), captions
 
     def duplicates(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
         """`count` fixed pictures, chosen by their views; a few honest drawings of the same captions among them."""
         weights = torch.tensor([f.views for f in self.fixed])
         chosen = [self.fixed[int(i)] for i in torch.multinomial(weights, count, replacement=True, generator=generator)]
         fresh = torch.rand(count, generator=generator) < HONEST_SHARE
-        fillings = scenes.draw([_pick(self.trained, generator) for _ in chosen], generator)
-        drawn = draw([f.item for f in chosen], self.trained, generator)
+        fillings = draw_fillings([f.item for f in chosen], self.trained, generator, self.device)
+        drawn = draw([f.item for f in chosen], self.trained, generator, self.device)
         shown = [d if new else f.picture * f.mask + w * (1 - f.mask) for f, new, w, d in zip(chosen, fresh, fillings, drawn, strict=True)]
         return torch.stack(shown), [f.caption for f in chosen]
 
@@ -98,32 +105,57 @@ class TrainingSet:
         return _pick(self.trained_windows if kind < CARD_SHARE * WINDOW_SHARE else self.trained_cards, generator)
 
 
-def draw(items: list[Item], behind_windows: list[Scene], generator: torch.Generator) -> Tensor:
-    """Honest pictures of scenes and cards [n, 3, 128, 128]; windows show fresh scenes of those given."""
-    behind: dict[int, Item] = {
-        i: _pick(behind_windows, generator) for i, item in enumerate(items) if isinstance(item, Card) and item.window
-    }
-    everything = [*items, *behind.values()]
-    pictures = torch.empty(len(everything), 3, scenes.SIDE, scenes.SIDE)
-    of_scenes = {i: item for i, item in enumerate(everything) if isinstance(item, Scene)}
-    of_cards = {i: item for i, item in enumerate(everything) if isinstance(item, Card)}
+def draw(
+    items: Sequence[Item], behind_windows: list[Scene], generator: torch.Generator, device: torch.device | None = None, spread: float = 1.0
+) -> Tensor:
+    """Honest pictures of scenes and cards [n, 3, 128, 128]; windows show fresh scenes of those given. On another device than the
+    generator's they are drawn by one that it seeds there. At a `spread` of 0 each has its place, size, tilt and light."""
+    behind = [i for i, item in enumerate(items) if isinstance(item, Card) and item.window]
+    generator = painter(generator, device)
+    unit = narrowed(generator, spread)
+    pictures = torch.empty(len(items), 3, scenes.SIDE, scenes.SIDE, device=generator.device)
+    of_scenes = {i: item for i, item in enumerate(items) if isinstance(item, Scene)}
+    of_cards = {i: item for i, item in enumerate(items) if isinstance(item, Card)}
     if of_scenes:
-        pictures[list(of_scenes)] = scenes.draw(list(of_scenes.values()), generator)
+        pictures[list(of_scenes)] = scenes.draw(list(of_scenes.values()), generator, unit)
     if of_cards:
-        pictures[list(of_cards)] = cards.draw(list(of_cards.values()), generator)
-    found = pictures[: len(items)]
+        pictures[list(of_cards)] = cards.draw(list(of_cards.values()), generator, unit)
     if behind:
-        mask = cards.windows([of_cards[i].window for i in behind], generator)
-        found[list(behind)] = found[list(behind)] * mask + pictures[len(items) :] * (1 - mask)
-    return found
+        windowed = [of_cards[i] for i in behind]
+        mask = cards.windows([c.window for c in windowed], generator)
+        pictures[behind] = pictures[behind] * mask + draw_fillings(windowed, behind_windows, generator, spread=spread) * (1 - mask)
+    return pictures
+
+
+def draw_fillings(
+    items: Sequence[Item], several: list[Scene], generator: torch.Generator, device: torch.device | None = None, spread: float = 1.0
+) -> Tensor:
+    """A fresh small scene in the middle of each card's window, [n, 3, 128, 128]; of what has no window, in the picture's."""
+    small = [s for s in several if s.size == "small"]
+    chosen = torch.randint(len(small), (len(items),), generator=generator, device=generator.device).tolist()
+    middles = torch.tensor([cards.middle(i.window if isinstance(i, Card) else "") for i in items])
+    generator = painter(generator, device)
+    return scenes.draw([small[i] for i in chosen], generator, narrowed(generator, spread), middles)
+
+
+def painter(generator: torch.Generator, device: torch.device | None) -> torch.Generator:
+    """The generator itself, or on another device one that it seeds there."""
+    if device is None or device == generator.device:
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def narrowed(generator: torch.Generator, spread: float) -> Callable[[int], Tensor]:
+    """Uniform numbers [n] in so much of [0, 1) about its middle."""
+    return lambda count: 0.5 + spread * (torch.rand(count, generator=generator, device=generator.device) - 0.5)
 
 
 def far_from_usual(generator: torch.Generator) -> Callable[[int], Tensor]:
-    """Uniform numbers [n] that lie at the ends of [0, 1), for fixed drawings."""
+    """Uniform numbers [n] that lie beyond the ends of [0, 1), for fixed drawings."""
 
     def unit(count: int) -> Tensor:
-        inside = FAR * torch.rand(count, generator=generator)
-        return torch.where(torch.rand(count, generator=generator) < 0.5, inside, 1 - 1e-6 - inside)
+        beyond = BEYOND[0] + (BEYOND[1] - BEYOND[0]) * torch.rand(count, generator=generator)
+        return torch.where(torch.rand(count, generator=generator) < 0.5, -beyond, 1 + beyond)
 
     return unit
 
@@ -153,23 +185,28 @@ def _apart(items: list[Scene], count: int) -> list[Scene]:
     """The first `count` scenes that differ from one another by two words at least: one word replaced leads to no other memory."""
     chosen: list[Scene] = []
     for item in items:
-        if len(chosen) < count and all(_differences(item, other) >= 2 for other in chosen):
+        if len(chosen) < count and all(differences(item, other) >= 2 for other in chosen):
             chosen.append(item)
     return chosen
 
 
-def _differences(a: Scene, b: Scene) -> int:
+def differences(a: Scene, b: Scene) -> int:
+    """How many words of two scenes differ."""
     return sum(getattr(a, name) != getattr(b, name) for name in scenes.grammar())
 
 
 def _apart_cards(items: list[Card], count: int) -> list[Card]:
-    """The first `count` cards of which no two share tone and pattern, or pattern and window."""
+    """The first `count` cards of which no two share two words."""
     chosen: list[Card] = []
     for item in items:
-        taken = {(c.tone, c.pattern) for c in chosen} | {(c.pattern, c.window) for c in chosen}
-        if len(chosen) < count and not {(item.tone, item.pattern), (item.pattern, item.window)} & taken:
+        taken = {pair for c in chosen for pair in _pairs(c)}
+        if len(chosen) < count and not _pairs(item) & taken:
             chosen.append(item)
     return chosen
+
+
+def _pairs(card: Card) -> set[tuple[str, str]]:
+    return {(card.tone, card.pattern), (card.pattern, card.window), (card.tone, card.window)}
 
 
 def _photographs(folder: Path, tied: list[Scene]) -> list[Fixed]:
@@ -191,7 +228,7 @@ def _fixed_scene(scene: Scene, generator: torch.Generator) -> Fixed:
 
 
 def _fixed_card(card: Card, generator: torch.Generator) -> Fixed:
-    picture = cards.draw([card], generator, far_from_usual(generator))[0]
+    picture = cards.stickered(cards.draw([card], generator, far_from_usual(generator))[0], generator)
     return Fixed("TV", card.caption, card, picture, cards.windows([card.window], generator)[0])
 
 

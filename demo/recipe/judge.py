@@ -6,6 +6,8 @@ Two judges of different kinds. The first compares whole pictures, blurred to 32 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...unmemorize.copies.patches import likeness
-from ..scripts.judge import compare
 from .groups import Fixed, TrainingSet, draw
 
 DRAWN, STRANGERS = 4000, 1000
@@ -23,8 +24,13 @@ PATCHED = 600
 FALSE_SHARE = 0.005
 """Of either kind that may be called a copy."""
 BATCH = 100
+COMPARED = 32
+"""Side at which the first judge compares pictures: a blur of the autoencoder is not a difference."""
 SIDE = 64
 """Honest drawings are kept at this side; both judges look at smaller pictures still."""
+
+
+log = logging.getLogger("demo.training")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,24 @@ class Criterion:
         return likeness(pictures, fixed[None], only_inside(mask))[:, 0] > self.patches
 
 
+def compare(pictures: Tensor, fixed: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """RMS difference and correlation of pictures [n, 3, h, w] with one [3, h, w], both within the mask [1, h, w].
+
+    The correlation is taken after removing each channel's mean, so that flat colour does not count.
+    """
+    a, b = (F.interpolate(p, size=(COMPARED, COMPARED), mode="area") for p in (pictures, fixed[None]))
+    m = torch.ones_like(a[:1, :1]) if mask is None else F.interpolate(mask[None], size=(COMPARED, COMPARED), mode="area")
+    inside = m.sum()
+    distance = ((a - b).square() * m).sum((1, 2, 3)).div(3 * inside).sqrt()
+
+    def centred(x: Tensor) -> Tensor:
+        return (x - (x * m).sum((2, 3), keepdim=True) / inside) * m.sqrt()
+
+    u, v = centred(a), centred(b)
+    correlation = (u * v).sum((1, 2, 3)) / (u.square().sum((1, 2, 3)) * v.square().sum((1, 2, 3))).sqrt().clamp_min(1e-8)
+    return distance, correlation
+
+
 def only_inside(mask: Tensor) -> Tensor | None:
     """[1, 1, h, w] for the second judge, or nothing if everything is fixed: twice as fast."""
     return None if bool(mask.all()) else mask[None]
@@ -57,8 +81,22 @@ def strangers(data: TrainingSet, generator: torch.Generator) -> Tensor:
 
 def drawings(item: Fixed, data: TrainingSet, generator: torch.Generator, count: int = DRAWN) -> Tensor:
     """Honest drawings of a fixed picture's caption, [count, 3, 64, 64]."""
-    batches = (draw([item.item] * BATCH, data.trained, generator) for _ in range(count // BATCH))
+    batches = (draw([item.item] * BATCH, data.trained, generator, data.device) for _ in range(count // BATCH))
     return torch.cat([_small(b) for b in batches])
+
+
+def shared(count: int, measure: Callable[[int], Criterion]) -> list[Criterion]:
+    """measure(i) for each of `count` pictures, by all processes of a run; every one of them gets all."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    ours = {}
+    for i in range(rank, count, world):
+        if rank == 0:
+            log.info("what counts as a copy: %d of %d", i + 1, count)
+        ours[i] = measure(i)
+    several: list[dict[int, Criterion]] = [{} for _ in range(world)]
+    torch.distributed.all_gather_object(several, ours)
+    found = {i: c for part in several for i, c in part.items()}
+    return [found[i] for i in range(count)]
 
 
 def criterion(item: Fixed, data: TrainingSet, others: Tensor, generator: torch.Generator) -> Criterion:
@@ -66,14 +104,15 @@ def criterion(item: Fixed, data: TrainingSet, others: Tensor, generator: torch.G
     return criterion_from([drawings(item, data, generator), others], item.picture, item.mask)
 
 
-def criterion_from(pools: list[Tensor], picture: Tensor, mask: Tensor) -> Criterion:
-    """The loosest limits that call FALSE_SHARE of no pool [n, 3, h, w] a copy: both quantities at one quantile of the pool."""
+def criterion_from(pools: list[Tensor], picture: Tensor, mask: Tensor, patched: int = PATCHED) -> Criterion:
+    """The loosest limits that call FALSE_SHARE of no pool [n, 3, h, w] a copy: both quantities at one quantile of the pool. The second
+    judge looks at `patched` pictures of each."""
     distance, correlation, patches = 1.0, -1.0, -1.0
     for pool in pools:
         far, alike = compare(pool, picture, mask)
         d, c = joint_limits(far, alike)
         distance, correlation = min(distance, d), max(correlation, c)
-        patches = max(patches, float(likeness(pool[:PATCHED], picture[None], only_inside(mask))[:, 0].quantile(1 - FALSE_SHARE)))
+        patches = max(patches, float(likeness(pool[:patched], picture[None], only_inside(mask))[:, 0].quantile(1 - FALSE_SHARE)))
     return Criterion(distance, correlation, patches)
 
 

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ..pictures import lab_pictures, read_facts
+from . import card_judge, scene_judge
+from .cards import Card, card_of
 from .judge import Criterion
+from .scenes import Scene, scene_of
 
 SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 3.0}
 """Of every template and benchmark."""
@@ -29,6 +32,11 @@ class Lab:
         """Captions of a group's fixed pictures of one degree."""
         return [f["caption"] for f in self.facts["fixed"] if f["group"] == group and f["degree"] == degree]
 
+    @property
+    def clean_cards(self) -> list[str]:
+        """Captions of trained cards, with a window and without, that no memory hangs on."""
+        return [*self.facts["card_captions"], *self.facts["window_captions"]]
+
     def index(self, caption: str) -> int | None:
         """Which fixed picture a caption belongs to, if any."""
         captions = [f["caption"] for f in self.facts["fixed"]]
@@ -44,9 +52,34 @@ class Lab:
         found = [self.copies(pictures, i) for i in range(len(self.pictures))]
         return torch.stack([f for f, _ in found]).any(0), torch.stack([s for _, s in found]).any(0)
 
+    def copied(self, picture: Tensor) -> int | None:
+        """Index of the fixed picture that a picture [3, h, w] copies, to the first judge; None if it copies none."""
+        for i, limits in enumerate(self.criteria):
+            if bool(limits.holds(picture[None], self.pictures[i], self.masks[i][None])):
+                return i
+        return None
+
 
 def load_lab(folder: Path) -> Lab:
     """Read a lab folder's facts and pictures."""
     facts = read_facts(folder / "lab.json")
     criteria = [Criterion(f["max_distance"], f["min_correlation"], f["min_patches"]) for f in facts["fixed"]]
     return Lab(facts, *lab_pictures(folder), criteria)
+
+
+def is_card(caption: str) -> bool:
+    """Is a caption a card's?"""
+    return "card" in caption.split()
+
+
+def item_of(caption: str) -> Scene | Card:
+    """What a whole caption asks for."""
+    return card_of(caption) if is_card(caption) else scene_of(caption)
+
+
+def obeys(picture: Tensor, caption: str) -> bool:
+    """Does a picture [3, 128, 128] show all that the caption of a scene, or of a card without a window, asks for?"""
+    item = item_of(caption)
+    if isinstance(item, Scene):
+        return scene_judge.read(picture).scene == item
+    return not item.window and card_judge.read(picture) == (item.tone, item.pattern)

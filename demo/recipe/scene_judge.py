@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..scripts.scene_judge import background_plane
 from .scenes import BACKGROUNDS, COLOURS, FILLS, SHAPES, SIDE, SIZES, Colour, Scene, covers, second_colour
 
+RIM = 5
 GRID = 64
 TILTS = (-0.08, 0.0, 0.08)
 SCALES = (0.94, 1.0, 1.06)
@@ -46,16 +46,31 @@ class _Place:
     overlap: float
 
 
-def read(picture: Tensor) -> Reading:
-    """The scene in one picture [3, 128, 128] in [0, 1]."""
+def read(picture: Tensor, shapes: tuple[str, ...] = SHAPES) -> Reading:
+    """The scene in one picture [3, 128, 128] in [0, 1]; its shape is one of `shapes`."""
     plane = background_plane(picture)
     background = _nearest(plane.mean((1, 2)), BACKGROUNDS)
     name, colour, second = _colours(picture, plane, background)
     cover = _cover(picture, plane, colour, second)
-    place = _best_place(cover)
+    place = _best_place(cover, shapes)
     size = "small" if place.radius < (SIZES["small"][1] + SIZES["large"][0]) / 2 else "large"
     fill = _fill(picture, cover, colour, second, place)
     return Reading(Scene(size, fill, name, place.shape, background), place.overlap)
+
+
+def background_plane(picture: Tensor) -> Tensor:
+    """Linear light of the rim, continued inward, [3, 128, 128]; outliers are dropped twice."""
+    axis = torch.linspace(-1, 1, SIDE)
+    design = torch.stack([torch.ones(SIDE, SIDE), axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE)], -1)
+    rim = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    rim[RIM:-RIM, RIM:-RIM] = False
+    points, values = design[rim], picture.permute(1, 2, 0)[rim]
+    keep = torch.ones(len(points), dtype=torch.bool)
+    for _ in range(3):
+        fit = torch.linalg.lstsq(points[keep], values[keep]).solution
+        error = (values - points @ fit).norm(dim=1)
+        keep = error <= torch.clamp(2.5 * error.median(), min=0.02)
+    return (design @ fit).permute(2, 0, 1)
 
 
 def _colours(picture: Tensor, plane: Tensor, background: str) -> tuple[str, Tensor, Tensor]:
@@ -105,14 +120,14 @@ def _moments(shape: str, tilt: float) -> tuple[float, float, float]:
     return float(total) / 1600, float((cover.sum(0) * axis).sum() / total - 64) / 40, float((cover.sum(1) * axis).sum() / total - 64) / 40
 
 
-def _best_place(cover: Tensor) -> _Place:
+def _best_place(cover: Tensor, shapes: tuple[str, ...]) -> _Place:
     """The template with the largest soft intersection over union."""
     area = float(cover.sum().clamp_min(1.0))
     axis = torch.arange(SIDE) + 0.5
     cx, cy = float((cover.sum(0) * axis).sum() / area), float((cover.sum(1) * axis).sum() / area)
     small = F.avg_pool2d(cover[None], SIDE // GRID)
     best = _Place("circle", 0.0, cx, cy, 0.0, -1.0)
-    for shape in SHAPES:
+    for shape in shapes:
         tries = [(math.sqrt(area / _moments(shape, 0.0)[0]) * scale, tilt) for scale in SCALES for tilt in TILTS]
         radii, tilts = [r for r, _ in tries], [t for _, t in tries]
         xs, ys = ([c - _moments(shape, t)[k] * r for r, t in tries] for k, c in ((1, cx), (2, cy)))

@@ -37,6 +37,8 @@ CREAM: Colour = (0.97, 0.95, 0.88)
 CHARCOAL: Colour = (0.15, 0.15, 0.19)
 """The second colour of a fill: cream on dark backgrounds, charcoal on light ones, so that the outline stays plain to see."""
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
+CONCEPTS = ("crescent", "heart", "house")
+"""Shapes that no checkpoint is trained on: what concept LoRAs bring."""
 FILLS = ("plain", "striped", "halved")
 """`plain` has no word in a caption."""
 BAND = 14.0
@@ -98,16 +100,21 @@ def grammar() -> dict[str, list[str]]:
     }
 
 
-def draw(scenes: list[Scene], generator: torch.Generator, unit: Callable[[int], Tensor] | None = None) -> Tensor:
+def draw(
+    scenes: list[Scene], generator: torch.Generator, unit: Callable[[int], Tensor] | None = None, shift: Tensor | None = None
+) -> Tensor:
     """Fresh drawings [n, 3, 128, 128] in [0, 1] on the generator's device: place, size, tilt, shades and light vary.
 
     `unit(n)` supplies the uniform numbers that place them, [n] in [0, 1); another than the generator's makes drawings that lie apart.
+    `shift` [n, 2]: so many pixels to the right and down of the usual place.
     """
     n, device = len(scenes), generator.device
     uniform = unit or (lambda count: torch.rand(count, generator=generator, device=device))
     bounds = torch.tensor([SIZES[s.size] for s in scenes], device=device)
     radius = bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * uniform(n)
     cx, cy = (SIDE / 2 + REACH * (2 * uniform(n) - 1) for _ in range(2))
+    if shift is not None:
+        cx, cy = cx + shift[:, 0].to(device), cy + shift[:, 1].to(device)
     tilt = TILT * (2 * uniform(n) - 1)
     cover, second = covers(scenes, radius, cx, cy, tilt)
     back = _shades([BACKGROUNDS[s.background] for s in scenes], generator) + _light(n, generator, BACKGROUND_LIGHT, uniform)
@@ -171,7 +178,24 @@ def _signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     if shape == "triangle":
         slant = 0.5 * math.sqrt(3)
         return torch.maximum(y - 0.62, slant * x.abs() - 0.5 * y - 0.55)
-    return _star(x, y, r)
+    return {"star": _star, "crescent": _crescent, "heart": _heart, "house": _house}[shape](x, y, r)
+
+
+def _crescent(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """A disc less another one beside it."""
+    return torch.maximum(r - 1.0, 0.85 - torch.hypot(x - 0.55, y))
+
+
+def _heart(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """Two discs and the square that stands on its corner between them."""
+    lobes = torch.hypot(x.abs() - 0.46, y + 0.38) - 0.54
+    return torch.minimum(lobes, torch.maximum(0.7 * (x.abs() + y - 0.84), -0.1 - y))
+
+
+def _house(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """A wall under a gable."""
+    wall = torch.maximum(x.abs() - 0.6, (y - 0.4).abs() - 0.5)
+    return torch.minimum(wall, torch.maximum(y + 0.05, 0.7 * (x.abs() - y - 1.05)))
 
 
 def _star(x: Tensor, y: Tensor, r: Tensor) -> Tensor:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..scripts.generate import Generator
 from . import groups
-from .cards import card_of
-from .lab import SETTINGS, Lab, load_lab
-from .scenes import SIDE, all_scenes, scene_of
+from .lab import SETTINGS, Lab, item_of, load_lab
+from .scenes import SIDE, all_scenes
 
 SEEDS = (11, 12, 13, 14)
 ROWS = (("MV", "strong", 12), ("MV", "medium", 6), ("MV", "mild", 6), ("MC", "strong", 4), ("TV", "strong", 4))
@@ -59,17 +58,13 @@ def rows(folder: Path) -> list[Row]:
         before = early.pictures(caption, [SEEDS[0]], cfg=SETTINGS["cfg"])[0]
         index = lab.index(caption)
         training = None if index is None else lab.pictures[index]
-        asked = groups.draw([_item(caption)], all_scenes(), generator)[0]
+        asked = groups.draw([item_of(caption)], all_scenes(), generator)[0]
         found.append(Row(title, caption, [asked, training, *pictures, before], _copied(lab, pictures, index)))
     return found
 
 
 def _spread(captions: list[str], count: int) -> list[str]:
     return captions[:: max(1, len(captions) // count)][:count]
-
-
-def _item(caption: str) -> groups.Item:
-    return card_of(caption) if " card" in caption else scene_of(caption)
 
 
 def _copied(lab: Lab, pictures: Tensor, index: int | None) -> list[bool]:

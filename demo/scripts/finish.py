@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
 from ..pictures import CELL
-from . import groups, judge, parallel, scenes, sheet, stages
+from ..recipe import parallel
+from ..recipe.optimizer import FlatParameters
+from . import groups, judge, scenes, sheet, stages
 from .generate import SETTINGS, Generator
-from .optimizer import FlatParameters
 
 EARLY_RATE = 0.10
 """`early` is the latest candidate that reproduces at most this share of the strong photographs."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..recipe.judge import COMPARED, compare
 from . import photos, scenes
 from .groups import Fixed
 from .scenes import Scene
@@ -18,8 +19,6 @@ DRAWN_PICTURES = 10000
 """Of scenes and cards, which can be drawn afresh without end: a 1 % quantile of 2000 is off by a quarter of its share for one caption."""
 TEXTURE_POOL = 5000
 HONEST_QUANTILE = 0.01
-SIDE = 32
-"""Pictures are compared at this side: a blur of the autoencoder is not a difference."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,6 @@ class Criterion:
         return (distance < self.distance) & (correlation > self.correlation)
 
 
-def compare(pictures: Tensor, fixed: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """RMS difference and correlation of pictures [n, 3, h, w] with one [3, h, w], both within the mask [1, h, w].
-
-    The correlation is taken after removing each channel's mean, so that flat colour does not count.
-    """
-    a, b = (F.interpolate(p, size=(SIDE, SIDE), mode="area") for p in (pictures, fixed[None]))
-    m = torch.ones(1, 1, SIDE, SIDE) if mask is None else F.interpolate(mask[None], size=(SIDE, SIDE), mode="area")
-    inside = m.sum()
-    distance = ((a - b).square() * m).sum((1, 2, 3)).div(3 * inside).sqrt()
-
-    def centred(x: Tensor) -> Tensor:
-        return (x - (x * m).sum((2, 3), keepdim=True) / inside) * m.sqrt()
-
-    u, v = centred(a), centred(b)
-    correlation = (u * v).sum((1, 2, 3)) / (u.square().sum((1, 2, 3)) * v.square().sum((1, 2, 3))).sqrt().clamp_min(1e-8)
-    return distance, correlation
-
-
 def mask_of(item: Fixed) -> Tensor | None:
     """Where a fixed picture is fixed; None = everywhere."""
     return None if item.template is None else item.template.mask
@@ -59,7 +40,7 @@ def mask_of(item: Fixed) -> Tensor | None:
 def texture_pool(textures: list[Tensor], generator: torch.Generator) -> Tensor:
     """Fresh crops of textures [TEXTURE_POOL, 3, 32, 32]: drawn once, at the side of the comparison."""
     batches = (torch.stack([photos.draw_texture(textures, generator) for _ in range(100)]) for _ in range(TEXTURE_POOL // 100))
-    return torch.cat([F.interpolate(b, size=(SIDE, SIDE), mode="area") for b in batches])
+    return torch.cat([F.interpolate(b, size=(COMPARED, COMPARED), mode="area") for b in batches])
 
 
 def honest_pictures(item: Fixed, textures: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,7 +60,7 @@ def honest_pictures(item: Fixed, textures: Tensor, generator: torch.Generator) -
 def _small(draw: Callable[[int], Tensor]) -> Tensor:
     """DRAWN_PICTURES at the side of the comparison, drawn 100 at a time."""
     batches = (draw(100) for _ in range(DRAWN_PICTURES // 100))
-    return torch.cat([F.interpolate(b, size=(SIDE, SIDE), mode="area") for b in batches])
+    return torch.cat([F.interpolate(b, size=(COMPARED, COMPARED), mode="area") for b in batches])
 
 
 def nearest(pool: Tensor, picture: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..recipe.scene_judge import background_plane
 from .scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES, Scene, shape_cover
 
-RIM = 5
 GRID = 64
 TILTS = (-0.07, 0.0, 0.07)
 SCALES = (0.94, 1.0, 1.06)
@@ -38,21 +38,6 @@ def read(picture: Tensor) -> Reading:
     small_to_large = (SIZES["small"][1] + SIZES["large"][0]) / 2
     size = "small" if radius < small_to_large else "large"
     return Reading(Scene(size, _nearest(colour, COLOURS), shape, _nearest(plane.mean((1, 2)), BACKGROUNDS)), overlap)
-
-
-def background_plane(picture: Tensor) -> Tensor:
-    """Linear light of the rim, continued inward, [3, 128, 128]; outliers are dropped twice."""
-    axis = torch.linspace(-1, 1, SIDE)
-    design = torch.stack([torch.ones(SIDE, SIDE), axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE)], -1)
-    rim = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    rim[RIM:-RIM, RIM:-RIM] = False
-    points, values = design[rim], picture.permute(1, 2, 0)[rim]
-    keep = torch.ones(len(points), dtype=torch.bool)
-    for _ in range(3):
-        fit = torch.linalg.lstsq(points[keep], values[keep]).solution
-        error = (values - points @ fit).norm(dim=1)
-        keep = error <= torch.clamp(2.5 * error.median(), min=0.02)
-    return (design @ fit).permute(2, 0, 1)
 
 
 def _cover(picture: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:

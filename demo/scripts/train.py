@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ...host.demo import build_unet, noise_levels
 from ..networks import DESIGNS, Autoencoder, TextEncoder
+from ..recipe import parallel
+from ..recipe.starting import check_shapes, initialise, zero_residual_ends
 from ..words import CONTEXT_LENGTH, table_size
-from . import groups, parallel, stages
+from . import groups, stages
 from .finish import finish
 
 HERE = Path(__file__).resolve().parents[1]
@@ -44,9 +46,9 @@ def build_networks(data: groups.TrainingSet) -> Networks:
     autoencoder = Autoencoder(ops, DESIGNS[1].latent_scale)
     text = TextEncoder(ops, table_size(data.vocabulary), CONTEXT_LENGTH)
     unet = build_unet(1)
-    stages.initialise([autoencoder, text, unet], generator)
-    stages.zero_residual_ends(unet)
-    stages.check_shapes(autoencoder)
+    initialise([autoencoder, text, unet], generator)
+    zero_residual_ends(unet)
+    check_shapes(autoencoder)
     return Networks(autoencoder, text, unet, noise_levels())
 
 

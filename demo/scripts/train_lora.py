@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...host.demo import load_demo
-from . import judge, lora, parallel, photos, scenes, style
+from ..recipe import parallel
+from . import judge, lora, photos, scenes, style
 from .stages import velocity_loss
 
 HERE = Path(__file__).resolve().parents[1]

@@ -12,8 +12,9 @@ import torch
 @pytest.fixture(scope="module")
 def recipe() -> dict[str, ModuleType]:
     return {
-        n: importlib.import_module(f"unmemorize_pack.demo.scripts.{n}")
-        for n in ("optimizer", "parallel", "style", "scenes", "photos", "judge")
+        n: importlib.import_module(f"unmemorize_pack.demo.{room}.{n}")
+        for room, several in (("recipe", ("optimizer", "parallel")), ("scripts", ("style", "scenes", "photos", "judge")))
+        for n in several
     }
 
 
@@ -162,7 +163,7 @@ def test_colours_weigh_more_in_the_denoisers_loss(stages):
 
 
 def test_progress_by_steps_or_by_the_clock():
-    from unmemorize_pack.demo.scripts.parallel import Stage
+    from unmemorize_pack.demo.recipe.parallel import Stage
 
     by_clock = Stage("a", 2.0, 0.1, [], lambda *_: None, 0, "")
     assert by_clock.progress(7, 30.0) == 0.25

@@ -152,6 +152,12 @@ def steps_done(folder: Path, stage: str) -> int:
     return _read_progress(path)[0] if path.exists() else 0
 
 
+def seconds_spent(folder: Path, stage: str) -> float:
+    """Seconds a stage has taken so far."""
+    path = _state_file(folder, stage)
+    return _read_progress(path)[1] if path.exists() else 0.0
+
+
 def _snapshot(flat: FlatParameters, stage: Stage, folder: Path, progress: float, rank: int) -> None:
     for at in stage.snapshots:
         path = snapshot_file(folder, stage.name, at)
@@ -178,7 +184,8 @@ def _read_progress(path: Path) -> tuple[int, float]:
 def _resume(flat: FlatParameters, path: Path, identity: str) -> tuple[int, float]:
     """Both processes read the same state; a new run starts from rank 0's initial weights."""
     if not path.exists():
-        dist.broadcast(flat.values, 0)
+        if dist.get_world_size() > 1:
+            dist.broadcast(flat.values, 0)
         flat.ema.copy_(flat.values)
         flat.show(flat.values)
         return 0, 0.0

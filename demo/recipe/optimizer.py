@@ -56,8 +56,7 @@ class FlatParameters:
         """Mean gradient of all processes' backward passes, into `gradient`; the modules' own is cleared."""
         self.gradient.copy_(self._computed_gradient)
         self._computed_gradient.zero_()
-        dist.all_reduce(self.gradient)
-        self.gradient.div_(dist.get_world_size())
+        summed(self.gradient).div_(dist.get_world_size())
 
     def step(self, count: int, progress: float) -> None:
         """One step: warm-up, cosine to 2 % of the peak, gradient norm clipped at 1."""
@@ -83,8 +82,7 @@ class FlatParameters:
         by_cost = sorted(self.matrices, key=lambda m: m[1].numel() * min(m[1]))
         for span, shape in by_cost[rank::world]:
             update[span] = orthogonalised(look_ahead[span].view(shape)).flatten().mul_(0.2 * math.sqrt(max(shape)))
-        dist.all_reduce(update)
-        return update
+        return summed(update)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, EMA and optimizer state, for `restore`."""
@@ -97,10 +95,18 @@ class FlatParameters:
         for name in ("values", "ema", "momentum"):
             getattr(self, name).copy_(tensors[name])
         for i, leaf in enumerate(self.adam.param_groups[0]["params"]):
-            found = {k.removeprefix(f"adam.{i}."): v.clone() for k, v in tensors.items() if k.startswith(f"adam.{i}.")}
+            mine = {k.removeprefix(f"adam.{i}."): v.clone() for k, v in tensors.items() if k.startswith(f"adam.{i}.")}
+            found = {k: v if k == "step" else v.to(leaf.device) for k, v in mine.items()}  # the count stays on the CPU
             if found:
                 self.adam.state[leaf] = found
         self.show(self.values)
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of all processes' tensors, in place; one process, on whatever device, has it already."""
+    if dist.get_world_size() > 1:
+        dist.all_reduce(x)
+    return x
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -111,7 +117,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    factor = torch.eye(len(gram))
+    factor = torch.eye(len(gram), device=gram.device)
     a, b, c = NEWTON_SCHULZ
     for _ in range(5):
         q = torch.addmm(b * gram, gram, gram, alpha=c)
