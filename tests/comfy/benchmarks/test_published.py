@@ -71,6 +71,20 @@ def test_sharpness_is_the_norm_where_the_noise_was_moved(published):
     assert found.tolist() == pytest.approx([5 * 4.0] * 2, rel=1e-4)
 
 
+def test_sharpness_is_measured_one_step_along_the_difference(published):
+    """eps is the noise times the prompt's number: a difference of 2 n, which at n + n/|n| has the norm 2 (|n| + 1)."""
+
+    class Growing(Constant):
+        def apply_model(self, x, sigma, c_crossattn):
+            level = sigma.reshape(-1, 1, 1, 1)
+            return x - level * x / torch.sqrt(1 + level**2) * c_crossattn[:, 0, :, None, None]
+
+    cond, uncond = contexts([3.0, 3.0], [1.0, 1.0])
+    noise = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = published.sharpness(Growing(), noise, torch.tensor([14.0]), cond, uncond)
+    assert torch.allclose(found, 2 * (noise.flatten(1).norm(dim=1) + 1), rtol=1e-4)
+
+
 def test_anisotropy_takes_the_cosine_over_channels_at_the_third_last_level(published, monkeypatch):
     cond, uncond = contexts([1.0] + [0.0] * 7, [0.0, 2.0] + [0.0] * 6)
     asked = []
