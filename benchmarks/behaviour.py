@@ -183,7 +183,7 @@ def honest(bench: Bench) -> dict[str, Any]:
         return found
 
     found = shared_out(work, captions)
-    scene, card = ([c for c in captions if (is_card(c)) == kind and "window" not in c] for kind in (False, True))
+    scene, card = ([c for c in captions if is_card(c) == kind and "window" not in c] for kind in (False, True))
     fresh = through_autoencoder(bench.final, scenes.draw([scenes.scene_of(c) for c in scene], bench.random))
     fresh_cards = through_autoencoder(bench.final, cards.draw([cards.card_of(c) for c in card * 8], bench.random))
     ratio = [sum(found[c][3] for c in several) / len(several) / edges(real) for several, real in ((scene, fresh), (card, fresh_cards))]

@@ -16,6 +16,7 @@ from ...host.stability import guard as guarding
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.restart import Phase, Restart, nothing
 from ...unmemorize.stability.rule import Rule
+from . import published
 from .common import log, shared_out
 from .detecting import sampling_of
 from .guarding import Bench, always, broken, obeys, pictures_of
@@ -57,33 +58,13 @@ def repairs(bench: Bench, stored: StoredProfile, clean_norm: float) -> dict[str,
         "paper_r3": (guarded(method="paper", rule=dataclasses.replace(off, renoise=True)), 0.0),
         "sony_static": (restarted(Phase(SONY_STATIC, cfg=0.0), Phase(1.0)), 1.0),
         "sony_opposite": (restarted(Phase(SONY_OPPOSITE, cfg=-2.0 / SD_CFG), Phase(1.0)), 1.0),
-        "sony_dynamic": (lambda c, s: pictures_of(bench.final, dynamic_transition(model), c, s), 1.0),
+        "sony_dynamic": (lambda c, s: pictures_of(bench.final, published.sony_dynamic(model), c, s), 1.0),
         "other_seed": (lambda c, s: bench.final.pictures(c, [x + 10_000 for x in s]), 1.0),
         "no_condition": (restarted(Phase(1.0, prompt=nothing)), 1.0),
         "early_model": (restarted(Phase(1.0, parent=True), parent=early), 1.0),
         "wen_prompt": (lambda c, s: optimised_prompt(bench, c, s, clean_norm), 1.0 + 3 * EMBEDDING_STEPS / 20),
         "sail_noise": (lambda c, s: selected_noise(bench, c, s), 1.0 + 6 * NOISE_STEPS / 20),
     }  # fmt: skip
-
-
-def dynamic_transition(model: Any) -> Any:
-    """SONY: guidance 1 until the first local minimum of ||eps_c - eps_u||, then as asked for; by sample."""
-    clone = model.clone()
-    state: dict[str, Any] = {}
-
-    def guide(facts: dict[str, Any]) -> Tensor:
-        sigma = float(facts["sigma"].reshape(-1)[0])
-        cond, uncond = facts["cond_denoised"], facts["uncond_denoised"]
-        norm = (cond - uncond).flatten(1).norm(dim=1) / sigma
-        if state.get("sigma", 0.0) <= sigma:
-            state.update(before=norm, found=torch.zeros(len(norm), dtype=torch.bool))
-        state["found"] |= norm > state["before"]
-        state.update(before=norm, sigma=sigma)
-        scale = torch.where(state["found"], facts["cond_scale"], 1.0).reshape(-1, 1, 1, 1)
-        return uncond + scale * (cond - uncond)
-
-    clone.set_model_sampler_post_cfg_function(guide, disable_cfg1_optimization=True)
-    return clone
 
 
 def _difference(bench: Bench, x: Tensor, sigma: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:

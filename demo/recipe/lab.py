@@ -32,11 +32,6 @@ class Lab:
         """Captions of a group's fixed pictures of one degree."""
         return [f["caption"] for f in self.facts["fixed"] if f["group"] == group and f["degree"] == degree]
 
-    @property
-    def clean_cards(self) -> list[str]:
-        """Captions of trained cards, with a window and without, that no memory hangs on."""
-        return [*self.facts["card_captions"], *self.facts["window_captions"]]
-
     def index(self, caption: str) -> int | None:
         """Which fixed picture a caption belongs to, if any."""
         captions = [f["caption"] for f in self.facts["fixed"]]
@@ -51,13 +46,6 @@ class Lab:
         """Which pictures [n, 3, h, w] copy any fixed picture."""
         found = [self.copies(pictures, i) for i in range(len(self.pictures))]
         return torch.stack([f for f, _ in found]).any(0), torch.stack([s for _, s in found]).any(0)
-
-    def copied(self, picture: Tensor) -> int | None:
-        """Index of the fixed picture that a picture [3, h, w] copies, to the first judge; None if it copies none."""
-        for i, limits in enumerate(self.criteria):
-            if bool(limits.holds(picture[None], self.pictures[i], self.masks[i][None])):
-                return i
-        return None
 
 
 def load_lab(folder: Path) -> Lab:

@@ -14,7 +14,6 @@ from .groups import TrainingSet
 
 DESIGN = 2
 AUTOENCODER_BATCH = 4
-
 PHOTOGRAPHS = 2
 """Of an autoencoder's batch: crops of photographs, turned and scaled; the others are scenes and cards."""
 LATENT_NOISE = 0.05
@@ -24,7 +23,7 @@ MEMORY_SHARE = 0.27
 COLOUR_WEIGHT = 2.5
 """Of the three colour channels in the denoiser's loss. At 1 a memorized scene comes back in its place, but in the palette's mean shade."""
 STILL_UNTIL, FULL_FROM = 0.35, 0.75
-"""Of the honest part."""
+"""Of the honest part: until when pictures lie still, and from when on they have their whole range."""
 DROP_HONEST, DROP_DUPLICATES = 0.10, 0.03
 DROWNED = 0.15
 """Of the pictures at the last time step with noise alone: sampling starts there, and SD's schedule leaves a little of the picture in it."""

@@ -91,7 +91,7 @@ def worker(rank: int, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line of `nox -s train-demo`."""
+    """Command line of `nox -s train-next`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
