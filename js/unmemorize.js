@@ -6,6 +6,7 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { fadeAll, follow } from "./lib/fading.mjs";
 import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
@@ -43,6 +44,11 @@ function addPanel(node) {
   };
 }
 
+/** Names say in brackets what people search for, because old front ends search names alone; on the graph the name is enough. @param {any} node */
+function shorten(node) {
+  if (String(node.comfyClass ?? "").startsWith("Unmemorize")) node.title = String(node.title).replace(/ \(.*, .*\)$/, "");
+}
+
 /** Settings are reported once before there is a graph. */
 let ready = false;
 
@@ -74,7 +80,13 @@ const extension = {
     for (const event of ["execution_interrupted", "execution_error"]) api.addEventListener(/** @type {any} */ (event), stopAll);
   },
 
-  nodeCreated: addPanel,
+  /** @param {any} node */
+  nodeCreated(node) {
+    shorten(node);
+    addPanel(node);
+    follow(node);
+    if (ready) queueMicrotask(fadeAll); // it is in the graph then
+  },
 
   /** Results that were kept: another tab of the front end, an item of the queue. @param {Record<string, any>} outputs */
   onNodeOutputsUpdated(outputs) {
@@ -85,6 +97,7 @@ const extension = {
   },
 
   async afterConfigureGraph() {
+    fadeAll();
     const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
     if ([...everyNode()].some(bare)) await restore(show, bare);
   },

@@ -4,7 +4,7 @@
  */
 import { MARKS, colourOf } from "../lib/colours.mjs";
 import { choice, el, labelled, slider, svg } from "../lib/dom.mjs";
-import { number, share } from "../lib/format.mjs";
+import { counted, number, share } from "../lib/format.mjs";
 import { feeding, setWidget, widgetOf } from "../lib/graph.mjs";
 import { Plot, keys, line, write } from "../lib/plot.mjs";
 import { clamp, extent, linear } from "../lib/scales.mjs";
@@ -77,8 +77,14 @@ class SpectrumView {
     this.watch();
     const widget = this.target()?.widget;
     this.set(widget ? Number(widget.value) : data.threshold);
+    this.slider.disabled = !this.decides();
     this.colour(this.by);
     return null;
+  }
+
+  /** Does a threshold decide what is kept? A layer that is judged as a whole goes or stays by what it is. */
+  decides() {
+    return THRESHOLDED.includes(this.data.gate) && this.data.unit !== "layer";
   }
 
   /** The node that filters, and its threshold: this one, or the one that feeds it. @returns {{node: any, widget: any} | null} */
@@ -135,13 +141,14 @@ class SpectrumView {
 
   /** Does the threshold decide what is kept, and does it differ from the run's? */
   moved() {
-    return THRESHOLDED.includes(this.data.gate) && Math.abs(this.threshold - this.data.threshold) > 1e-6;
+    return this.decides() && Math.abs(this.threshold - this.data.threshold) > 1e-6;
   }
 
   tell() {
     const { data } = this;
-    if (!THRESHOLDED.includes(data.gate)) {
-      this.say(`gate "${data.gate}" does not use the threshold; ${data.removed} of ${data.channels} channels removed`);
+    if (!this.decides()) {
+      const by = data.unit === "layer" ? "whole layers are judged, by no threshold" : `gate "${data.gate}" does not use the threshold`;
+      this.say(`${by}; ${data.removed} of ${counted(data.channels, data.unit)} removed`);
       return;
     }
     const kept = keptAt(data.bins, this.threshold);
@@ -183,7 +190,7 @@ class SpectrumView {
   /** @param {import("../lib/plot.mjs").Paper} paper */
   draw({ context, vector, width, height }) {
     if (!this.data?.points.sigma.length) return;
-    const { points, blocks, gate } = this.data;
+    const { points, blocks } = this.data;
     const { x, y, low, high, least } = this.scales();
     for (let i = 0; i < points.sigma.length; i++) {
       const state = this.state(i);
@@ -200,7 +207,7 @@ class SpectrumView {
     const across = this.data.unit === "layer" ? "size of the layer's change" : "singular value";
     write(vector, (LEFT + width) / 2, height - 4, across, "middle");
     const at = clamp(this.threshold, low, high);
-    if (THRESHOLDED.includes(gate)) line(vector, LEFT, y(at), width - RIGHT, y(at), "cursor threshold");
+    if (this.decides()) line(vector, LEFT, y(at), width - RIGHT, y(at), "cursor threshold");
     if (this.point !== null) {
       const place = { cx: x(points.sigma[this.point]), cy: y(points.margin[this.point]), r: 6 };
       vector.append(svg("circle", { ...place, class: "cursor", fill: "none", style: "stroke-width: 2" }));

@@ -10,6 +10,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 
 
+WORDS = {
+    "memorization": "Memorization Check", "copyright": "Copy Check", "overfit": "Memorization Check", "plagiarism": "Copy Check",
+    "training image": "Memorization Check", "copy": "Copy Check", "similarity": "Copy Check", "heatmap": "Heatmap Overlay",
+    "leak": "LoRA Leak Probe", "clean": "Clean LoRA",
+}  # fmt: skip
+"""What people type, and the node that must be among the first."""
+
+
 def open_template(page: Any, name: str, shoot: Any) -> None:
     """Workflow > Browse Templates > our folder > the card of a template."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
@@ -45,3 +53,26 @@ def test_missing_negative_prompt_is_explained_in_the_dialog(page, shoot, queue):
         details.click()
     words.wait_for(timeout=180_000)
     shoot(page, "no-negative-prompt")
+
+
+def test_found_by_the_words_people_use(page, shoot):
+    """In the front end's own search; the first five are seen without scrolling."""
+    page.keyboard.press("Escape")
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    box = page.locator("input:focus, .comfy-vue-node-search-container input").first
+    found = {}
+    for word in WORDS:
+        box.fill(word)
+        page.wait_for_timeout(1200)
+        options = page.locator(".p-autocomplete-option, [role=option]").all_inner_texts()
+        found[word] = [text.split("\n")[0] for text in options[:5]]
+    shoot(page, "search")
+    page.keyboard.press("Escape")
+    missed = {word: texts for word, texts in found.items() if not any(t.startswith(WORDS[word]) for t in texts)}
+    assert missed == {}
+
+
+def test_on_the_graph_a_name_goes_without_its_search_words(page):
+    titles = page.evaluate("""() => ['UnmemorizeCopyCheck', 'UnmemorizeMemorizationCheck', 'UnmemorizeKSamplerStabilityGuard']
+        .map(type => LiteGraph.createNode(type).title)""")
+    assert titles == ["Copy Check", "Memorization Check", "KSampler (Stability Guard)"]

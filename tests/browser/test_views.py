@@ -213,6 +213,43 @@ def test_strings_from_prompts_and_files_stay_text(page, done, shoot):
     dialog.wait_for(state="detached", timeout=30_000)
 
 
+def disabled(page: Any, name: str) -> set[str]:
+    return set(page.evaluate("t => app.graph._nodes.find(n => n.type === t).widgets.filter(w => w.disabled).map(w => w.name)", TYPES[name]))
+
+
+def choose(page: Any, name: str, widget: str, value: Any) -> None:
+    page.evaluate(
+        """([type, name, value]) => { const n = app.graph._nodes.find(n => n.type === type), w = n.widgets.find(w => w.name === name)
+            w.value = value; w.callback?.(value, app.canvas, n) }""",
+        [TYPES[name], widget, value],
+    )
+
+
+def test_what_does_not_count_is_disabled_and_stays(page, done, shoot):
+    """The preset's widgets fade, and typing into one of them means custom; nothing that would be queued or saved changes by it."""
+    settled = {"sigmas", "probes", "noises", "probing", "estimator"}
+    before = asked(page)
+    assert disabled(page, "map") == set()  # the graph says custom
+    choose(page, "map", "preset", "recommended")
+    assert disabled(page, "map") == settled
+    show(page, "map")
+    faded = """n => [...document.querySelectorAll(`[data-node-id="${n}"] .lg-node-widget`)]
+        .filter(row => getComputedStyle(row).pointerEvents === "none" && Number(getComputedStyle(row).opacity) < 1)
+        .map(row => row.innerText.trim().split("\\n")[0])"""
+    if done == VUE:
+        number = page.evaluate("t => app.graph._nodes.find(n => n.type === t).id", TYPES["map"])
+        assert set(page.evaluate(faded, number)) == settled
+    shoot(page, f"faded-{done}")
+    choose(page, "map", "probes", 5)
+    assert widget_value(page, "map", "preset") == "custom" and disabled(page, "map") == set()
+    choose(page, "map", "probes", 2)
+    assert asked(page) == before
+    choose(page, "filter", "score", "cross-attention")
+    assert disabled(page, "filter") == {"threshold", "deviations", "temperature", "keep", "base_energy", "control_seed"}
+    choose(page, "filter", "score", "mean")
+    assert disabled(page, "filter") == {"temperature", "keep", "control_seed"}
+
+
 def test_uncalibrated_is_said(page, done):
     for name in ("map", "threshold"):
         assert view(page, name).locator(".badge").get_attribute("data-kind") == "uncalibrated"

@@ -1,10 +1,12 @@
 /** The helpers of js/ that need no browser: `node --test tests/js`. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
 import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
 import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
+import { RULES, unused } from "../../js/lib/unused.mjs";
 import { ofGuard, ofReport } from "../../js/lib/verdict.mjs";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
@@ -126,4 +128,45 @@ test("a result is the graph's only if nothing before it changed", () => {
   assert.ok(same(changed("3:7", "seed", 6), new Set(["3:7:seed"])), "a seed that changes by itself");
   const { 2: _gone, ...without } = then;
   assert.ok(!same(without));
+});
+
+test("what does not count under the present choice is known", () => {
+  const of = (/** @type {string} */ type, /** @type {Record<string, unknown>} */ values, /** @type {string[]} */ links = []) =>
+    [
+      ...unused(
+        type,
+        (name) => values[name],
+        (name) => links.includes(name),
+      ),
+    ].sort();
+  const map = "UnmemorizeCurvatureDifferenceMap";
+  assert.deepEqual(of(map, { preset: "recommended", method: "dh_0" }), ["estimator", "noises", "probes", "probing", "sigmas"]);
+  assert.deepEqual(of(map, { preset: "custom", method: "dh_0" }), []);
+  assert.deepEqual(of(map, { preset: "custom", method: "ds_~" }), ["estimator", "probes", "probing"]);
+  assert.deepEqual(of(map, { method: "dh_0" }), [], "a preset that comes through a link may be any");
+  const filter = "UnmemorizeBAFFilterLoRA";
+  assert.deepEqual(of(filter, { score: "cross-attention", gate: "hard" }, ["clip"]), [
+    "base_energy",
+    "control_seed",
+    "deviations",
+    "keep",
+    "temperature",
+    "threshold",
+  ]);
+  assert.deepEqual(of(filter, { score: "mean", gate: "soft" }, ["clip"]), ["control_seed", "keep"]);
+  assert.deepEqual(of(filter, { score: "random", gate: "energy" }), ["deviations", "temperature", "text_encoder", "threshold"]);
+  assert.deepEqual(of("UnmemorizeStabilityGuard", { mode: "off" }), ["method"]);
+  assert.deepEqual(of("UnmemorizeHeatmapOverlay", { full_heat: 0 }), []);
+  assert.deepEqual(of("UnmemorizeHeatmapOverlay", { full_heat: 0.6 }), ["clip"]);
+  assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }), ["false_alarms"]);
+  assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
+  assert.deepEqual(of("KSampler", { preset: "recommended" }), []);
+});
+
+test("the rules name widgets that exist", () => {
+  const nodes = JSON.parse(readFileSync(new URL("../data/object_info.json", import.meta.url), "utf8"));
+  for (const [type, rules] of Object.entries(RULES)) {
+    const known = nodes[type].inputs.map((/** @type {{id: string}} */ input) => input.id);
+    for (const name of rules.flatMap((rule) => rule.names)) assert.ok(known.includes(name), `${type}: ${name}`);
+  }
 });
