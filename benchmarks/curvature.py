@@ -16,7 +16,7 @@ from ..host.curvature.bright_ending import bright_ending
 from ..host.curvature.measuring import PAPER, RECOMMENDED, How, measure_map, read
 from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
 from ..unmemorize.curvature.differences import raw_curvature
-from ..unmemorize.curvature.threshold import QUANTILE, clean_threshold
+from ..unmemorize.curvature.threshold import clean_threshold, verdict_of
 from .parts.common import arguments, iou, log, rate, shared_out, tuning_and_test, write
 from .parts.probing import cost
 from .parts.scoring import auc_of_captions, best_global_iou, iou_at, mean_auroc
@@ -26,8 +26,6 @@ METHODS = {"dh0": "dh_0", "dhb": "dh_~", "dsb": "ds_~"}
 """Names in the results and the node's methods, measured as the node recommends; `best` is the node's default method."""
 NAMES = (*METHODS, "ds0", "ds0_last", "be", "raw")
 BEST = next(name for name, method in METHODS.items() if method == RECOMMENDED.method) if RECOMMENDED.method in METHODS.values() else "best"
-BADGE_CLEAN, BADGE_MEMORIZED = 2, 10
-"""Where the badge of Map Threshold says clean and memorized, in units of the share a clean picture has (js/lib/verdict.mjs)."""
 CLEAN_STRIDE = 4
 """Of the clean captions every fourth is tested, and the ones after them calibrate the threshold."""
 
@@ -132,16 +130,13 @@ def calibrated(
     threshold = clean_threshold(pooled, torch.ones_like(pooled))
     areas = {g: [found[c][BEST].gt(threshold).float().mean((1, 2)) for c in captions] for g, captions in groups.items()}
     areas["clean"] = areas.pop("scene") + areas.pop("N")
-    usual = 1 - QUANTILE
+    badge = lambda several, word: rate([[float(verdict_of(float(x)) == word) for x in a] for a in several])  # noqa: E731
     metrics: dict[str, Any] = {
         "iou_calibrated_tv": iou_at([found[c][BEST] for c in masks], list(masks.values()), threshold),
         "clean_area_calibrated": float(torch.cat(areas["clean"]).mean()),
-        "badge_clean_on_clean": rate([(a <= BADGE_CLEAN * usual).float().tolist() for a in areas["clean"]]),
+        "badge_clean_on_clean": badge(areas["clean"], "clean"),
     }
-    return metrics | {
-        f"badge_memorized_on_{g.lower()}": rate([(a >= BADGE_MEMORIZED * usual).float().tolist() for a in several])
-        for g, several in areas.items()
-    }
+    return metrics | {f"badge_memorized_on_{g.lower()}": badge(several, "memorized") for g, several in areas.items()}
 
 
 def sheet(models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], captions: list[str], seed: int, name: str) -> None:

@@ -12,8 +12,8 @@ ROOT = HERE.parent
 PHOTO = ROOT / "demo" / "photos" / "cat-face.png"
 MAPS = ROOT / "workflows" / "01-where-is-it-memorized.jpg"
 PAGE, INK, SOFT = "#0f1218", "#f4f1e8", "#a3adbe"
-HEAT = ("1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
-"""Stops of inferno, the overlay's default."""
+HEAT = ("1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06")
+"""Stops of ember, the overlay's default."""
 FINE = 4
 """Shapes are drawn this much larger and shrunk, for smooth edges."""
 

@@ -9,6 +9,7 @@ from .copies import LoRALeakProbe
 from .copies_check import CopyCheck, LoadCopyDetector, ReferencePictures
 from .curvature import BrightEndingMap, CurvatureDifferenceMap, RecordScoreDifference, ScoreDifferenceMap
 from .curvature_maps import CalibrateMapThreshold, HeatmapOverlay, MapThreshold
+from .curvature_thresholds import LoadMapThreshold, SaveMapThreshold
 from .demo import LoadDemoCheckpoint, LoadDemoLoRA, LoadDemoPicture
 from .lora import BAFFilterLoRA, CleanAppliedLoRAs, LoadLoRABAF
 from .lora_files import FilterLoRAFolder, LoRASpectrumPlot, OpenLoRA, SaveFilteredLoRA
@@ -25,6 +26,8 @@ NODES: list[type[io.ComfyNode]] = [
     HeatmapOverlay,
     MapThreshold,
     CalibrateMapThreshold,
+    SaveMapThreshold,
+    LoadMapThreshold,
     ModelStabilityProfile,
     CalibrateStabilityProfile,
     KSamplerStabilityGuard,

@@ -13,7 +13,7 @@ from ..host.core.schema import hints
 from ..host.curvature.overlays import SMOOTHINGS, Look, overlaid
 from ..host.curvature.presets import chosen
 from ..host.curvature.thresholds import calibrate, split
-from ..unmemorize.pictures.heatmap import COLOUR_MAPS
+from ..unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
 from ..unmemorize.pictures.views import MOST_PICTURES
 from .curvature import Map, measuring_inputs, wanted_baseline
 
@@ -31,7 +31,7 @@ class HeatmapOverlay(io.ComfyNode):
             display_name="Heatmap Overlay",
             category="unmemorize/curvature",
             description="Paints a memorization map over its picture: hot = memorized, untouched = not. "
-            "Changing colours runs no model again.",
+            "With a map threshold it gives a verdict. Changing colours runs no model again.",
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of as many pictures as the map has."),
                 Map.Input("map", tooltip="From Curvature Difference Map."),
@@ -40,9 +40,7 @@ class HeatmapOverlay(io.ComfyNode):
                     optional=True,
                     tooltip="Show and count only this region (white = inside). It must have the size of the picture.",
                 ),
-                io.Combo.Input(
-                    "colour_map", options=list(COLOUR_MAPS), default="inferno", tooltip="All are safe for colour-blind readers."
-                ),
+                io.Combo.Input("colour_map", options=list(COLOUR_MAPS), default=DEFAULT, tooltip="All are safe for colour-blind readers."),
                 io.Float.Input(
                     "opacity",
                     default=0.85,
@@ -75,6 +73,12 @@ class HeatmapOverlay(io.ComfyNode):
                     default="3",
                     tooltip="Width in latent pixels of a mean filter over the map; 0 = none.",
                 ),
+                Calibration.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip="From Load Map Threshold or Calibrate Map Threshold: gives a verdict, and colours whose middle is the "
+                    "threshold.",
+                ),
             ],
             outputs=[
                 io.Image.Output("overlay", display_name="IMAGE", tooltip="The picture with the heat over it."),
@@ -101,8 +105,9 @@ class HeatmapOverlay(io.ComfyNode):
         clip: float,
         smooth: str,
         mask: Any = None,
+        calibration: dict | None = None,
     ) -> io.NodeOutput:
-        found = overlaid(image, map, Look(colour_map, opacity, full_heat, clip, smooth), mask)
+        found = overlaid(image, map, Look(colour_map, opacity, full_heat, clip, smooth), mask, calibration)
         preview = ui.PreviewImage(found.pictures, cls=cls).as_dict()
         seen = {"pictures": ui.PreviewImage(image[:MOST_PICTURES], cls=cls).as_dict()["images"], **found.view}
         shown = {**preview, "unmemorize_report": [found.report], "unmemorize_overlay": [seen]}

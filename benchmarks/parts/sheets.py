@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...unmemorize.pictures.heatmap import colourise, heat
+from ...unmemorize.pictures.heatmap import DEFAULT, colourise, heat
 from .common import ROOT
 
 CELL, GAP, HEAD, SIDE_TEXT = 128, 6, 26, 190
@@ -44,7 +44,7 @@ def write_sheet(name: str, columns: list[str], rows: list[tuple[str, list[list[C
 
 def heat_cell(values: Tensor, top: float) -> Cell:
     """A map [h, w] as a picture, from 0 to `top`."""
-    coloured = colourise(heat(values[None], top), "inferno")[0].permute(2, 0, 1)
+    coloured = colourise(heat(values[None], top), DEFAULT)[0].permute(2, 0, 1)
     return coloured.repeat_interleave(CELL // values.shape[0], 1).repeat_interleave(CELL // values.shape[1], 2), False
 
 

@@ -6,7 +6,7 @@ import base64
 from html import escape
 from typing import Any
 
-from ...unmemorize.pictures.heatmap import COLOUR_MAPS
+from ...unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
 
 # ruff: noqa: E501
 STYLE = """
@@ -61,16 +61,16 @@ def _img(png: bytes, alt: str, css: str = "") -> str:
 
 
 def _where(rows: list[dict[str, Any]], fixed: int) -> str:
-    full = rows[0]["full_heat"]
+    full, limit = rows[0]["full_heat"], rows[0]["thresholds"][0]
     top = max(*(row["score"] for row in rows), 1e-9)
-    stops = ", ".join(f"#{c}" for c in COLOUR_MAPS["inferno"])
+    stops = ", ".join(f"#{c}" for c in COLOUR_MAPS[DEFAULT])
     cards = "".join(_where_card(row, top, fixed) for row in rows)
     return f"""<h2>1. Where is it memorized?</h2>
 <p>Three prompts, three pictures, made by the ordinary KSampler. <b>Curvature Difference Map</b> then asks, for every spot of each picture:
 does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
 <b>Heatmap Overlay</b> paints the answer over the picture. All three use one colour scale:</p>
 <div class="scale" style="background: linear-gradient(90deg, {stops})"></div>
-<div class="ends"><span>0: free</span><span>{full:g} and more: pinned down</span></div>
+<div class="ends"><span>0: free</span><span>{limit:.2g}: as hot as clean pictures of this model get</span><span>{full:.2g}</span></div>
 {cards}
 <p class="small soft">Open the same graph in ComfyUI: <code>nox -s comfy</code>, then Workflow &gt; Browse Templates &gt; unmemorize &gt;
 01-where-is-it-memorized.</p>"""
@@ -86,13 +86,19 @@ def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
         else f'<span class="verdict cool">Not a copy</span> of any of the {fixed} duplicated training pictures, each compared by the same rule.'
     )
     tone = "hot" if row["copied"] else "cool"
+    words = {
+        "memorized": "hotter than clean pictures of this model",
+        "clean": "no hotter than clean pictures",
+        "unclear": "neither clean nor hot",
+    }
     return f"""<div class="card"><div class="row">
 <figure>{training}<figcaption>in the training set</figcaption></figure>
 <figure>{_img(row["picture"], "generated picture")}<figcaption>generated</figcaption></figure>
 <figure>{_img(row["overlay"], "heatmap over the generated picture")}<figcaption>where it is memorized</figcaption></figure>
 <div class="text"><p class="prompt">&ldquo;{escape(row["caption"])}&rdquo;</p><p>{verdict}</p>
 <div class="{tone}"><div class="meter"><i style="width: {100 * row["score"] / top:.0f}%"></i></div></div>
-<p class="small soft">score {row["score"]:.4f} (mean of the map)</p></div></div></div>"""
+<p>The map says <b>{row["verdict"]}</b>: {words[row["verdict"]]}.</p>
+<p class="small soft">score {row["score"]:.3f} (mean of the map)</p></div></div></div>"""
 
 
 def _leak(leak: dict[str, Any]) -> str:

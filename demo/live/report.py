@@ -49,12 +49,13 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
         caption = prompt[source(prompt, curvature, "positive")]["inputs"]["text"]
         preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == image)
         picture = server.picture(outputs[preview]["images"][0])
-        fixed = lab.index(caption)
+        fixed, report = lab.index(caption), outputs[node_id]["unmemorize_report"][0]
         copied = lab.copied(read_png(picture))
         rows.append({
             "caption": caption, "picture": picture, "overlay": server.picture(outputs[node_id]["images"][0]),
             "training": None if fixed is None else write_png(lab.pictures[fixed]), "copied": copied is not None,
-            "score": outputs[curvature]["unmemorize_report"][0]["scores"][0], "full_heat": prompt[node_id]["inputs"]["full_heat"],
+            "score": outputs[curvature]["unmemorize_report"][0]["scores"][0],
+            **{k: report[k] for k in ("full_heat", "thresholds", "verdict")},
         })  # fmt: skip
     return rows
 

@@ -29,12 +29,12 @@ CHOICE, SEED = 71, 7100
 log = logging.getLogger("demo.profile")
 
 
-def captions(facts: dict[str, Any]) -> list[str]:
-    """Captions of the lab that no fixed picture belongs to."""
+def chosen_captions(facts: dict[str, Any], counts: dict[str, int]) -> list[str]:
+    """So many captions of each kind that no fixed picture belongs to."""
     generator = torch.Generator().manual_seed(CHOICE)
     fixed = {f["caption"] for f in facts["fixed"]}
     chosen: list[str] = []
-    for group, count in CLEAN.items():
+    for group, count in counts.items():
         clean = [c for c in facts[group] if c not in fixed]
         chosen += [clean[int(i)] for i in torch.randperm(len(clean), generator=generator)[:count]]
     return chosen
@@ -44,7 +44,7 @@ def captions(facts: dict[str, Any]) -> list[str]:
 def measure(folder: Path) -> StoredProfile:
     """Sample the captions as every template samples, and note the steps."""
     model = Generator(folder / "checkpoint.safetensors")
-    positives = [model.condition(c) for c in captions(read_facts(folder / "lab.json"))]
+    positives = [model.condition(c) for c in chosen_captions(read_facts(folder / "lab.json"), CLEAN)]
     use = {"seed": SEED, "sampler_name": SETTINGS["sampler"], **{k: SETTINGS[k] for k in ("steps", "cfg", "scheduler")}}
     latent = {"samples": torch.zeros(1, LATENT_CHANNELS, 16, 16)}
     return calibrate(model.model, positives, model.condition(""), latent, 1, use)

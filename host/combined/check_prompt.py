@@ -8,6 +8,7 @@ from typing import Any
 import comfy.sample
 from torch import Tensor
 
+from ...unmemorize.pictures.heatmap import DEFAULT
 from ..copies import checking
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
@@ -20,7 +21,7 @@ from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
 from ..stability.records import in_short, of_batch
 
-LOOK = Look("inferno", 0.85, 0.0, 99.0, "3")
+LOOK = Look(DEFAULT, 0.85, 0.0, 99.0, "3")
 """As Heatmap Overlay shows a map by default."""
 RATE = 0.05
 """Of false alarms, where references calibrate themselves; with fewer than 19 there is no verdict of theirs."""

@@ -13,9 +13,12 @@ from torch import Tensor
 from ...unmemorize.curvature.maps import check_map, mean_inside, per_channel
 from ...unmemorize.pictures import heatmap
 from ...unmemorize.pictures.views import map_view
+from .thresholds import split
 
 SMOOTHINGS = ("0", "3", "7", "13")
 """Widths in latent pixels of the mean filter, as the widget lists them."""
+FULL_OVER_LIMIT = 2.0
+"""Full heat where a calibration gives the scale: its threshold lies in the middle of the colours."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,14 @@ class Overlay:
     """Of the map inside the mask, highest of the batch."""
     peak: float
     """Clip percentile, highest of the batch."""
-    report: dict[str, float]
+    report: dict[str, Any]
     view: dict[str, Any]
     """For the browser, which lays the map over the bare pictures itself, so that its sliders need no run."""
 
 
-def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None) -> Overlay:
-    """A map over its pictures [n, h, w, 3]; only what lies inside the mask is shown and counts. ValueError if they do not fit."""
+def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, calibration: dict[str, Any] | None = None) -> Overlay:
+    """A map over its pictures [n, h, w, 3]; only what lies inside the mask is shown and counts. With a calibration, a verdict, and its
+    threshold in the middle of the colours unless full_heat says otherwise. ValueError if they do not fit."""
     check_map(found, image.shape)
     look.check()
     height, width = image.shape[1:3]
@@ -65,14 +69,17 @@ def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None) 
     values = per_channel(found)
     region = found["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
     peaks = torch.stack([heatmap.percentile(v[r > 0], look.clip) for v, r in zip(values, region, strict=True)])
+    judged = split({**found, "region": region}, calibration, None).report if calibration is not None else {}
+    full = look.full_heat or (FULL_OVER_LIMIT * judged["thresholds"][0] if judged else 0.0)
     smoothed = heatmap.smooth(values, int(look.smooth))
-    shown = heatmap.heat(smoothed, look.full_heat or peaks[:, None, None])
+    shown = heatmap.heat(smoothed, full or peaks[:, None, None])
     hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
     pictures = heatmap.overlay(image, hot, look.colour_map, look.opacity)
     mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
-    report = {"mean": mean, "peak": peak, "full_heat": look.full_heat or peak}
-    maps = map_view(smoothed, region, [look.full_heat or float(p) for p in peaks])
-    return Overlay(pictures, hot, mean, peak, report, {"maps": maps, "colour_map": look.colour_map, "opacity": look.opacity})
+    report = {"mean": mean, "peak": peak, "full_heat": full or peak, **judged}
+    maps = map_view(smoothed, region, [full or float(p) for p in peaks])
+    limit = {"limit": judged["thresholds"][0]} if judged else {}
+    return Overlay(pictures, hot, mean, peak, report, {"maps": maps, "colour_map": look.colour_map, "opacity": look.opacity, **limit})
 
 
 def _inside(mask: Tensor | None, image: Tensor) -> Tensor:

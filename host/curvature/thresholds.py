@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import check_map, per_channel
-from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu
+from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu, verdict_of
 from ..core import facts, store
 from ..core.identity import differences
 from ..core.progress import Progress
@@ -88,10 +88,34 @@ def read_threshold(path: Path) -> dict[str, Any]:
     return {"threshold": float(facts.tensor(file, tensors, "threshold", ())), **kept}
 
 
+def save_threshold(calibration: Any, name: str) -> str:
+    """Keep a calibration in the user's folder; returns the name it got. ValueError on a bad name, or if it is no calibration."""
+    check_kind(calibration)
+    return store.save(THRESHOLDS, name, *as_file(calibration))
+
+
+def load_threshold(name: str) -> dict[str, Any]:
+    """A kept calibration, or a bundled one as demo/...; ValueError if there is none of this name."""
+    return read_threshold(store.find(THRESHOLDS, name))
+
+
+def report_of(calibration: dict[str, Any]) -> dict[str, Any]:
+    """What it was measured on, for people; the model by its kind alone."""
+    measured = {k: v for k, v in calibration["settings"].items() if k != "model"}
+    return {k: calibration[k] for k in ("threshold", "quantile", "prompts", "width", "height")} | measured
+
+
+def check_kind(calibration: Any) -> None:
+    """ValueError unless it is a calibration."""
+    if not isinstance(calibration, dict) or "threshold" not in calibration:
+        raise ValueError(
+            "This is not a calibration of Unmemorize. Connect the calibration of Calibrate Map Threshold or Load Map Threshold."
+        )
+
+
 def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
     """ValueError unless the calibration was measured as the map was."""
-    if not isinstance(calibration, dict) or "threshold" not in calibration:
-        raise ValueError("This is not a calibration of Unmemorize. Connect the calibration of Calibrate Map Threshold.")
+    check_kind(calibration)
     theirs, ours = calibration["settings"], found["settings"]
     if "model" not in ours:
         raise ValueError("Only maps of Curvature Difference Map can be calibrated. Leave `calibration` unconnected for this one.")
@@ -136,6 +160,7 @@ def split(found: Any, calibration: dict[str, Any] | None, image: Tensor | None) 
     mask = hot if image is None else F.interpolate(hot[:, None], image.shape[1:3], mode="nearest")[:, 0]
     report = {
         "threshold": "calibrated" if calibration else "uncalibrated (Otsu)", "thresholds": limits, "areas": areas,
-        **({"prompts": calibration["prompts"], "quantile": calibration["quantile"]} if calibration else {}),
     }  # fmt: skip
+    if calibration:
+        report |= {"prompts": calibration["prompts"], "quantile": calibration["quantile"], "verdict": verdict_of(max(areas))}
     return Split(mask, max(areas), report)

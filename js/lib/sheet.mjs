@@ -26,6 +26,10 @@ const TEXT = `
 .plot text { fill: var(--input-text, #ddd); font-size: 10px; }
 .plot .axis { stroke: var(--descrip-text, #999); stroke-width: 1; opacity: .5; }
 .plot .band { fill: var(--input-text, #ddd); opacity: .13; }
+.plot .wipe { stroke: #fff; stroke-width: 1.5; paint-order: stroke; filter: drop-shadow(0 0 1px #000); }
+.plot .handle { fill: #fff; stroke: #222; stroke-width: 1; }
+.plot .arrow { fill: #222; }
+.plot .limit { stroke: var(--input-text, #ddd); stroke-width: 2; }
 .plot .cursor { stroke: var(--input-text, #ddd); stroke-width: 1; }
 .words { overflow: auto; user-select: text; }
 .words p { margin: 0; padding: 2px; }

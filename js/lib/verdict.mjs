@@ -14,13 +14,6 @@ import { counted, number, plain, share } from "./format.mjs";
 export const SIGNS = { memorized: "\u25b2", clean: "\u2713", uncalibrated: "?", unclear: "?", off: "\u2013", note: "i", running: "\u2026" };
 
 /**
- * A calibrated threshold lets a share of a clean picture's pixels pass by construction: up to twice that much is clean, from ten times on
- * memorized, in between neither is said.
- */
-export const FEW = 2;
-export const MANY = 10;
-
-/**
  * @param {any} view as unmemorize/pictures/views.py guard_view writes it
  * @param {Style} style
  * @param {number} [sample]
@@ -45,9 +38,8 @@ function ofThreshold(report, style) {
   const area = Math.max(0, ...report.areas);
   const text = `${share(area, style)} above the threshold`;
   if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
-  const usual = 1 - report.quantile;
-  const kind = area >= MANY * usual ? "memorized" : area <= FEW * usual ? "clean" : "unclear";
-  return { kind, word: kind, text: `${text}, clean pictures have ${share(usual, style)}` };
+  const kind = /** @type {Kind} */ (report.verdict in SIGNS ? report.verdict : "unclear");
+  return { kind, word: kind, text: `${text}, clean pictures have ${share(1 - report.quantile, style)}` };
 }
 
 /** @param {any} report @param {Style} style @returns {string} */

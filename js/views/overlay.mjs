@@ -3,16 +3,21 @@
  * @module
  */
 import { api } from "../../../scripts/api.js";
-import { COLOUR_MAPS, table } from "../lib/colours.mjs";
-import { choice, el, labelled, setOptions, slider } from "../lib/dom.mjs";
+import { COLOUR_MAPS, colourOf, table } from "../lib/colours.mjs";
+import { choice, el, labelled, setOptions, slider, svg } from "../lib/dom.mjs";
 import { number, share } from "../lib/format.mjs";
 import { setWidget, widgetOf } from "../lib/graph.mjs";
-import { Plot, line } from "../lib/plot.mjs";
-import { clamp, enlarged } from "../lib/scales.mjs";
+import { Plot, line, write } from "../lib/plot.mjs";
+import { clamp, enlarged, linear } from "../lib/scales.mjs";
 import { colourMap, style } from "../lib/settings.mjs";
 
 /** Longer side of what is painted; more is not seen in a node. */
 const MOST_PIXELS = 512;
+/** Room for the colour bar at the right, and the bar itself. */
+const ASIDE = 54;
+const BAR = 10;
+/** Half of the wipe's handle. */
+const HANDLE = 7;
 
 /**
  * @typedef {{width: number, height: number, low: number, high: number, levels: number, top: number, cells: number[]}} MapData
@@ -56,7 +61,7 @@ class OverlayView {
     /** @type {any} */
     this.data = null;
     this.index = 0;
-    this.look = { colours: "inferno", opacity: 0.85, from: 0 };
+    this.look = { colours: "ember", opacity: 0.85, from: 0 };
     /** Full heat, as a share of the node's own. */
     this.full = 1;
     /** @type {[number, number] | null} */
@@ -174,13 +179,45 @@ class OverlayView {
   /** Where the picture lies: [left, top, pixels of the area a pixel of the picture takes]. @returns {[number, number, number]} */
   frame() {
     const { width, height } = /** @type {Loaded} */ (this.loaded).pixels;
-    const scale = Math.min(this.plot.width / width, this.plot.height / height);
-    return [(this.plot.width - width * scale) / 2, (this.plot.height - height * scale) / 2, scale];
+    const scale = Math.min((this.plot.width - ASIDE) / width, this.plot.height / height);
+    return [(this.plot.width - ASIDE - width * scale) / 2, (this.plot.height - height * scale) / 2, scale];
+  }
+
+  /** Which colour is which value, and from where on it counts. @param {import("../lib/plot.mjs").Paper} paper */
+  scaleBar({ context, vector, width, height }) {
+    const [x, top, bottom] = [width - ASIDE + 8, 12, height - 8];
+    const full = this.map().top * this.full;
+    const at = linear(0, full, bottom, top);
+    for (let y = top; y <= bottom; y++) {
+      context.fillStyle = colourOf(this.look.colours, (bottom - y) / (bottom - top));
+      context.fillRect(x, y, BAR, 1.5);
+    }
+    const ends = [0, full].filter((v) => this.data.limit === undefined || Math.abs(at(v) - at(this.data.limit)) > 12);
+    for (const value of ends) write(vector, x + BAR + 4, at(value) + 3, number(value, { ...style(), digits: 2 }));
+    const limit = this.data.limit;
+    if (limit === undefined || limit > full) return;
+    line(vector, x - 3, at(limit), x + BAR + 3, at(limit), "limit");
+    write(vector, x + BAR + 4, at(limit) + 3, number(limit, { ...style(), digits: 2 }));
+  }
+
+  /**
+   * The line between before and after, with a handle that asks to be dragged.
+   * @param {SVGSVGElement} vector @param {number} edge @param {number} top @param {number} height
+   */
+  wipeLine(vector, edge, top, height) {
+    line(vector, edge, top, edge, top + height, "wipe");
+    const middle = top + height / 2;
+    vector.append(svg("circle", { cx: edge, cy: middle, r: HANDLE, class: "handle" }));
+    for (const side of [-1, 1]) {
+      const tip = edge + side * (HANDLE - 2);
+      vector.append(svg("path", { d: `M ${tip} ${middle} l ${-3 * side} -3 v 6 z`, class: "arrow" }));
+    }
   }
 
   /** @param {import("../lib/plot.mjs").Paper} paper */
-  draw({ context, vector }) {
+  draw(paper) {
     if (!this.loaded) return;
+    const { context, vector } = paper;
     const { pixels } = this.loaded;
     const map = this.map();
     this.loaded.heat ??= enlarged(heats(map, map.top * this.full), map.width, map.height, pixels.width, pixels.height);
@@ -192,8 +229,8 @@ class OverlayView {
     const [left, top, scale] = this.frame();
     const [width, height] = [pixels.width * scale, pixels.height * scale];
     context.drawImage(canvas, left, top, width, height);
-    const edge = left + this.look.from * width;
-    if (this.look.from > 0) line(vector, edge, top, edge, top + height, "cursor");
+    this.scaleBar(paper);
+    this.wipeLine(vector, left + this.look.from * width, top, height);
     if (!this.cell) return;
     const [x, y] = [left + ((this.cell[0] + 0.5) / map.width) * width, top + ((this.cell[1] + 0.5) / map.height) * height];
     line(vector, x - 6, y, x + 6, y, "cursor");

@@ -33,7 +33,7 @@ class WordsView {
     const value = clamp(piece.share, 0, 1);
     const told = `${share(value, style())} of the signal hangs on it${piece.by ? `; tried in its place: ${piece.by}` : ""}`;
     const word = el("mark", { text: piece.text, title: told });
-    word.style.background = colourOf(colourMap("inferno"), value);
+    word.style.background = colourOf(colourMap("ember"), value);
     word.style.color = value > BRIGHT ? "#111" : "#fff";
     return word;
   }

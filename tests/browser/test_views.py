@@ -149,7 +149,7 @@ def test_overlay_acts_at_once_without_a_run(page, done, shoot):
     assert re.match(r"x \d+, y \d+: -?[\d.e-]+, [\d.]+ % of full heat", panel.locator(".readout").inner_text())
     shoot(page, f"overlay-{done}")
     assert len(page.prompts) == queued and asked(page) == before
-    assert widget_value(page, "overlay", "colour_map") == "inferno"
+    assert widget_value(page, "overlay", "colour_map") == "ember"
 
 
 def test_overlay_is_used_from_the_keyboard(page, done):

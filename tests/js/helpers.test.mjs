@@ -95,12 +95,13 @@ test("a run that could not be judged is never called clean", () => {
 });
 
 test("a threshold's badge says only what the calibration allows", () => {
-  const verdict = (/** @type {number} */ area, threshold = "calibrated") =>
-    ofReport("UnmemorizeMapThreshold", { threshold, areas: [area], quantile: 0.995 }, PLAIN).kind;
-  assert.equal(verdict(0.004), "clean");
-  assert.equal(verdict(0.03), "unclear");
-  assert.equal(verdict(0.4), "memorized");
-  assert.equal(verdict(0.4, "uncalibrated (Otsu)"), "uncalibrated");
+  const badge = (/** @type {string} */ verdict, threshold = "calibrated", type = "UnmemorizeMapThreshold") =>
+    ofReport(type, { threshold, areas: [0.034, 0.01], quantile: 0.995, verdict }, PLAIN);
+  for (const kind of ["clean", "unclear", "memorized"]) assert.equal(badge(kind).kind, kind);
+  assert.equal(badge("clean").text, "3.4 % above the threshold, clean pictures have 0.5 %");
+  assert.equal(badge("of another version").kind, "unclear");
+  assert.equal(badge("memorized", "uncalibrated (Otsu)").kind, "uncalibrated");
+  assert.equal(badge("memorized", "calibrated", "UnmemorizeHeatmapOverlay").kind, "memorized");
   assert.equal(ofReport("UnmemorizeCurvatureDifferenceMap", { scores: [0.1, 0.4] }, PLAIN).kind, "uncalibrated");
 });
 

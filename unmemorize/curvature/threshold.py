@@ -12,6 +12,9 @@ from torch import Tensor
 QUANTILE = 0.995
 LEAST_PROMPTS = 20
 BINS = 256
+FEW, MANY = 2, 10
+"""A calibrated threshold lets 1 - QUANTILE of a clean picture's pixels pass by construction: up to so many times that is clean, from so
+many on memorized, in between neither is said."""
 
 
 def clean_threshold(maps: Tensor, regions: Tensor) -> float:
@@ -40,3 +43,9 @@ def otsu(values: Tensor) -> float:
     # all bins of an empty valley separate equally well: take its middle
     best = torch.nonzero(between >= between.max() * (1 - 1e-9)).double().mean()
     return float(torch.expm1(low + (best + 1) * (high - low) / BINS))
+
+
+def verdict_of(area: float) -> str:
+    """What a share of pixels above a calibrated threshold means: "memorized", "clean", or "unclear" in between."""
+    usual = 1 - QUANTILE
+    return "memorized" if area >= MANY * usual else "clean" if area <= FEW * usual else "unclear"

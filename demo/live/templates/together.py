@@ -10,8 +10,6 @@ from .lora import LEAKED, LORA_SCENE
 from .shared import GUARD_AT_CFG_1, MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 PHOTOGRAPH = "close photo of a tabby cat looking left"
-FULL_HEAT = 0.2
-"""As in workflow 01, so that the pictures compare."""
 
 NOTE = """## An audit with all four methods
 Press **Run**: less than a minute on a CPU. No file is saved. Four questions, each in a frame of its own:
@@ -74,8 +72,9 @@ def _where(g: Graph, x: int, y: int, model: tuple[Node, Node, Node], prompt: Nod
     load, empty, _ = model
     links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "latent": stock[0], "negative": empty[0]}
     measured = g.add("UnmemorizeCurvatureDifferenceMap", (x, y), (330, 350), **links)
-    overlay = g.add("UnmemorizeHeatmapOverlay", (x + 370, y), (360, 560), image=picture[0], map=measured[0], full_heat=FULL_HEAT)
-    g.group("2  Where is it memorized? Curvature Difference Map", [measured, overlay])
+    threshold = g.add("UnmemorizeLoadMapThreshold", (x, y + 430), (330, 80), threshold="demo/demo")
+    overlay = g.add("UnmemorizeHeatmapOverlay", (x + 370, y), (360, 560), image=picture[0], map=measured[0], calibration=threshold[0])
+    g.group("2  Where is it memorized? Curvature Difference Map", [measured, threshold, overlay])
 
 
 def _silenced(g: Graph, x: int, y: int, model: tuple[Node, Node, Node], photograph: Node, scene: Node) -> None:

@@ -40,6 +40,55 @@ def test_calibrated_threshold(nodes, measure, calibration):
     assert json.loads(report)["prompts"] == 20
 
 
+def test_a_verdict_in_the_overlay(nodes, measure, calibration):
+    """The threshold lies in the middle of the colours, the verdict speaks of what lies above it inside the mask."""
+    result, picture = measure()[0], torch.rand(2, 128, 128, 3)
+    look = {"colour_map": "ember", "opacity": 0.85, "full_heat": 0.0, "clip": 99.0, "smooth": "0"}
+    node, threshold = nodes["UnmemorizeHeatmapOverlay"], calibration[1]
+    plain = node.execute(picture, result, **look).ui["unmemorize_report"][0]
+    assert "verdict" not in plain
+    found = node.execute(picture, result, **look, calibration=calibration[0])
+    report, view = found.ui["unmemorize_report"][0], found.ui["unmemorize_overlay"][0]
+    assert report["full_heat"] == pytest.approx(2 * threshold) and view["limit"] == threshold
+    assert {m["top"] for m in view["maps"]} == {round(2 * threshold, 6)}
+    areas = (result["values"] / 8 > threshold).float().mean((1, 2)).tolist()
+    assert report["areas"] == pytest.approx(areas)
+    low, high = (
+        {**calibration[0], "threshold": value} for value in (float(result["values"].min()) / 8 - 1, float(result["values"].max()) / 8)
+    )
+    verdict = lambda c, **more: node.execute(picture, result, **look, calibration=c, **more).ui["unmemorize_report"][0]["verdict"]  # noqa: E731
+    assert (verdict(low), verdict(high)) == ("memorized", "clean")
+    hottest = torch.zeros(1, 16, 16)
+    hottest[0].view(-1)[result["values"][0].argmax()] = 1
+    middle = {**calibration[0], "threshold": float(result["values"][0].max()) / 8 - 1e-6}
+    inside = torch.nn.functional.interpolate(hottest[:, None], (128, 128))[:, 0]
+    assert verdict(middle, mask=inside) == "memorized" and verdict(middle) != "memorized"
+    assert (
+        node.execute(picture, result, **look | {"full_heat": 9.0}, calibration=calibration[0]).ui["unmemorize_report"][0]["full_heat"] == 9
+    )
+
+
+def test_a_threshold_is_kept_and_comes_back(nodes, calibration, monkeypatch, tmp_path):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    save, load = nodes["UnmemorizeSaveMapThreshold"], nodes["UnmemorizeLoadMapThreshold"]
+    assert save.execute(calibration[0], "mine").args == ("mine",)
+    assert save.execute(calibration[0], "mine").args == ("mine_001",)
+    back, report = load.execute("mine").args
+    assert back == calibration[0] and json.loads(report)["prompts"] == 20
+    assert load.validate_inputs("mine") is True and "no map threshold" in load.validate_inputs("theirs")
+    with pytest.raises(ValueError, match="not a calibration"):
+        save.execute({"x": 1}, "mine")
+
+
+def test_the_demo_threshold_fits_and_judges(nodes, measure):
+    """The bundled one, on maps as users measure them."""
+    known = nodes["UnmemorizeLoadMapThreshold"].execute("demo/demo").args[0]
+    result = measure(preset="recommended")[0]
+    assert json.loads(nodes["UnmemorizeMapThreshold"].execute(result, known).args[3])["threshold"] == "calibrated"
+
+
 def test_a_calibration_that_does_not_fit_is_refused(nodes, measure, calibration):
     node = nodes["UnmemorizeMapThreshold"]
     with pytest.raises(ValueError, match="another way than this map: sigmas"):

@@ -1,0 +1,52 @@
+"""The demo model's own map threshold, `thresholds/demo.safetensors` in the lab's folder: how hot its clean pictures get.
+
+`python demo/run.py demo.scripts.demo_threshold --lab DIR` measures it on ordinary captions of the lab, as *Curvature Difference Map*
+does by default; run it anew when a lab was trained anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...host.core import files
+from ...host.curvature.measuring import RECOMMENDED
+from ...host.curvature.thresholds import THRESHOLDS, as_file, calibrate
+from ...host.demo import load_demo
+from ..networks import LATENT_CHANNELS
+from ..pictures import read_facts
+from .demo_profile import chosen_captions
+from .generate import SETTINGS
+from .lab import LAB
+
+NAME = "demo"
+CLEAN = {"scene_captions": 36, "texture_captions": 20}
+"""Captions of each kind: maps of photographs and templates are judged by it too."""
+SEED = 7300
+
+log = logging.getLogger("demo.threshold")
+
+
+@torch.inference_mode()
+def measure(folder: Path) -> dict[str, Any]:
+    """Draw the captions as every template does, and map them."""
+    model, clip, _ = load_demo(folder / "checkpoint.safetensors")
+    use = {"seed": SEED, "sampler_name": SETTINGS["sampler"], **{k: SETTINGS[k] for k in ("steps", "cfg", "scheduler")}}
+    latent = {"samples": torch.zeros(1, LATENT_CHANNELS, 16, 16)}
+    return calibrate(model, clip, latent, chosen_captions(read_facts(folder / "lab.json"), CLEAN), RECOMMENDED, use)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", type=Path, default=LAB)
+    folder = parser.parse_args().lab
+    torch.set_num_threads(1)
+    path = folder / THRESHOLDS.bundled.name / f"{NAME}.safetensors"
+    found = measure(folder)
+    files.replace(path, *as_file(found))
+    log.info("%s: %.4f from %d prompts", path, found["threshold"], found["prompts"])
