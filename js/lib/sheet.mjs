@@ -31,6 +31,12 @@ const TEXT = `
 .plot .arrow { fill: #222; }
 .plot .limit { stroke: var(--input-text, #ddd); stroke-width: 2; }
 .plot .cursor { stroke: var(--input-text, #ddd); stroke-width: 1; }
+.gauge { display: flex; align-items: center; gap: 6px; height: 14px; flex: none; white-space: nowrap; }
+.gauge:empty { display: none; }
+.gauge .bar { position: relative; flex: 1; height: 8px; border-radius: 4px; background: var(--border-color, #4e4e4e); }
+.gauge i { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: #00674d; }
+.gauge i.over { background: #d2501c; }
+.gauge b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--input-text, #ddd); }
 .words { overflow: auto; user-select: text; }
 .words p { margin: 0; padding: 2px; }
 .words .prompt { font-size: 14px; line-height: 1.7; white-space: pre-wrap; overflow-wrap: anywhere; }

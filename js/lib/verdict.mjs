@@ -26,7 +26,7 @@ export function ofGuard(view, style, sample = 0) {
   }
   const kind = view.memorized[sample] ? "memorized" : "clean";
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
-  const limit = view.detector === "paper" ? "" : ` (memorized from ${number(view.limit, style)})`;
+  const limit = view.detector === "paper" ? "" : `, limit ${number(view.limit, style)}`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
   // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories
   const word = kind === "clean" && view.detector === "agreement" ? "LoRA clean" : kind;
@@ -39,7 +39,7 @@ function ofThreshold(report, style) {
   const text = `${share(area, style)} above the threshold`;
   if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
   const kind = /** @type {Kind} */ (report.verdict in SIGNS ? report.verdict : "unclear");
-  return { kind, word: kind, text: `${text}, clean pictures have ${share(1 - report.quantile, style)}` };
+  return { kind, word: kind, text: `${share(area, style)} hot, in clean pictures ${share(1 - report.quantile, style)}` };
 }
 
 /** @param {any} report @param {Style} style @returns {string} */
@@ -74,7 +74,7 @@ export function ofReport(type, report, style) {
   if ("areas" in report) return ofThreshold(report, style);
   if (type.endsWith("Map") && Array.isArray(report.scores)) {
     const score = Math.max(...report.scores);
-    return { kind: "uncalibrated", word: "uncalibrated", text: `score ${number(score, style)}: compare with clean pictures` };
+    return { kind: "uncalibrated", word: "uncalibrated", text: `score ${number(score, style)}` };
   }
   if (type === "UnmemorizeHeatmapOverlay") {
     return { kind: "uncalibrated", word: "uncalibrated", text: `mean ${number(report.mean, style)}, peak ${number(report.peak, style)}` };

@@ -12,7 +12,7 @@ import { ofGuard } from "../lib/verdict.mjs";
 
 const LEFT = 30;
 const RIGHT = 8;
-const TOP = 8;
+const TOP = 18;
 const BOTTOM = 16;
 const GAMMA = 3;
 const MARKED = [3, 10, 30, 100, 300, 1000];
@@ -41,7 +41,8 @@ class GuardView {
     this.field = labelled("picture", this.choice);
     this.field.hidden = true;
     this.keys = el("div");
-    this.element = el("div", { class: "stage guard" }, this.plot.element, this.plot.readout, this.keys, this.field);
+    this.gauge = el("div", { class: "gauge" });
+    this.element = el("div", { class: "stage guard" }, this.gauge, this.plot.element, this.plot.readout, this.keys, this.field);
     /** @type {(verdict: import("../lib/verdict.mjs").Verdict) => void} */
     this.say = () => {};
   }
@@ -94,9 +95,27 @@ class GuardView {
   redraw() {
     const shown = Object.keys(this.data.signals).map((name) => ({ text: LABELS[name] ?? name, ...LINES[name] }));
     const marks = this.edited().length ? [{ text: "edited", colour: MARKS.edited, square: true }] : [];
+    this.measure();
     this.keys.replaceChildren(keys([...shown, { text: "clean runs", colour: "#8888", square: true }, ...marks]));
     this.plot.redraw();
     this.look(this.at);
+  }
+
+  /** The score against its limit, once there is one. */
+  measure() {
+    const score = this.data.scores?.[this.sample] ?? null;
+    const { limit, detector } = this.data;
+    this.gauge.replaceChildren();
+    if (score === null || detector === "paper" || !(limit > 0)) return; // the paper's rule looks at every step, not at a score
+    const place = linear(0, Math.max(score, 2 * limit), 0, 100);
+    const bar = el("span", { class: "bar" });
+    const over = score >= limit ? "over" : "under";
+    bar.append(
+      el("i", { class: over, attrs: { style: `width: ${clamp(place(score), 0, 100).toFixed(1)}%` } }),
+      el("b", { attrs: { style: `left: ${place(limit).toFixed(1)}%` } }),
+    );
+    const words = `${number(score, style())}, memorized from ${number(limit, style())}`;
+    this.gauge.append(el("span", { text: "score" }), bar, el("span", { text: words }));
   }
 
   /** @param {string} name @returns {(number | null)[]} */
@@ -173,6 +192,8 @@ class GuardView {
     for (const row of wholeTicks(this.rows() - 1, Math.floor(width / 34))) {
       write(vector, x(row), height - 4, String(row * this.data.every + 1), "middle");
     }
+    write(vector, 4, TOP - 7, "deviations from clean runs");
+    write(vector, width - RIGHT, TOP - 7, "step \u2192", "end");
     for (const name of names) this.trace(vector, name, x, y);
     for (const row of this.edited()) {
       const z = this.values("update" in this.data.signals ? "update" : names[0])[row] ?? 0;

@@ -75,7 +75,7 @@ test("the guard's badge", () => {
   assert.equal(ofGuard(view, PLAIN, 0).kind, "clean");
   const found = ofGuard(view, PLAIN, 1);
   assert.equal(found.kind, "memorized");
-  assert.equal(found.text, "sampled again \u00b7 score 7.1 (memorized from 3)");
+  assert.equal(found.text, "sampled again \u00b7 score 7.1, limit 3");
   assert.equal(ofGuard({ kind: "off" }, PLAIN).kind, "off");
 });
 
@@ -98,7 +98,7 @@ test("a threshold's badge says only what the calibration allows", () => {
   const badge = (/** @type {string} */ verdict, threshold = "calibrated", type = "UnmemorizeMapThreshold") =>
     ofReport(type, { threshold, areas: [0.034, 0.01], quantile: 0.995, verdict }, PLAIN);
   for (const kind of ["clean", "unclear", "memorized"]) assert.equal(badge(kind).kind, kind);
-  assert.equal(badge("clean").text, "3.4 % above the threshold, clean pictures have 0.5 %");
+  assert.equal(badge("clean").text, "3.4 % hot, in clean pictures 0.5 %");
   assert.equal(badge("of another version").kind, "unclear");
   assert.equal(badge("memorized", "uncalibrated (Otsu)").kind, "uncalibrated");
   assert.equal(badge("memorized", "calibrated", "UnmemorizeHeatmapOverlay").kind, "memorized");
