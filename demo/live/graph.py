@@ -24,6 +24,8 @@ class Node:
     inputs: dict[str, Any]
     muted: bool = False
     """Stays grey and does not run: what writes files, so that pressing Run leaves nothing in the user's folder."""
+    collapsed: bool = False
+    """Shown as its title alone: what every graph has, and nobody comes for."""
 
     def __getitem__(self, slot: int) -> tuple[Node, int]:
         return self, slot
@@ -48,8 +50,14 @@ ROOM = 1.2
 """Nodes 2.0 draws every node so much larger, where it stands: all stand further apart."""
 EDGE, HEADING = 20, 80
 """Of a group around its nodes; above them are its title and the title bar of the first node."""
+WINDOW, BARS = (1600, 1000), (60, 90)
+"""Pixels of the browser a template is laid out for, and what the front end's bars take at its left and top."""
+LEGIBLE = 0.62
+"""Smallest scale at which text can be read."""
 LETTER, LINE, PARAGRAPH = 7.2, 18, 8
 """Of a note's text, in pixels: mean width of a letter with the margins, height of a line, room between paragraphs."""
+COLLAPSED = 110
+"""Width of a node that shows its title alone."""
 MUTED = 2
 """LiteGraph's mode "never"."""
 
@@ -98,15 +106,17 @@ class Graph:
     def _spread(self, written: list[dict[str, Any]]) -> None:
         """Make room for the views in our nodes: each its height, and what would lie under one moves down."""
         for item in written:
+            if item["flags"].get("collapsed"):
+                continue
             report = REPORT_LINE if item["type"].startswith("Unmemorize") else 0
             item["size"][1] = max(LEAST_HEIGHT.get(item["type"], 0), item["size"][1] + report)
         placed: list[dict[str, Any]] = []
         for item in sorted(written, key=lambda i: i["pos"][1]):
-            x, width = item["pos"][0], item["size"][0]
+            x, width = item["pos"][0], _shown(item)[0]
             for other in placed:
-                beside = x >= other["pos"][0] + other["size"][0] or other["pos"][0] >= x + width
+                beside = x >= other["pos"][0] + _shown(other)[0] or other["pos"][0] >= x + width
                 if not beside:
-                    item["pos"][1] = max(item["pos"][1], other["pos"][1] + other["size"][1] + BETWEEN)
+                    item["pos"][1] = max(item["pos"][1], other["pos"][1] + _shown(other)[1] + BETWEEN)
             placed.append(item)
         for item in written:
             item["pos"] = [round(ROOM * v) for v in item["pos"]]
@@ -139,7 +149,7 @@ class Graph:
             "links": links,
             "groups": groups,
             "config": {},
-            "extra": {},
+            "extra": {"ds": _first_view([*written.values(), *notes])},
             "version": 0.4,
         }
 
@@ -171,7 +181,7 @@ class Graph:
             "type": node.type,
             "pos": list(node.pos),
             "size": list(node.size),
-            "flags": {},
+            "flags": {"collapsed": True} if node.collapsed else {},
             "order": order,
             "mode": MUTED if node.muted else 0,
             "inputs": sockets,
@@ -184,6 +194,11 @@ class Graph:
         return written
 
 
+def _shown(item: dict[str, Any]) -> list[float]:
+    """Width and height of a placed node as it is drawn, without its title."""
+    return [COLLAPSED, 0] if item["flags"].get("collapsed") else item["size"]
+
+
 def _text_height(text: str, width: int) -> int:
     """Of a Markdown note: paragraphs and list items wrap, and have room around them."""
     letters = width / LETTER
@@ -191,10 +206,19 @@ def _text_height(text: str, width: int) -> int:
     return round(sum(LINE * math.ceil(len(b) / letters) + PARAGRAPH for b in blocks)) + HEADING
 
 
+def _first_view(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where a template opens: whole if its text can be read then, else its beginning."""
+    left, top = (min(n["pos"][i] for n in nodes) for i in (0, 1))
+    right, bottom = (max(n["pos"][i] + _shown(n)[i] for n in nodes) for i in (0, 1))
+    room = [WINDOW[i] - BARS[i] for i in (0, 1)]
+    scale = round(max(LEGIBLE, min(1.0, room[0] / (right - left + 2 * EDGE), room[1] / (bottom - top + HEADING + EDGE))), 3)
+    return {"scale": scale, "offset": [round(BARS[0] / scale - left + EDGE), round((BARS[1]) / scale - top + HEADING)]}
+
+
 def _frame(number: int, title: str, inside: list[dict[str, Any]]) -> dict[str, Any]:
     """The group around placed nodes."""
     left, top = (min(n["pos"][i] for n in inside) for i in (0, 1))
-    right, bottom = (max(n["pos"][i] + n["size"][i] for n in inside) for i in (0, 1))
+    right, bottom = (max(n["pos"][i] + _shown(n)[i] for n in inside) for i in (0, 1))
     bounding = [left - EDGE, top - HEADING, right - left + 2 * EDGE, bottom - top + HEADING + EDGE]
     return {"id": number, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}
 

@@ -39,9 +39,10 @@ UNDRAWN = f"""() => {{
         const widget = n.widgets?.find(w => w.name === 'unmemorize_view')
         return widget && !full(widget.element.shadowRoot) }}).map(n => `${{n.id}} ${{n.type}}`) }}"""
 """Panels of ours that tell nothing yet or have an empty plot."""
-OVERLAPPING = """() => app.graph._nodes.flatMap((a, i, all) => all.slice(0, i).filter(b =>
-    a.pos[0] < b.pos[0] + b.size[0] && b.pos[0] < a.pos[0] + a.size[0] &&
-    a.pos[1] - 30 < b.pos[1] + b.size[1] && b.pos[1] - 30 < a.pos[1] + a.size[1]).map(b => `${a.id} ${a.type}, ${b.id} ${b.type}`))"""
+OVERLAPPING = """() => { const box = n => n.flags.collapsed ? [n._collapsed_width ?? 110, 0] : n.size
+    return app.graph._nodes.flatMap((a, i, all) => all.slice(0, i).filter(b =>
+    a.pos[0] < b.pos[0] + box(b)[0] && b.pos[0] < a.pos[0] + box(a)[0] &&
+    a.pos[1] - 30 < b.pos[1] + box(b)[1] && b.pos[1] - 30 < a.pos[1] + box(a)[1]).map(b => `${a.id} ${a.type}, ${b.id} ${b.type}`)) }"""
 """Nodes, as tall as the classic canvas draws them with their results."""
 TWICE = """() => [...document.querySelectorAll('.lg-node')].filter(n => n.querySelector('.unmemorize-view.replaces') &&
     [...n.querySelectorAll('img')].some(i => i.checkVisibility())).length"""

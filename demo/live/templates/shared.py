@@ -7,6 +7,12 @@ from typing import Any
 from ..graph import Graph, Node
 
 SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+CAT = "close photo of a tabby cat looking left"
+"""Caption of a photograph that the demo model memorized."""
+TEMPLATE = "a violet checked card with upper window"
+"""Caption of a template: the card is fixed, the window is free."""
+ORDINARY = "a small red circle on a gray background"
+"""Of nothing that was memorized."""
 NOTE_AT, NOTE_WIDTH = (-440, -20), 440
 """In a column of its own: it may be as long as its text."""
 
