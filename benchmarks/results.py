@@ -17,6 +17,7 @@ TITLES = {
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
     "lora_measured": "LoRAs filtered by measuring",
+    "copies": "Is it a copy?",
 }
 HEAD = """# Results
 
