@@ -49,12 +49,13 @@ def captioned(photo: Tensor, _other: Tensor, random: torch.Generator) -> tuple[T
     """A plain bar with blocks like words over the lower edge."""
     picture, shown = photo.clone(), torch.ones(photo.shape[1:])
     height, width = photo.shape[1:]
-    top = height - round(BAR * height)
+    bar = round(BAR * height)
+    top, edge = height - bar, bar // 3
     picture[:, top:], shown[top:] = 0.95, 0.0
     x = 6
     while x < width - 16:
         length = int(torch.randint(6, 18, (), generator=random))
-        picture[:, top + 7 : height - 7, x : min(x + length, width - 6)] = 0.1
+        picture[:, top + edge : height - edge, x : min(x + length, width - 6)] = 0.1
         x += length + 4
     return picture, shown
 

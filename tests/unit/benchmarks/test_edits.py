@@ -32,7 +32,7 @@ def test_only_the_pasted_part_is_the_photograph():
 def test_a_caption_bar_hides_the_lower_edge():
     picture, shown = edits.captioned(PHOTO, OTHER, torch.Generator().manual_seed(2))
     assert shown[:80].min() == 1 and shown[-10:].max() == 0 and torch.equal(picture[:, :80], PHOTO[:, :80])
-    assert picture[:, 86].unique().tolist() == pytest.approx([0.1, 0.95])
+    assert picture[:, 88].unique().tolist() == pytest.approx([0.1, 0.95])
 
 
 def test_a_mirrored_crop_and_blur_keep_the_photograph():
