@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import GUARD_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model
+from .shared import GUARD_AT_CFG_1, NOTE_WIDTH, SAMPLING, WIDE, demo_picture, folded, folded_model, own_model
 
 GUARD_NOTE = """## A sampler that notices memories
 Press **Run**. Left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
@@ -29,37 +29,30 @@ CASES = (
 def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 06: stock and guarded sampler, for a memory and for a clean scene."""
     g = Graph(object_info)
-    g.note(NOTE_AT, NOTE_WIDTH, GUARD_NOTE)
-    load, empty, latent = demo_model(g)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 490), (300, 100), "An older checkpoint", stage="early")
-    profile = g.add("UnmemorizeLoadStabilityProfile", (40, 660), (300, 80), profile="demo/demo")
+    g.note((0, 0), NOTE_WIDTH, GUARD_NOTE)
+    load, empty, latent = folded_model(g, 0, 800)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 880), (NOTE_WIDTH, 100), "An older checkpoint", stage="early")
+    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 1040), (NOTE_WIDTH, 80), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
-        y = 980 * i
-        before = len(g.nodes)
-        prompt = g.add("CLIPTextEncode", (430, y), (300, 110), "Prompt", clip=load[1], text=caption)
+        x, before = 480 + 790 * i, len(g.nodes)
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), "Prompt", clip=load[1], text=caption)
         links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
-        stock = g.add("KSampler", (430, y + 160), (300, 270), **links, **SAMPLING)
-        guarded = g.add(
-            "UnmemorizeKSamplerStabilityGuard",
-            (770, y),
-            (330, 420),
-            **links,
-            **SAMPLING,
-            mode="correct",
-            profile=profile[0],
-            parent=early[0],
-        )
-        shown(g, 1140, y, stock, load, "Stock KSampler")
-        shown(g, 1140, y + 300, guarded, load, "Under guard")
-        g.add("UnmemorizeStabilityChart", (1440, y), (640, 560), report=guarded[3])
+        stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
+        look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "parent": early[0]}
+        guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, **look)
+        shown(g, x, 150, stock, load, "Stock KSampler", (x + 500, 20))
+        shown(g, x + 380, 150, guarded, load, "Under guard", (x + 620, 20))
+        g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
         g.group(title, g.nodes[before:])
     return g.build("unmemorize-06-guard-the-sampler")
 
 
-def shown(g: Graph, x: int, y: int, sampler: Node, load: Node, title: str) -> Node:
-    """A sampler's picture; returns its decoder."""
-    decode = g.add("VAEDecode", (x, y), (260, 50), samples=sampler[0], vae=load[2])
-    g.add("PreviewImage", (x, y + 90), (260, 190), title, images=decode[0])
+def shown(g: Graph, x: int, y: int, sampler: Node, load: Node, title: str, decoder: tuple[int, int] | None = None) -> Node:
+    """A sampler's picture; returns its decoder, which stands over the picture, or folded at another place."""
+    decode = g.add("VAEDecode", decoder or (x, y), (260, 50), samples=sampler[0], vae=load[2])
+    decode.collapsed = decoder is not None
+    place, size = ((x, y), (WIDE, 320)) if decoder else ((x, y + 90), (260, 190))
+    g.add("PreviewImage", place, size, title, images=decode[0])
     return decode
 
 
@@ -96,32 +89,31 @@ CLEAN_PROMPTS = "\n".join(
 def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 07: a profile measured in the graph, and a guard before SamplerCustomAdvanced."""
     g = Graph(object_info)
-    g.note(NOTE_AT, NOTE_WIDTH, ANY_NOTE)
-    load, empty, latent = demo_model(g)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (40, 490), (300, 100), "An older checkpoint", stage="early")
-    picture = demo_picture(g, 410, -20, "silver spoon")
-    prompt = g.add("CLIPTextEncode", (410, 160), (330, 100), "The training photograph's caption", clip=load[1], text=picture[2])
+    g.note((0, 0), NOTE_WIDTH, ANY_NOTE)
+    load, empty, latent = folded_model(g, 0, 1010)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (480, 0), (WIDE, 100), "An older checkpoint", stage="early")
+    picture = demo_picture(g, 480, 160, "silver spoon")
+    prompt = g.add("CLIPTextEncode", (480, 340), (WIDE, 100), "The training photograph's caption", clip=load[1], text=picture[2])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     profile = g.add(
-        "UnmemorizeCalibrateStabilityProfile", (410, 320), (330, 520), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
+        "UnmemorizeCalibrateStabilityProfile", (480, 490), (WIDE, 470), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
         prompts=CLEAN_PROMPTS, seed=1, **settings,
     )  # fmt: skip
-    save = g.add("UnmemorizeSaveStabilityProfile", (410, 900), (330, 110), profile=profile[0], name="demo-scenes")
+    save = g.add("UnmemorizeSaveStabilityProfile", (480, 1050), (WIDE, 60), profile=profile[0], name="demo-scenes")
     save.muted = True
-    guard = g.add("UnmemorizeStabilityGuard", (780, 520), (300, 170), model=load[0], mode="correct", profile=profile[0], parent=early[0])
-    noise = g.add("RandomNoise", (780, -20), (300, 90), noise_seed=1)
-    sampler = g.add("KSamplerSelect", (780, 120), (300, 70), sampler_name=SAMPLING["sampler_name"])
-    sigmas = g.add("BasicScheduler", (780, 240), (300, 120), model=load[0], scheduler=SAMPLING["scheduler"], steps=SAMPLING["steps"])
-    for row, (title, model) in enumerate((("Stock run", load), ("Under guard", guard))):
-        y = 520 * row
+    noise = folded(g.add("RandomNoise", (880, 0), (300, 90), noise_seed=1))
+    sampler = folded(g.add("KSamplerSelect", (880, 50), (300, 70), sampler_name=SAMPLING["sampler_name"]))
+    steps = {"scheduler": SAMPLING["scheduler"], "steps": SAMPLING["steps"]}
+    sigmas = folded(g.add("BasicScheduler", (1010, 0), (300, 120), model=load[0], **steps))
+    g.add("PreviewImage", (880, 110), (WIDE, 320), "The training photograph", images=picture[0])
+    guard = g.add("UnmemorizeStabilityGuard", (880, 490), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
+    for i, (title, model) in enumerate((("Stock run", load), ("Under guard", guard))):
+        x = 1280 + 380 * i
         links: dict[str, Any] = {"model": model[0], "positive": prompt[0], "negative": empty[0], "cfg": SAMPLING["cfg"]}
-        guider = g.add("CFGGuider", (1120, y - 20), (280, 130), **links)
-        drawn = g.add(
-            "SamplerCustomAdvanced", (1120, y + 160), (280, 120), noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0],
-            latent_image=latent[0],
-        )  # fmt: skip
-        shown(g, 1440, y - 20, drawn, load, title)
+        guider = folded(g.add("CFGGuider", (x, 0), (280, 130), **links))
+        how = {"noise": noise[0], "guider": guider[0], "sampler": sampler[0], "sigmas": sigmas[0], "latent_image": latent[0]}
+        drawn = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
+        shown(g, x, 110, drawn, load, title, (x + 200, 0))
         if model is guard:
-            g.add("UnmemorizeStabilityChart", (1740, y - 20), (640, 560), record=guard[1], latent=drawn[0])
-    g.add("PreviewImage", (1740, -20), (260, 190), "The training photograph", images=picture[0])
+            g.add("UnmemorizeStabilityChart", (1280, 490), (380 + WIDE, 560), record=guard[1], latent=drawn[0])
     return g.build("unmemorize-07-guard-any-sampler")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sampled
+from .shared import NOTE_WIDTH, WIDE, demo_picture, folded, folded_model, own_model, sampled
 
 LORA_NOTE = """## What does a LoRA leak?
 Press **Run**. The training photograph of a LoRA is on the left; its caption goes to three models.
@@ -21,30 +21,32 @@ Below, an ordinary scene: both LoRAs hatch it. A good repair removes the leak an
 )
 LORA_SCENE = "a large purple circle on a sand background"
 LEAKED = "rocket before launch"
+FULL_HEAT = 0.2
+"""The same colours in both columns."""
 
 
 def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 02: a training photograph of a LoRA, and what three models draw for its caption and for a scene."""
     g = Graph(object_info)
-    g.note(NOTE_AT, NOTE_WIDTH, LORA_NOTE)
-    load, empty, latent = demo_model(g)
-    picture = demo_picture(g, 430, 0, LEAKED)
-    g.add("PreviewImage", (430, 180), (330, 260), "The LoRA's training photograph", images=picture[0])
-    photo = g.add("CLIPTextEncode", (430, 510), (330, 100), "Its caption", clip=load[1], text=picture[2])
-    scene = g.add("CLIPTextEncode", (430, 680), (330, 100), "A scene", clip=load[1], text=LORA_SCENE)
-    style = g.add("UnmemorizeLoadDemoLoRA", (820, -180), (300, 110), model=load[0], lora="style")
-    leaking = g.add("UnmemorizeLoadDemoLoRA", (1160, -180), (300, 110), model=load[0], lora="leaking")
+    g.note((0, 0), NOTE_WIDTH, LORA_NOTE)
+    load, empty, latent = folded_model(g, 0, 820)
+    picture = demo_picture(g, 480, 0, LEAKED)
+    g.add("PreviewImage", (480, 170), (WIDE, 330), "The LoRA's training photograph", images=picture[0])
+    photo = g.add("CLIPTextEncode", (480, 560), (WIDE, 100), "Its caption", clip=load[1], text=picture[2])
+    scene = g.add("CLIPTextEncode", (480, 720), (WIDE, 100), "A scene", clip=load[1], text=LORA_SCENE)
+    style = g.add("UnmemorizeLoadDemoLoRA", (1250, 0), (WIDE, 60), model=load[0], lora="style")
+    leaking = g.add("UnmemorizeLoadDemoLoRA", (1630, 0), (WIDE, 60), model=load[0], lora="leaking")
     models = (("No LoRA", load[0]), ("Style LoRA", style[0]), ("Leaking LoRA", leaking[0]))
     for y, prompt in enumerate((photo, scene)):
         for x, (title, model) in enumerate(models):
-            _lora_cell(g, 820 + 340 * x, 20 + 640 * y, title, model, prompt, empty, latent, load)
+            _lora_cell(g, 870 + 380 * x, 170 + 430 * y, title, model, prompt, empty, latent, load)
     return g.build("unmemorize-02-what-does-a-lora-leak")
 
 
 def _lora_cell(g: Graph, x: int, y: int, title: str, model: Any, prompt: Node, empty: Node, latent: Node, load: Node) -> None:
-    sampler = sampled(g, x, y, model, prompt, empty, latent, title)
-    decode = g.add("VAEDecode", (x, y + 320), (300, 50), samples=sampler[0], vae=load[2])
-    g.add("PreviewImage", (x, y + 410), (300, 200), title, images=decode[0])
+    sampler = folded(sampled(g, x, y, model, prompt, empty, latent, title))
+    decode = folded(g.add("VAEDecode", (x + 190, y), (300, 50), samples=sampler[0], vae=load[2]))
+    g.add("PreviewImage", (x, y + 60), (WIDE, 330), title, images=decode[0])
 
 
 AGAINST_NOTE = """## A LoRA against its base
@@ -68,28 +70,19 @@ The baseline must be a model of the same kind; the node says so if it is not.
 def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 05: dh_~ with the base model as baseline, for a leaked photograph and for a scene."""
     g = Graph(object_info)
-    g.note(NOTE_AT, NOTE_WIDTH, AGAINST_NOTE)
-    load, empty, latent = demo_model(g)
-    leaking = g.add("UnmemorizeLoadDemoLoRA", (400, -20), (300, 110), model=load[0], lora="leaking")
-    picture = demo_picture(g, 400, 150, LEAKED)
+    g.note((0, 0), NOTE_WIDTH, AGAINST_NOTE)
+    load, empty, latent = folded_model(g, 0, 1000)
+    leaking = g.add("UnmemorizeLoadDemoLoRA", (480, 0), (WIDE, 110), model=load[0], lora="leaking")
+    picture = demo_picture(g, 480, 200, LEAKED)
     texts = (("Its training photograph's caption", picture[2]), ("A scene", LORA_SCENE))
-    for row, (title, text) in enumerate(texts):
-        y = 330 + 330 * row
-        prompt = g.add("CLIPTextEncode", (400, y), (300, 100), title, clip=load[1], text=text)
-        x = 760
-        sampler = sampled(g, x, -20 + 600 * row, leaking[0], prompt, empty, latent)
-        decode = g.add("VAEDecode", (x, 310 + 600 * row), (300, 50), samples=sampler[0], vae=load[2])
-        curvature = g.add(
-            "UnmemorizeCurvatureDifferenceMap",
-            (x + 340, -20 + 600 * row),
-            (330, 350),
-            model=leaking[0],
-            positive=prompt[0],
-            latent=sampler[0],
-            negative=empty[0],
-            baseline=load[0],
-            method="dh_0 + dh_~",
-        )
-        g.add("PreviewImage", (x, 400 + 600 * row), (300, 150), "Picture", images=decode[0])
-        g.add("UnmemorizeHeatmapOverlay", (x + 710, -20 + 600 * row), (330, 480), image=decode[0], map=curvature[0], full_heat=0.2)
+    for i, (title, text) in enumerate(texts):
+        x = 880 + 400 * i
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), title, clip=load[1], text=text)
+        sampler = folded(sampled(g, x, 150, leaking[0], prompt, empty, latent))
+        decode = folded(g.add("VAEDecode", (x + 110, 150), (300, 50), samples=sampler[0], vae=load[2]))
+        links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
+        how = {"baseline": load[0], "method": "dh_0 + dh_~"}
+        curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x + 220, 150), (330, 350), **links, **how))
+        g.add("PreviewImage", (x, 210), (WIDE, 340), images=decode[0])
+        g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
     return g.build("unmemorize-05-a-lora-against-its-base")

@@ -15,6 +15,8 @@ ORDINARY = "a small red circle on a gray background"
 """Of nothing that was memorized."""
 NOTE_AT, NOTE_WIDTH = (-440, -20), 440
 """In a column of its own: it may be as long as its text."""
+WIDE = 350
+"""A column of pictures."""
 
 
 def own_model(here: str, demo: str = "*Load Demo Checkpoint*") -> str:
@@ -43,6 +45,20 @@ def demo_model(g: Graph, x: int = 40, y: int = -20) -> tuple[Node, Node, Node]:
     load = g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100))
     empty = g.add("CLIPTextEncode", (x, y + 170), (300, 100), "Empty prompt", clip=load[1], text="")
     latent = g.add("EmptyLatentImage", (x, y + 340), (300, 110), width=128, height=128, batch_size=1)
+    return load, empty, latent
+
+
+def folded(node: Node) -> Node:
+    """A node as its title alone: what every graph has, and nobody comes for."""
+    node.collapsed = True
+    return node
+
+
+def folded_model(g: Graph, x: int, y: int) -> tuple[Node, Node, Node]:
+    """Load Demo Checkpoint, the empty prompt and an empty latent in one line, folded."""
+    load = folded(g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100), "Demo checkpoint"))
+    empty = folded(g.add("CLIPTextEncode", (x + 170, y), (300, 100), "Empty prompt", clip=load[1], text=""))
+    latent = folded(g.add("EmptyLatentImage", (x + 310, y), (300, 110), width=128, height=128, batch_size=1))
     return load, empty, latent
 
 

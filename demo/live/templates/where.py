@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import CAT, ORDINARY, SAMPLING, TEMPLATE
+from .shared import CAT, ORDINARY, SAMPLING, TEMPLATE, WIDE, folded
 
 COLUMNS = (
     ("A memorized photograph", CAT),
     ("A memorized template", TEMPLATE),
     ("A scene the model invents", ORDINARY),
 )
-WIDE, APART = 350, 400
-"""A column, and from one to the next."""
+APART = 400
+"""From one column to the next."""
 NOTE = """## Where is it memorized?
 Press **Run**. Each column: words, the picture a model draws from them, and where it is *remembering*. **Hot = the prompt pins this
 spot down.**
@@ -50,5 +50,5 @@ def _column(g: Graph, x: int, title: str, caption: str, demo: tuple[Node, Node, 
     look: dict[str, Any] = {"image": decode[0], "map": measured[0], "calibration": threshold[0]}
     g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), **look)
     for plumbing in (sampler, decode, measured):
-        plumbing.collapsed = True
+        folded(plumbing)
     g.group(title, g.nodes[before:])
