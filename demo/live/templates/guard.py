@@ -111,7 +111,13 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
         x = 1280 + 380 * i
         links: dict[str, Any] = {"model": model[0], "positive": prompt[0], "negative": empty[0], "cfg": SAMPLING["cfg"]}
         guider = folded(g.add("CFGGuider", (x, 0), (280, 130), **links))
-        how = {"noise": noise[0], "guider": guider[0], "sampler": sampler[0], "sigmas": sigmas[0], "latent_image": latent[0]}
+        how: dict[str, Any] = {
+            "noise": noise[0],
+            "guider": guider[0],
+            "sampler": sampler[0],
+            "sigmas": sigmas[0],
+            "latent_image": latent[0],
+        }
         drawn = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
         shown(g, x, 110, drawn, load, title, (x + 200, 0))
         if model is guard:

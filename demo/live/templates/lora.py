@@ -81,7 +81,7 @@ def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
         sampler = folded(sampled(g, x, 150, leaking[0], prompt, empty, latent))
         decode = folded(g.add("VAEDecode", (x + 110, 150), (300, 50), samples=sampler[0], vae=load[2]))
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
-        how = {"baseline": load[0], "method": "dh_0 + dh_~"}
+        how: dict[str, Any] = {"baseline": load[0], "method": "dh_0 + dh_~"}
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x + 220, 150), (330, 350), **links, **how))
         g.add("PreviewImage", (x, 210), (WIDE, 340), images=decode[0])
         g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
