@@ -29,10 +29,10 @@ CASES = (
 def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 06: stock and guarded sampler, for a memory and for a clean scene."""
     g = Graph(object_info)
-    g.note((0, 0), NOTE_WIDTH, GUARD_NOTE)
-    load, empty, latent = folded_model(g, 0, 800)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 880), (NOTE_WIDTH, 100), "An older checkpoint", stage="early")
-    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 1040), (NOTE_WIDTH, 80), profile="demo/demo")
+    g.note((0, 60), NOTE_WIDTH, GUARD_NOTE)
+    load, empty, latent = folded_model(g, 0, 730)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 810), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
+    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 960), (NOTE_WIDTH, 60), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
         x, before = 480 + 790 * i, len(g.nodes)
         prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), "Prompt", clip=load[1], text=caption)
@@ -89,17 +89,17 @@ CLEAN_PROMPTS = "\n".join(
 def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 07: a profile measured in the graph, and a guard before SamplerCustomAdvanced."""
     g = Graph(object_info)
-    g.note((0, 0), NOTE_WIDTH, ANY_NOTE)
-    load, empty, latent = folded_model(g, 0, 1010)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (480, 0), (WIDE, 100), "An older checkpoint", stage="early")
-    picture = demo_picture(g, 480, 160, "silver spoon")
-    prompt = g.add("CLIPTextEncode", (480, 340), (WIDE, 100), "The training photograph's caption", clip=load[1], text=picture[2])
+    g.note((0, 60), NOTE_WIDTH, ANY_NOTE)
+    load, empty, latent = folded_model(g, 0, 880)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 960), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
+    picture = demo_picture(g, 480, 0, "silver spoon")
+    prompt = g.add("CLIPTextEncode", (480, 190), (WIDE, 90), "The training photograph's caption", clip=load[1], text=picture[2])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     profile = g.add(
-        "UnmemorizeCalibrateStabilityProfile", (480, 490), (WIDE, 470), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
+        "UnmemorizeCalibrateStabilityProfile", (480, 330), (WIDE, 470), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
         prompts=CLEAN_PROMPTS, seed=1, **settings,
     )  # fmt: skip
-    save = g.add("UnmemorizeSaveStabilityProfile", (480, 1050), (WIDE, 60), profile=profile[0], name="demo-scenes")
+    save = g.add("UnmemorizeSaveStabilityProfile", (480, 940), (WIDE, 60), profile=profile[0], name="demo-scenes")
     save.muted = True
     noise = folded(g.add("RandomNoise", (880, 0), (300, 90), noise_seed=1))
     sampler = folded(g.add("KSamplerSelect", (880, 50), (300, 70), sampler_name=SAMPLING["sampler_name"]))

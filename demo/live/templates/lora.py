@@ -28,7 +28,7 @@ FULL_HEAT = 0.2
 def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 02: a training photograph of a LoRA, and what three models draw for its caption and for a scene."""
     g = Graph(object_info)
-    g.note((0, 0), NOTE_WIDTH, LORA_NOTE)
+    g.note((0, 60), NOTE_WIDTH, LORA_NOTE)
     load, empty, latent = folded_model(g, 0, 820)
     picture = demo_picture(g, 480, 0, LEAKED)
     g.add("PreviewImage", (480, 170), (WIDE, 330), "The LoRA's training photograph", images=picture[0])
@@ -70,7 +70,7 @@ The baseline must be a model of the same kind; the node says so if it is not.
 def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 05: dh_~ with the base model as baseline, for a leaked photograph and for a scene."""
     g = Graph(object_info)
-    g.note((0, 0), NOTE_WIDTH, AGAINST_NOTE)
+    g.note((0, 60), NOTE_WIDTH, AGAINST_NOTE)
     load, empty, latent = folded_model(g, 0, 1000)
     leaking = g.add("UnmemorizeLoadDemoLoRA", (480, 0), (WIDE, 110), model=load[0], lora="leaking")
     picture = demo_picture(g, 480, 200, LEAKED)
@@ -82,7 +82,7 @@ def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
         decode = folded(g.add("VAEDecode", (x + 110, 150), (300, 50), samples=sampler[0], vae=load[2]))
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
         how: dict[str, Any] = {"baseline": load[0], "method": "dh_0 + dh_~"}
-        curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x + 220, 150), (330, 350), **links, **how))
-        g.add("PreviewImage", (x, 210), (WIDE, 340), images=decode[0])
+        curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 350), **links, **how))
+        g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
         g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
     return g.build("unmemorize-05-a-lora-against-its-base")

@@ -7,18 +7,31 @@ from typing import Any
 from ...pictures import read_facts
 from ...scripts.lab import LAB
 from ..graph import Graph
-from .shared import MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
+from .shared import (
+    MAPS_AT_CFG_1,
+    NOTE_AT,
+    NOTE_WIDTH,
+    SAMPLING,
+    WIDE,
+    demo_model,
+    demo_picture,
+    folded,
+    folded_model,
+    own_model,
+    sampled,
+)
 
 AUDIT_NOTE = """## Is this picture memorized?
 The question of an **existing** picture: did the model store it? No sampling is needed. *VAE Encode* turns the picture into a
 latent, a little noise is added, and the map asks how firmly the prompt holds every spot.
 
-- Above: a training template with its own caption. The card is hot; its window was never the same twice and stays cold.
-- Below: the same picture with another caption. Without its words the model does not recall it. A few spots at the border pass the
+- Left: a training template with its own caption. The card is hot; its window was never the same twice and stays cold.
+- Right: the same picture with another caption. Without its words the model does not recall it. A few spots at the border pass the
 threshold all the same: look at the shape, not at single spots.
 
 *Calibrate Map Threshold* maps 24 clean prompts first (about 20 seconds, once): white is what is hotter than 99.5 % of their
-pixels. Without it *Map Threshold* would split any map in two.
+pixels. Without it *Map Threshold* would split any map in two. *Save Map Threshold* keeps it; it is muted, because it writes a file:
+select it and press Ctrl+M.
 """ + own_model(
     "Your picture: *Load Image* instead of *Load Demo Picture*, at your model's size, and the prompt you suspect. *Calibrate Map "
     "Threshold* wants ordinary prompts of the kinds you draw. " + MAPS_AT_CFG_1
@@ -47,38 +60,28 @@ CARD = "template: "
 def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 03: an encoded training picture, mapped under its own caption and under another."""
     g = Graph(object_info)
-    g.note(NOTE_AT, NOTE_WIDTH, AUDIT_NOTE)
-    load, empty, latent = demo_model(g)
-    picture = demo_picture(g, 400, -20, CARD)
-    encoded = g.add("VAEEncode", (400, 170), (330, 50), pixels=picture[0], vae=load[2])
-    g.add("PreviewImage", (400, 290), (330, 260), "The picture", images=picture[0])
-    calibration = g.add(
-        "UnmemorizeCalibrateMapThreshold",
-        (1530, -20),
-        (330, 520),
-        model=load[0],
-        clip=load[1],
-        latent=latent[0],
-        prompts="\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS]),
-        cfg=SAMPLING["cfg"],
-        steps=10,
-    )
-    for row, (title, text) in enumerate((("Its own caption", picture[2]), ("Another caption", OTHER_CAPTION))):
-        y = -20 + 600 * row
-        prompt = g.add("CLIPTextEncode", (790, y), (300, 100), title, clip=load[1], text=text)
-        curvature = g.add(
-            "UnmemorizeCurvatureDifferenceMap",
-            (790, y + 160),
-            (330, 350),
-            model=load[0],
-            positive=prompt[0],
-            latent=encoded[0],
-            negative=empty[0],
-        )
-        g.add("UnmemorizeHeatmapOverlay", (1160, y), (330, 480), image=picture[0], map=curvature[0], full_heat=0.25)
-        threshold = g.add("UnmemorizeMapThreshold", (1900, y), (300, 110), map=curvature[0], image=picture[0], calibration=calibration[0])
-        preview = g.add("MaskToImage", (1900, y + 170), (300, 50), mask=threshold[0])
-        g.add("PreviewImage", (1900, y + 280), (300, 230), "Memorized, by the calibrated threshold", images=preview[0])
+    g.note((0, 60), NOTE_WIDTH, AUDIT_NOTE)
+    load, empty, latent = folded_model(g, 0, 960)
+    picture = demo_picture(g, 480, 0, CARD)
+    encoded = folded(g.add("VAEEncode", (480, 190), (330, 50), pixels=picture[0], vae=load[2]))
+    g.add("PreviewImage", (480, 250), (WIDE, 310), images=picture[0])
+    clean = "\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS])
+    links: dict[str, Any] = {"model": load[0], "clip": load[1], "latent": latent[0]}
+    how: dict[str, Any] = {"prompts": clean, "cfg": SAMPLING["cfg"], "steps": 10}
+    calibration = g.add("UnmemorizeCalibrateMapThreshold", (880, 0), (WIDE, 560), **links, **how)
+    save = g.add("UnmemorizeSaveMapThreshold", (880, 760), (WIDE, 80), calibration=calibration[0], name="demo")
+    save.muted = True
+    for i, (title, text) in enumerate((("Its own caption", picture[2]), ("Another caption", OTHER_CAPTION))):
+        x, before = 1280 + 400 * i, len(g.nodes)
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=text)
+        mapped: dict[str, Any] = {"model": load[0], "positive": prompt[0], "latent": encoded[0], "negative": empty[0]}
+        curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 150), (330, 350), **mapped))
+        judged: dict[str, Any] = {"image": picture[0], "map": curvature[0], "calibration": calibration[0]}
+        threshold = folded(g.add("UnmemorizeMapThreshold", (x, 195), (300, 110), **judged))
+        white = folded(g.add("MaskToImage", (x + 140, 195), (300, 50), mask=threshold[0]))
+        g.add("UnmemorizeHeatmapOverlay", (x, 250), (WIDE, 520), **judged)
+        g.add("PreviewImage", (x, 880), (WIDE, 280), images=white[0])
+        g.group(title, g.nodes[before:])
     return g.build("unmemorize-03-is-this-picture-memorized")
 
 

@@ -28,11 +28,11 @@ Drag the white line over a heatmap. Next: 03 for a picture of yours, 06 for a sa
 def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 01: a memorized photograph, a template and a clean scene, each with its map, on one screen."""
     g = Graph(object_info)
-    g.note((0, 0), 330, NOTE)
-    load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 520), (330, 100))
-    threshold = g.add("UnmemorizeLoadMapThreshold", (0, 720), (330, 80), threshold="demo/demo")
-    empty = g.add("CLIPTextEncode", (0, 880), (330, 90), "Empty prompt", clip=load[1], text="")
-    latent = g.add("EmptyLatentImage", (0, 1030), (330, 110), width=128, height=128, batch_size=1)
+    g.note((0, 60), 330, NOTE)
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 520), (330, 60))
+    threshold = g.add("UnmemorizeLoadMapThreshold", (0, 680), (330, 60), threshold="demo/demo")
+    empty = g.add("CLIPTextEncode", (0, 830), (330, 90), "Empty prompt", clip=load[1], text="")
+    latent = g.add("EmptyLatentImage", (0, 970), (330, 110), width=128, height=128, batch_size=1)
     for i, (title, caption) in enumerate(COLUMNS):
         _column(g, APART * (i + 1), title, caption, (load, empty, latent, threshold))
     return g.build("unmemorize-01-where-is-it-memorized")
@@ -45,8 +45,8 @@ def _column(g: Graph, x: int, title: str, caption: str, demo: tuple[Node, Node, 
     links: dict[str, Any] = {"positive": prompt[0], "negative": empty[0]}
     sampler = g.add("KSampler", (x, 150), (300, 270), model=load[0], seed=1, latent_image=latent[0], **links, **SAMPLING)
     decode = g.add("VAEDecode", (x + 110, 150), (250, 50), samples=sampler[0], vae=load[2])
-    g.add("PreviewImage", (x, 210), (WIDE, 340), images=decode[0])
-    measured = g.add("UnmemorizeCurvatureDifferenceMap", (x + 220, 150), (330, 390), model=load[0], latent=sampler[0], **links)
+    g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
+    measured = g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 390), model=load[0], latent=sampler[0], **links)
     look: dict[str, Any] = {"image": decode[0], "map": measured[0], "calibration": threshold[0]}
     g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), **look)
     for plumbing in (sampler, decode, measured):

@@ -1,0 +1,49 @@
+"""What a user sees when a template opens, at 1600 x 1000 and without running it: text that can be read, nodes beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .test_workflows import CLASSIC, OPEN, OVERLAPPING, VUE, WORKFLOWS
+
+WHOLE = (
+    "01-where-is-it-memorized", "02-what-does-a-lora-leak", "03-is-this-picture-memorized", "05-a-lora-against-its-base",
+    "06-guard-the-sampler", "07-guard-any-sampler", "14-check-a-prompt",
+)  # fmt: skip
+"""Templates that lie on one screen; of the others the beginning is seen."""
+LEGIBLE = 0.6
+"""Scale below which the classic canvas draws no text."""
+BOX = "const box = n => n.flags.collapsed ? [n._collapsed_width ?? 110, 0] : n.size"
+OUTSIDE = f"""() => {{ {BOX}; const {{ scale, offset }} = app.canvas.ds
+    return app.graph._nodes.map(n => [n.id + ' ' + n.type, (n.pos[0] + offset[0]) * scale, (n.pos[1] - 30 + offset[1]) * scale,
+        (n.pos[0] + box(n)[0] + offset[0]) * scale, (n.pos[1] + box(n)[1] + offset[1]) * scale])
+        .filter(([, left, top, right, bottom]) => left < 50 || top < 80 || right > innerWidth || bottom > innerHeight) }}"""
+"""Nodes that are not wholly in the window, beside and below the bars, with their edges in pixels."""
+ESCAPED = f"""() => {{ {BOX}; return app.graph._groups.flatMap(g => {{ const [x, y, w, h] = g._bounding
+    const middle = n => [n.pos[0] + box(n)[0] / 2, n.pos[1] + box(n)[1] / 2]
+    const held = n => middle(n)[0] > x && middle(n)[0] < x + w && middle(n)[1] > y && middle(n)[1] < y + h
+    return app.graph._nodes.filter(held).filter(n => n.pos[0] < x || n.pos[1] - 30 < y || n.pos[0] + box(n)[0] > x + w ||
+        n.pos[1] + box(n)[1] > y + h).map(n => `${{g.title}}: ${{n.id}} ${{n.type}}`) }}) }}"""
+"""Nodes of which a group's frame holds the middle and not the whole."""
+
+
+@pytest.fixture(scope="module", params=[CLASSIC, VUE])
+def mode(request, page) -> str:
+    page.set_viewport_size({"width": 1600, "height": 1000})
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param == VUE)
+    page.wait_for_timeout(1000)
+    return request.param
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_template_opens_legibly(page: Any, mode: str, name: str, shoot: Any) -> None:
+    assert page.evaluate(OPEN, name) == []
+    page.wait_for_timeout(900)
+    shoot(page, f"first-{name}-{mode}")
+    assert page.evaluate("app.canvas.ds.scale") >= LEGIBLE
+    if mode == CLASSIC:
+        assert page.evaluate(OVERLAPPING) == []
+        assert page.evaluate(ESCAPED) == []
+        assert name not in WHOLE or page.evaluate(OUTSIDE) == []
