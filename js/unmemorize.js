@@ -46,7 +46,7 @@ function addPanel(node) {
 
 /** Names say in brackets what people search for, because old front ends search names alone; on the graph the name is enough. @param {any} node */
 function shorten(node) {
-  if (String(node.comfyClass ?? "").startsWith("Unmemorize")) node.title = String(node.title).replace(/ \(.*, .*\)$/, "");
+  if (String(node.comfyClass ?? "").startsWith("Unmemorize")) node.title = String(node.title).replace(/ \([a-z, ]+\)$/, "");
 }
 
 /** Settings are reported once before there is a graph. */

@@ -24,7 +24,7 @@ class MemorizationAudit(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="UnmemorizeAudit",
-            display_name="Audit",
+            display_name="Audit (copyright, overfit)",
             category="unmemorize/copies",
             description="Draws every prompt of a list with several seeds and writes a report, a row a prompt: how much its pictures agree, "
             "beyond what such prompts do anyway; what the guard says; which references they are like. One HTML page and JSON, in the "

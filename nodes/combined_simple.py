@@ -85,7 +85,7 @@ class MemorizationCheck(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="UnmemorizeMemorizationCheck",
-            display_name="Memorization Check (training image, overfitting)",
+            display_name="Memorization Check (training image)",
             category="unmemorize/simple",
             description="Draws a prompt and says whether the model recalls a training picture, and where: one verdict in words, and a "
             "heatmap. A model that is new to it is measured once, which takes as long as 50 pictures.",

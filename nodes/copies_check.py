@@ -95,7 +95,7 @@ class CopyCheck(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="UnmemorizeCopyCheck",
-            display_name="Copy Check (copyright, plagiarism, similarity)",
+            display_name="Copy Check (plagiarism, similarity)",
             category="unmemorize/copies",
             description="Compares pictures with references and sorts them: copies and others. The answer is calibrated: it says how many "
             "honest pictures are as much like their nearest reference. A gate, too: what hangs on an empty output does not run.",

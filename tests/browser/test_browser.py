@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 WORDS = {
-    "memorization": "Memorization Check", "copyright": "Copy Check", "overfit": "Memorization Check", "plagiarism": "Copy Check",
+    "memorization": "Memorization Check", "copyright": "Audit", "overfit": "Audit", "plagiarism": "Copy Check",
     "training image": "Memorization Check", "copy": "Copy Check", "similarity": "Copy Check", "heatmap": "Heatmap Overlay",
     "leak": "LoRA Leak Probe", "clean": "Clean LoRA",
 }  # fmt: skip
@@ -77,6 +77,6 @@ def test_found_by_the_words_people_use(page, shoot):
 
 
 def test_on_the_graph_a_name_goes_without_its_search_words(page):
-    titles = page.evaluate("""() => ['UnmemorizeCopyCheck', 'UnmemorizeMemorizationCheck', 'UnmemorizeKSamplerStabilityGuard']
+    titles = page.evaluate("""() => ['UnmemorizeCopyCheck', 'UnmemorizeMemorizationCheck', 'UnmemorizeAudit', 'UnmemorizeKSamplerStabilityGuard']
         .map(type => LiteGraph.createNode(type).title)""")
-    assert titles == ["Copy Check", "Memorization Check", "KSampler (Stability Guard)"]
+    assert titles == ["Copy Check", "Memorization Check", "Audit", "KSampler (Stability Guard)"]
