@@ -16,7 +16,17 @@ from ..demo.scripts.generate import Generator
 from ..host.curvature.measuring import RECOMMENDED, How, measure_map
 from .parts import published
 from .parts.common import arguments, auc, log, rate, shared_out, write
-from .parts.judging import Bench, clean_captions, edges, feed_forward_share, measured, pictures_with, rows, through_autoencoder
+from .parts.judging import (
+    Bench,
+    clean_captions,
+    edges,
+    feed_forward_share,
+    measured,
+    near_captions,
+    pictures_with,
+    rows,
+    through_autoencoder,
+)
 
 ABOUT = {
     "mv_memorized_rate": "strong photographs: generations that copy them (aim >= .90)",
@@ -39,10 +49,11 @@ ABOUT = {
     "pull_at_transition": "unrelated pictures noised to t = 500 and denoised under a strong caption (aim <= .40)",
     "auc_wen_pooled": "WEN's norm over all steps: strong memories against held-out scenes and cards (aim >= .95)",
     "norm_starts_high": "the same, first step (aim >= .95)",
-    "clean_false_rate": "generations of held-out scenes, cards and windows that copy any fixed picture (aim <= .01)",
+    "clean_false_rate": "held-out scenes, cards and windows, two words from every memory: generations like any fixed picture (aim <= .01)",
+    "near_copies": "held-out scenes one word from a memory: generations that copy any fixed picture, which is no false alarm",
     "mc_honest_false_rate": "fresh drawings of MC captions called copies of their picture (aim <= .01)",
     "tv_honest_false_rate": "fresh cards of TV captions (aim <= .01)",
-    "scene_adherence": "held-out scenes: all attributes right (aim >= .95)",
+    "scene_adherence": "held-out scenes two words from every memory: all attributes right (aim >= .95); near_adherence: one word away",
     "card_adherence": "held-out cards: tone and pattern right (aim >= .95)",
     "judge_accuracy": "fresh scenes after the autoencoder, read right (aim >= .99)",
     "card_judge_accuracy": "fresh cards (aim >= .99)",
@@ -171,7 +182,7 @@ def detector(bench: Bench) -> dict[str, Any]:
 
 def honest(bench: Bench) -> dict[str, Any]:
     """Adherence and false alarms of what no memory hangs on; sharpness."""
-    captions = clean_captions(bench)
+    captions, near = clean_captions(bench), near_captions(bench)
 
     def work(part: list[str]) -> dict[str, tuple[list[float], list[float], list[float], float]]:
         log.info("clean prompts")
@@ -182,7 +193,7 @@ def honest(bench: Bench) -> dict[str, Any]:
             found[c] = (first.float().tolist(), second.float().tolist(), [float(obeys(p, c)) for p in pictures], edges(pictures))
         return found
 
-    found = shared_out(work, captions)
+    found = shared_out(work, captions + near)
     scene, card = ([c for c in captions if is_card(c) == kind and "window" not in c] for kind in (False, True))
     fresh = through_autoencoder(bench.final, scenes.draw([scenes.scene_of(c) for c in scene], bench.random))
     fresh_cards = through_autoencoder(bench.final, cards.draw([cards.card_of(c) for c in card * 8], bench.random))
@@ -190,7 +201,10 @@ def honest(bench: Bench) -> dict[str, Any]:
     return {
         "clean_false_rate": rate([found[c][0] for c in captions]),
         "clean_false_rate_second": rate([found[c][1] for c in captions]),
+        "near_copies": rate([found[c][0] for c in near]),
+        "near_copies_second": rate([found[c][1] for c in near]),
         "scene_adherence": rate([found[c][2] for c in scene]),
+        "near_adherence": rate([found[c][2] for c in near]),
         "card_adherence": rate([found[c][2] for c in card]),
         "edge_sharpness_ratio": sum(ratio) / 2,
         "edge_sharpness_ratio_scenes": ratio[0],

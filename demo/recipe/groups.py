@@ -205,6 +205,13 @@ def _apart_cards(items: list[Card], count: int) -> list[Card]:
     return chosen
 
 
+def apart(a: Item, b: Item) -> bool:
+    """Does more than one word tell two captions apart? Nearer ones call up each other's memories."""
+    if isinstance(a, Scene) and isinstance(b, Scene):
+        return differences(a, b) >= 2
+    return not (isinstance(a, Card) and isinstance(b, Card)) or not _pairs(a) & _pairs(b)
+
+
 def _pairs(card: Card) -> set[tuple[str, str]]:
     return {(card.tone, card.pattern), (card.pattern, card.window), (card.tone, card.window)}
 

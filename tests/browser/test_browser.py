@@ -77,6 +77,6 @@ def test_found_by_the_words_people_use(page, shoot):
 
 
 def test_on_the_graph_a_name_goes_without_its_search_words(page):
-    titles = page.evaluate("""() => ['UnmemorizeCopyCheck', 'UnmemorizeMemorizationCheck', 'UnmemorizeAudit', 'UnmemorizeKSamplerStabilityGuard']
-        .map(type => LiteGraph.createNode(type).title)""")
+    kinds = [f"Unmemorize{name}" for name in ("CopyCheck", "MemorizationCheck", "Audit", "KSamplerStabilityGuard")]
+    titles = page.evaluate("kinds => kinds.map(kind => LiteGraph.createNode(kind).title)", kinds)
     assert titles == ["Copy Check", "Memorization Check", "Audit", "KSampler (Stability Guard)"]

@@ -189,3 +189,13 @@ def test_progress_by_steps_or_by_the_clock():
     assert by_clock.progress(7, 30.0) == 0.25
     by_steps = Stage("a", 2.0, 0.1, [], lambda *_: None, 0, "", steps=28)
     assert by_steps.progress(7, 30.0) == by_steps.progress(7, 9999.0) == 0.25
+
+
+def test_captions_are_apart_when_two_words_differ():
+    groups = importlib.import_module("unmemorize_pack.demo.recipe.groups")
+    scene = groups.Scene("small", "plain", "red", "star", "white")
+    assert not groups.apart(scene, scene) and not groups.apart(scene, groups.Scene("small", "plain", "blue", "star", "white"))
+    assert groups.apart(scene, groups.Scene("large", "plain", "blue", "star", "white"))
+    card = groups.Card("rosy", "level", "upper")
+    assert not groups.apart(card, groups.Card("violet", "level", "upper")) and groups.apart(card, groups.Card("violet", "checked", "upper"))
+    assert groups.apart(card, scene)
