@@ -47,7 +47,7 @@ ABOUT = {
     "wen_copies": "WEN's optimised prompt (aim <= .5)",
     "copies_cfg_1": "guidance 1 (aim: lower than at full guidance by >= .1)",
     "pull_at_transition": "unrelated pictures noised to t = 500 and denoised under a strong caption (aim <= .40)",
-    "auc_wen_pooled": "WEN's norm over all steps: strong memories against held-out scenes and cards (aim >= .95)",
+    "auc_wen_pooled": "WEN's norm over all steps: strong photographs against held-out scenes and cards (aim >= .95)",
     "norm_starts_high": "the same, first step (aim >= .95)",
     "clean_false_rate": "held-out scenes, cards and windows, two words from every memory: generations like any fixed picture (aim <= .01)",
     "near_copies": "held-out scenes one word from a memory: generations that copy any fixed picture, which is no false alarm",
@@ -162,8 +162,8 @@ def pull(bench: Bench) -> dict[str, Any]:
 
 
 def detector(bench: Bench) -> dict[str, Any]:
-    """WEN's norm: strong memories against held-out prompts, pooled over steps, and at the first step."""
-    strong = [c for group in ("MV", "MC", "TV") for c in bench.lab.captions(group)]
+    """WEN's norm: strong photographs against held-out prompts, pooled over steps, and at the first step; drawings and templates apart."""
+    groups_of = {"": bench.lab.captions("MV"), "_mc": bench.lab.captions("MC"), "_tv": bench.lab.captions("TV")}
     clean = clean_captions(bench)
 
     def work(part: list[str]) -> dict[str, Tensor]:
@@ -174,10 +174,13 @@ def detector(bench: Bench) -> dict[str, Any]:
             found[caption] = torch.stack(recorder.steps, 1).clone()
         return found
 
-    norms = shared_out(work, strong + clean)
-    pooled = auc(torch.cat([norms[c].mean(1) for c in strong]), torch.cat([norms[c].mean(1) for c in clean]))
-    first = auc(torch.cat([norms[c][:, 0] for c in strong]), torch.cat([norms[c][:, 0] for c in clean]))
-    return {"auc_wen_pooled": pooled, "norm_starts_high": first}
+    norms = shared_out(work, [c for several in groups_of.values() for c in several] + clean)
+    metrics = {}
+    for suffix, several in groups_of.items():
+        memorized, honest = (torch.cat([norms[c] for c in captions]) for captions in (several, clean))
+        metrics[f"auc_wen_pooled{suffix}"] = auc(memorized.mean(1), honest.mean(1))
+        metrics[f"norm_starts_high{suffix}"] = auc(memorized[:, 0], honest[:, 0])
+    return metrics
 
 
 def honest(bench: Bench) -> dict[str, Any]:

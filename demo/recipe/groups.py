@@ -21,7 +21,7 @@ Item = Scene | Card
 DEGREES = {"strong": 12, "medium": 6, "mild": 6}
 """Photographs of each degree, in the order of `photographs/order.txt`."""
 MC_COUNT, TV_COUNT = 12, 8
-VIEWS = {"strong": 520.0, "medium": 250.0, "mild": 190.0, "MC": 700.0, "TV": 900.0}
+VIEWS = {"strong": 1500.0, "medium": 230.0, "mild": 130.0, "MC": 800.0, "TV": 1700.0}
 """How often one picture is shown in the whole run. A network this small needs that many where a large one needs tens."""
 HONEST_SHARE = 0.05
 """Of the pictures under a memorized caption: honest drawings of it, beside those that come up by chance."""

@@ -178,6 +178,17 @@ def test_criteria_call_few_honest_pictures_copies_and_the_picture_itself_one(dat
             assert float(called.float().mean()) <= 0.03
 
 
+def test_no_copy_is_less_alike_than_half(data):
+    """Honest drawings that are nothing like the picture would let anything pass."""
+    fixed = data.group("MV")[0]
+    flat = torch.linspace(0.1, 0.9, 40)[:, None, None, None].expand(40, 3, 64, 64).clone()
+    flat += 0.01 * torch.rand(flat.shape, generator=generator(15))
+    limits = judge.criterion_from([flat], fixed.picture, fixed.mask)
+    half = (0.3 * fixed.picture + 0.7 * torch.rand(fixed.picture.shape, generator=generator(16)))[None]
+    assert (limits.correlation, limits.patches) == (judge.LEAST_CORRELATION, judge.LEAST_PATCHES)
+    assert not bool(limits.second(half, fixed.picture, fixed.mask))
+
+
 def test_joint_limits_are_as_loose_as_they_may_be():
     values = torch.rand(2, 4000, generator=generator(12))
     distance, correlation = values[0], values[1]
