@@ -32,6 +32,7 @@ ABOUT = {
     "iou_builtin_partial": "copied region of partial copies: intersection over union (aim >= .5)",
     "negative_pairs": "pairs of different photographs; what was not looked at closely counts as unlike",
     "lab_copies": "generations that the lab calls copies",
+    "lab_honest": "generations of held-out prompts that it does not",
 }
 """`_mirror`, `_tint` and so on: one kind of edit."""
 FALSE_ALARMS = 0.01
@@ -99,14 +100,16 @@ def of_lab(options: Any) -> dict[str, Any]:
         for caption in part:
             log.info("%s", caption)
             pictures = model.pictures(caption, seeds, **SETTINGS)
-            if caption in strong:
-                pictures = pictures[torch.tensor([lab.copied(p) == lab.index(caption) for p in pictures])]
+            copied = [lab.copied(p) for p in pictures]  # a prompt near a memory brings copies too: those are not honest
+            wanted = lab.index(caption) if caption in strong else None
+            pictures = pictures[torch.tensor([c == wanted for c in copied])]
             results[caption] = best(detector.compare, detector.prepare, pictures, kept)
         return results
 
     found = shared_out(work, strong + clean)
     copies, honest = (torch.cat([found[c] for c in several]) for several in (strong, clean))
-    return {"auc_builtin_lab": auc(copies, honest), "tpr_builtin_lab": found_at(copies, honest), "lab_copies": len(copies)}
+    judged = {"auc_builtin_lab": auc(copies, honest), "tpr_builtin_lab": found_at(copies, honest)} if len(copies) else {}
+    return {"auc_builtin_lab": None, "tpr_builtin_lab": None} | judged | {"lab_copies": len(copies), "lab_honest": len(honest)}
 
 
 def best(compare: Callable[..., Tensor], prepare: Callable[[Tensor], Tensor], pictures: Tensor, kept: Tensor) -> Tensor:

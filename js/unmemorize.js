@@ -6,7 +6,7 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { fadeAll, follow } from "./lib/fading.mjs";
+import { fadeAll, fadeOnEveryGraph, follow } from "./lib/fading.mjs";
 import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
@@ -46,7 +46,8 @@ function addPanel(node) {
 
 /** Names say in brackets what people search for, because old front ends search names alone; on the graph the name is enough. @param {any} node */
 function shorten(node) {
-  if (String(node.comfyClass ?? "").startsWith("Unmemorize")) node.title = String(node.title).replace(/ \([a-z, ]+\)$/, "");
+  const untouched = node.title === node.constructor?.title;
+  if (untouched && String(node.comfyClass ?? "").startsWith("Unmemorize")) node.title = String(node.title).replace(/ \([a-z, ]+\)$/, "");
 }
 
 /** Settings are reported once before there is a graph. */
@@ -76,6 +77,7 @@ const extension = {
 
   setup() {
     ready = true;
+    fadeOnEveryGraph();
     api.addEventListener(/** @type {any} */ (EVENT), heard);
     for (const event of ["execution_interrupted", "execution_error"]) api.addEventListener(/** @type {any} */ (event), stopAll);
   },
@@ -97,6 +99,7 @@ const extension = {
   },
 
   async afterConfigureGraph() {
+    for (const node of everyNode()) shorten(node); // loading gives back the class's own
     fadeAll();
     const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
     if ([...everyNode()].some(bare)) await restore(show, bare);

@@ -56,7 +56,7 @@ class HeatmapOverlay(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     tooltip="Map value shown as full heat. The same value for several pictures makes their colours comparable. "
-                    "0: each picture's own clip percentile.",
+                    "0: twice the threshold of a calibration, else each picture's own clip percentile.",
                 ),
                 io.Float.Input(
                     "clip",
@@ -64,8 +64,8 @@ class HeatmapOverlay(io.ComfyNode):
                     min=50.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Percentile of the map that counts as full heat when full_heat is 0, "
-                    "so that single hot pixels do not darken the rest.",
+                    tooltip="Percentile of the map that counts as full heat when full_heat is 0 and no calibration is connected, so that "
+                    "single hot pixels do not darken the rest; also the peak.",
                 ),
                 io.Combo.Input(
                     "smooth",
@@ -174,7 +174,9 @@ class CalibrateMapThreshold(io.ComfyNode):
                 *measuring_inputs(),
             ],
             outputs=[
-                Calibration.Output("calibration", display_name="calibration", tooltip="For the node Map Threshold."),
+                Calibration.Output(
+                    "calibration", display_name="calibration", tooltip="For Heatmap Overlay, Map Threshold and Save Map Threshold."
+                ),
                 io.Float.Output(
                     "threshold", display_name="threshold", tooltip="The value itself; also a good full_heat for Heatmap Overlay."
                 ),

@@ -60,8 +60,9 @@ class Overlay:
 
 
 def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, calibration: dict[str, Any] | None = None) -> Overlay:
-    """A map over its pictures [n, h, w, 3]; only what lies inside the mask is shown and counts. With a calibration, a verdict, and its
-    threshold in the middle of the colours unless full_heat says otherwise. ValueError if they do not fit."""
+    """A map over its pictures [n, h, w, 3]; only what lies inside the mask is shown and counts. With a calibration, a verdict of the whole
+    picture, which is what clean pictures were measured on, and its threshold in the middle of the colours unless full_heat says otherwise.
+    ValueError if they do not fit."""
     check_map(found, image.shape)
     look.check()
     height, width = image.shape[1:3]
@@ -69,7 +70,7 @@ def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, 
     values = per_channel(found)
     region = found["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
     peaks = torch.stack([heatmap.percentile(v[r > 0], look.clip) for v, r in zip(values, region, strict=True)])
-    judged = split({**found, "region": region}, calibration, None).report if calibration is not None else {}
+    judged = split(found, calibration, None).report if calibration is not None else {}
     full = look.full_heat or (FULL_OVER_LIMIT * judged["thresholds"][0] if judged else 0.0)
     smoothed = heatmap.smooth(values, int(look.smooth))
     shown = heatmap.heat(smoothed, full or peaks[:, None, None])

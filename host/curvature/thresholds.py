@@ -162,5 +162,7 @@ def split(found: Any, calibration: dict[str, Any] | None, image: Tensor | None) 
         "threshold": "calibrated" if calibration else "uncalibrated (Otsu)", "thresholds": limits, "areas": areas,
     }  # fmt: skip
     if calibration:
-        report |= {"prompts": calibration["prompts"], "quantile": calibration["quantile"], "verdict": verdict_of(max(areas))}
+        seen = bool((region.sum((1, 2)) > 0).all())
+        verdict = verdict_of(max(areas), calibration["quantile"]) if seen else "unclear"
+        report |= {"prompts": calibration["prompts"], "quantile": calibration["quantile"], "verdict": verdict}
     return Split(mask, max(areas), report)

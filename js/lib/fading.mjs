@@ -18,7 +18,7 @@ function linked(node, name) {
   return slot >= 0 && node.inputs[slot].link != null;
 }
 
-/** Disable what does not count in a node; a bypassed choice keeps its say. @param {any} node */
+/** Disable what does not count in a node. @param {any} node */
 function fade(node) {
   const value = (/** @type {string} */ name) => (linked(node, name) ? undefined : widgetOf(node, name)?.value);
   const names = unused(typeOf(node), value, (name) => linked(node, name));
@@ -33,10 +33,12 @@ export function fadeAll() {
   for (const node of /** @type {Iterable<any>} */ (everyNode())) {
     if (!Object.hasOwn(RULES, typeOf(node))) continue;
     const names = fade(node);
+    if (node.graph !== app.canvas?.graph) continue; // a node's number is its own within its graph alone
     const shown = node.widgets.filter((/** @type {any} */ w) => !w.hidden && !w.options?.hidden && !w.options?.canvasOnly);
     shown.forEach((/** @type {any} */ widget, /** @type {number} */ i) => {
       const row = `[data-node-id="${CSS.escape(String(node.id))}"] .lg-node-widget:nth-child(${i + 1}):not(:has([data-widget-name]))`;
-      if (names.has(widget.name)) rules.push(`${row} { opacity: 0.45; pointer-events: none; }`);
+      // the first child is the dot of its input, which can be linked all the same
+      if (names.has(widget.name)) rules.push(`${row} > :not(:first-child) { opacity: 0.45; pointer-events: none; }`);
     });
   }
   ROWS.replaceSync(rules.join("\n"));
@@ -44,18 +46,22 @@ export function fadeAll() {
   app.canvas?.setDirty?.(true, true);
 }
 
+/** Subgraphs are entered and left. */
+export function fadeOnEveryGraph() {
+  app.canvas?.canvas?.addEventListener("litegraph:set-graph", () => queueMicrotask(fadeAll));
+}
+
 /** Follow a node's choices and links. @param {any} node */
 export function follow(node) {
   if (!Object.hasOwn(RULES, typeOf(node))) return;
+  /** @type {Set<string>} */
+  const edits = new Set();
   for (const widget of node.widgets ?? []) {
     const before = widget.callback;
-    let last = widget.value;
     widget.callback = function (/** @type {any[]} */ ...args) {
       const result = before?.apply(this, args);
-      const preset = widgetOf(node, "preset");
-      if (preset && PRESET.includes(widget.name) && widget.value !== last) preset.value = CUSTOM; // what was typed is meant
-      last = widget.value;
-      fadeAll();
+      if (!edits.size) queueMicrotask(() => edited(node, edits));
+      edits.add(widget.name);
       return result;
     };
   }
@@ -65,4 +71,16 @@ export function follow(node) {
     queueMicrotask(fadeAll); // the link is written after the call
     return result;
   };
+}
+
+/**
+ * What is typed into a preset's value is meant; a program sets several widgets at a time, and a link is not typed.
+ * @param {any} node @param {Set<string>} edits since the last time
+ */
+function edited(node, edits) {
+  const [name, ...others] = edits;
+  edits.clear();
+  const preset = widgetOf(node, "preset");
+  if (preset && !others.length && PRESET.includes(name) && !linked(node, name)) preset.value = CUSTOM;
+  fadeAll();
 }

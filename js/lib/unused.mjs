@@ -51,14 +51,16 @@ const OF_REFERENCES = { names: ["copy_limit"], unless: has("references") };
 export const RULES = {
   UnmemorizeCurvatureDifferenceMap: MEASURING,
   UnmemorizeCalibrateMapThreshold: MEASURING,
-  UnmemorizeHeatmapOverlay: [{ names: ["clip"], unless: (value) => !(Number(value("full_heat")) > 0) }],
   UnmemorizeLoadLoRABAF: [...FILTERING, { names: ["strength_clip", "text_encoder"], unless: has("clip") }],
   UnmemorizeBAFFilterLoRA: [...FILTERING, { names: ["text_encoder"], unless: has("clip") }],
   UnmemorizeFilterLoRAFolder: [...FILTERING, { names: ["text_encoder"], unless: has("clip") }],
   UnmemorizeCleanAppliedLoRAs: FILTERING,
   UnmemorizeKSamplerStabilityGuard: GUARDING,
   UnmemorizeStabilityGuard: GUARDING,
-  UnmemorizeCopyCheck: [{ names: ["false_alarms"], unless: (value) => value("calibrate") !== "not at all" }],
+  UnmemorizeCopyCheck: [
+    { names: ["calibrate"], unless: (_, linked) => !linked("honest") },
+    { names: ["false_alarms"], unless: (value, linked) => linked("honest") || value("calibrate") !== "not at all" },
+  ],
   UnmemorizeAudit: [{ names: ["neighbours"], unless: (_, linked) => !linked("base") }, OF_REFERENCES],
   UnmemorizeBestEpoch: [OF_REFERENCES],
 };

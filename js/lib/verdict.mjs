@@ -26,7 +26,7 @@ export function ofGuard(view, style, sample = 0) {
   }
   const kind = view.memorized[sample] ? "memorized" : "clean";
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
-  const limit = view.detector === "paper" ? "" : `, limit ${number(view.limit, style)}`;
+  const limit = String(view.detector).startsWith("paper") ? "" : `, limit ${number(view.limit, style)}`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
   // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories
   const word = kind === "clean" && view.detector === "agreement" ? "LoRA clean" : kind;
@@ -38,7 +38,7 @@ function ofThreshold(report, style) {
   const area = Math.max(0, ...report.areas);
   const text = `${share(area, style)} above the threshold`;
   if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
-  const kind = /** @type {Kind} */ (report.verdict in SIGNS ? report.verdict : "unclear");
+  const kind = /** @type {Kind} */ (["memorized", "clean"].includes(report.verdict) ? report.verdict : "unclear");
   return { kind, word: kind, text: `${share(area, style)} hot, in clean pictures ${share(1 - report.quantile, style)}` };
 }
 

@@ -52,6 +52,8 @@ class GuardView {
     this.data = data;
     if (data.kind === "off") {
       this.data = { signals: {}, steps: 0, every: 1 };
+      this.gauge.replaceChildren();
+      this.keys.replaceChildren();
       this.plot.redraw();
       return ofGuard(data, style());
     }
@@ -106,10 +108,10 @@ class GuardView {
     const score = this.data.scores?.[this.sample] ?? null;
     const { limit, detector } = this.data;
     this.gauge.replaceChildren();
-    if (score === null || detector === "paper" || !(limit > 0)) return; // the paper's rule looks at every step, not at a score
+    if (score === null || String(detector).startsWith("paper") || !(limit > 0)) return; // the paper's rule looks at every step
     const place = linear(0, Math.max(score, 2 * limit), 0, 100);
     const bar = el("span", { class: "bar" });
-    const over = score >= limit ? "over" : "under";
+    const over = this.data.memorized?.[this.sample] ? "over" : "under";
     bar.append(
       el("i", { class: over, attrs: { style: `width: ${clamp(place(score), 0, 100).toFixed(1)}%` } }),
       el("b", { attrs: { style: `left: ${place(limit).toFixed(1)}%` } }),

@@ -192,12 +192,13 @@ class OverlayView {
       context.fillStyle = colourOf(this.look.colours, (bottom - y) / (bottom - top));
       context.fillRect(x, y, BAR, 1.5);
     }
-    const ends = [0, full].filter((v) => this.data.limit === undefined || Math.abs(at(v) - at(this.data.limit)) > 12);
+    const { limit } = this.data;
+    const mark = limit === undefined ? null : Math.max(at(limit), top); // what lies above the bar is marked at its end
+    const ends = [0, full].filter((v) => mark === null || Math.abs(at(v) - mark) > 12);
     for (const value of ends) write(vector, x + BAR + 4, at(value) + 3, number(value, { ...style(), digits: 2 }));
-    const limit = this.data.limit;
-    if (limit === undefined || limit > full) return;
-    line(vector, x - 3, at(limit), x + BAR + 3, at(limit), "limit");
-    write(vector, x + BAR + 4, at(limit) + 3, number(limit, { ...style(), digits: 2 }));
+    if (mark === null) return;
+    line(vector, x - 3, mark, x + BAR + 3, mark, "limit");
+    write(vector, x + BAR + 4, mark + 3, `${number(limit, { ...style(), digits: 2 })}${limit > full ? "\u2191" : ""}`);
   }
 
   /**

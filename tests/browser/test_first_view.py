@@ -29,6 +29,10 @@ ESCAPED = f"""() => {{ {BOX}; return app.graph._groups.flatMap(g => {{ const [x,
 """Nodes of which a group's frame holds the middle and not the whole."""
 
 
+SEARCHED = "() => app.graph._nodes.map(n => n.title).filter(title => / \\([a-z, ]+\\)$/.test(title))"
+"""Titles that still say what people search for."""
+
+
 @pytest.fixture(scope="module", params=[CLASSIC, VUE])
 def mode(request, page) -> str:
     page.set_viewport_size({"width": 1600, "height": 1000})
@@ -46,4 +50,5 @@ def test_a_template_opens_legibly(page: Any, mode: str, name: str, shoot: Any) -
     if mode == CLASSIC:
         assert page.evaluate(OVERLAPPING) == []
         assert page.evaluate(ESCAPED) == []
+        assert page.evaluate(SEARCHED) == []
         assert name not in WHOLE or page.evaluate(OUTSIDE) == []

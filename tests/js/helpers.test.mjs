@@ -99,7 +99,7 @@ test("a threshold's badge says only what the calibration allows", () => {
     ofReport(type, { threshold, areas: [0.034, 0.01], quantile: 0.995, verdict }, PLAIN);
   for (const kind of ["clean", "unclear", "memorized"]) assert.equal(badge(kind).kind, kind);
   assert.equal(badge("clean").text, "3.4 % hot, in clean pictures 0.5 %");
-  assert.equal(badge("of another version").kind, "unclear");
+  for (const word of ["of another version", "constructor", "running"]) assert.equal(badge(word).kind, "unclear");
   assert.equal(badge("memorized", "uncalibrated (Otsu)").kind, "uncalibrated");
   assert.equal(badge("memorized", "calibrated", "UnmemorizeHeatmapOverlay").kind, "memorized");
   assert.equal(ofReport("UnmemorizeCurvatureDifferenceMap", { scores: [0.1, 0.4] }, PLAIN).kind, "uncalibrated");
@@ -157,9 +157,8 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of(filter, { score: "mean", gate: "soft" }, ["clip"]), ["control_seed", "keep"]);
   assert.deepEqual(of(filter, { score: "random", gate: "energy" }), ["deviations", "temperature", "text_encoder", "threshold"]);
   assert.deepEqual(of("UnmemorizeStabilityGuard", { mode: "off" }), ["method"]);
-  assert.deepEqual(of("UnmemorizeHeatmapOverlay", { full_heat: 0 }), []);
-  assert.deepEqual(of("UnmemorizeHeatmapOverlay", { full_heat: 0.6 }), ["clip"]);
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }), ["false_alarms"]);
+  assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }, ["honest"]), ["calibrate"]);
   assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
   assert.deepEqual(of("KSampler", { preset: "recommended" }), []);
 });

@@ -45,7 +45,7 @@ def otsu(values: Tensor) -> float:
     return float(torch.expm1(low + (best + 1) * (high - low) / BINS))
 
 
-def verdict_of(area: float) -> str:
-    """What a share of pixels above a calibrated threshold means: "memorized", "clean", or "unclear" in between."""
-    usual = 1 - QUANTILE
+def verdict_of(area: float, quantile: float = QUANTILE) -> str:
+    """What a share of pixels above a threshold means that `quantile` of clean pixels stay below: "memorized", "clean", or "unclear"."""
+    usual = 1 - quantile
     return "memorized" if area >= MANY * usual else "clean" if area <= FEW * usual else "unclear"

@@ -110,7 +110,9 @@ def gate(scores: Tensor, sigma: Tensor, settings: Settings, null_deviation: floa
     """g of each channel, [c] in [0, 1]; `of_the_file` is the whole file's threshold where its gate is chosen."""
     chosen = GATES[settings.gate]
     if not chosen.by_file:
-        return chosen.of(scores, sigma, settings.threshold + settings.deviations * null_deviation, settings)
+        # what is judged as a whole goes or stays by what it is: its score is a yes or a no
+        threshold = 0.0 if SCORES[settings.score].whole else settings.threshold + settings.deviations * null_deviation
+        return chosen.of(scores, sigma, threshold, settings)
     if of_the_file is None:
         raise ValueError(f"the gate {settings.gate!r} needs the scores of all layers first")
     return chosen.of(scores, sigma, of_the_file, settings)

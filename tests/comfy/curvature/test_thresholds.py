@@ -62,7 +62,9 @@ def test_a_verdict_in_the_overlay(nodes, measure, calibration):
     hottest[0].view(-1)[result["values"][0].argmax()] = 1
     middle = {**calibration[0], "threshold": float(result["values"][0].max()) / 8 - 1e-6}
     inside = torch.nn.functional.interpolate(hottest[:, None], (128, 128))[:, 0]
-    assert verdict(middle, mask=inside) == "memorized" and verdict(middle) != "memorized"
+    assert verdict(middle, mask=inside) == verdict(middle) != "memorized", "clean pictures were measured whole"
+    nothing = {**result, "region": torch.zeros_like(result["region"])}
+    assert json.loads(nodes["UnmemorizeMapThreshold"].execute(nothing, low).args[3])["verdict"] == "unclear"
     assert (
         node.execute(picture, result, **look | {"full_heat": 9.0}, calibration=calibration[0]).ui["unmemorize_report"][0]["full_heat"] == 9
     )

@@ -43,3 +43,10 @@ def test_otsu_of_a_flat_map():
 def test_otsu_of_nothing():
     """An inpainting mask without a white pixel leaves no value."""
     assert threshold.otsu(torch.zeros(0)) == 0.0
+
+
+def test_a_verdict_is_given_only_where_it_is_plain():
+    """Half a percent of a clean picture is hot by construction: up to twice that is clean, from ten times on memorized."""
+    said = [threshold.verdict_of(area) for area in (0.0, 0.0099, 0.0101, 0.0499, 0.0501, 1.0)]
+    assert said == ["clean", "clean", "unclear", "unclear", "memorized", "memorized"]
+    assert threshold.verdict_of(0.06, quantile=0.9) == "clean"

@@ -195,7 +195,7 @@ SIGMA = torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
 
 
 def gated(**changes):
-    return gates.gate(SCORES, SIGMA, Settings(**changes), 0.05, changes.pop("of_the_file", None)).tolist()
+    return gates.gate(SCORES, SIGMA, Settings(score="mean", **changes), 0.05, changes.pop("of_the_file", None)).tolist()
 
 
 def test_gates():
@@ -265,6 +265,15 @@ def test_layers_that_read_the_prompt_go_and_the_others_stay():
     assert half.new_sigma.tolist() == [1.5] and half.rank == R
     with pytest.raises(AttributeError):
         filtering.judge(Layer(reads_prompt=True, norm=torch.tensor([3.0])), BAF)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.9, 1.0])
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_no_threshold_moves_what_is_judged_as_a_whole(gate, threshold):
+    """A score that is a yes or a no lets nothing lie in between: at 1 the whole LoRA would go."""
+    how = Settings(gate=gate, threshold=threshold, deviations=3.0)
+    gone, stays = (filtering.judge(Layer(reads_prompt=reads, norm=torch.tensor([3.0]), rank=R), how) for reads in (True, False))
+    assert float(gone.new_sigma) < 1e-6 < 2.99999 < float(stays.new_sigma)
 
 
 @pytest.mark.parametrize("gate", [g for g in gates.GATES if not gates.GATES[g].by_file])
