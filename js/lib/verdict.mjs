@@ -36,10 +36,10 @@ export function ofGuard(view, style, sample = 0) {
 /** @param {any} report @param {Style} style @returns {Verdict} */
 function ofThreshold(report, style) {
   const area = Math.max(0, ...report.areas);
-  const text = `${share(area, style)} above the threshold`;
+  const text = `${share(area, style)} hot`;
   if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
   const kind = /** @type {Kind} */ (["memorized", "clean"].includes(report.verdict) ? report.verdict : "unclear");
-  return { kind, word: kind, text: `${share(area, style)} hot, in clean pictures ${share(1 - report.quantile, style)}` };
+  return { kind, word: kind, text: `${text}, in clean pictures ${share(1 - report.quantile, style)}` };
 }
 
 /** @param {any} report @param {Style} style @returns {string} */
@@ -77,7 +77,8 @@ export function ofReport(type, report, style) {
     return { kind: "uncalibrated", word: "uncalibrated", text: `score ${number(score, style)}` };
   }
   if (type === "UnmemorizeHeatmapOverlay") {
-    return { kind: "uncalibrated", word: "uncalibrated", text: `mean ${number(report.mean, style)}, peak ${number(report.peak, style)}` };
+    const brief = { ...style, digits: 2 };
+    return { kind: "uncalibrated", word: "uncalibrated", text: `mean ${number(report.mean, brief)}, peak ${number(report.peak, brief)}` };
   }
   const warnings = Array.isArray(report.warnings) ? report.warnings.length : 0;
   return { kind: "note", word: warnings ? counted(warnings, "warning") : "done", text: inWords(report, style) };
