@@ -39,7 +39,7 @@ function ofThreshold(report, style) {
   const text = `${share(area, style)} hot`;
   if (!String(report.threshold).startsWith("calibrated")) return { kind: "uncalibrated", word: "uncalibrated", text };
   const kind = /** @type {Kind} */ (["memorized", "clean"].includes(report.verdict) ? report.verdict : "unclear");
-  return { kind, word: kind, text: `${text}, in clean pictures ${share(1 - report.quantile, style)}` };
+  return { kind, word: kind, text: `${text}, clean pictures ${share(1 - report.quantile, style)}` };
 }
 
 /** @param {any} report @param {Style} style @returns {string} */

@@ -98,7 +98,7 @@ test("a threshold's badge says only what the calibration allows", () => {
   const badge = (/** @type {string} */ verdict, threshold = "calibrated", type = "UnmemorizeMapThreshold") =>
     ofReport(type, { threshold, areas: [0.034, 0.01], quantile: 0.995, verdict }, PLAIN);
   for (const kind of ["clean", "unclear", "memorized"]) assert.equal(badge(kind).kind, kind);
-  assert.equal(badge("clean").text, "3.4 % hot, in clean pictures 0.5 %");
+  assert.equal(badge("clean").text, "3.4 % hot, clean pictures 0.5 %");
   for (const word of ["of another version", "constructor", "running"]) assert.equal(badge(word).kind, "unclear");
   assert.equal(badge("memorized", "uncalibrated (Otsu)").kind, "uncalibrated");
   assert.equal(badge("memorized", "calibrated", "UnmemorizeHeatmapOverlay").kind, "memorized");
