@@ -7,7 +7,6 @@ photograph of another source (negatives).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ..demo.scripts.generate import SETTINGS, Generator
 from ..demo.scripts.lab import load_lab
 from ..demo.scripts.photos import load_picture
 from ..host.copies.checking import PART
-from ..host.copies.detectors import BuiltIn
+from ..host.copies.detectors import BuiltIn, Detector
 from .parts.common import ROOT, arguments, auc, iou, log, shared_out, write
 from .parts.edits import PARTIAL, WHOLE
 
@@ -103,7 +102,7 @@ def of_lab(options: Any) -> dict[str, Any]:
             copied = [lab.copied(p) for p in pictures]  # a prompt near a memory brings copies too: those are not honest
             wanted = lab.index(caption) if caption in strong else None
             pictures = pictures[torch.tensor([c == wanted for c in copied])]
-            results[caption] = best(detector.compare, detector.prepare, pictures, kept)
+            results[caption] = best(detector, pictures, kept)
         return results
 
     found = shared_out(work, strong + clean)
@@ -112,9 +111,9 @@ def of_lab(options: Any) -> dict[str, Any]:
     return {"auc_builtin_lab": None, "tpr_builtin_lab": None} | judged | {"lab_copies": len(copies), "lab_honest": len(honest)}
 
 
-def best(compare: Callable[..., Tensor], prepare: Callable[[Tensor], Tensor], pictures: Tensor, kept: Tensor) -> Tensor:
+def best(detector: Detector, pictures: Tensor, kept: Tensor) -> Tensor:
     """Best match of each of [n, 3, h, w]; none of none."""
-    return compare(prepare(pictures), kept, lambda: None).max(1).values if len(pictures) else torch.zeros(0)
+    return detector.compare(detector.prepare(pictures), kept, lambda: None).max(1).values if len(pictures) else torch.zeros(0)
 
 
 def main() -> None:

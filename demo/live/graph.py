@@ -212,7 +212,7 @@ def _first_view(nodes: list[dict[str, Any]]) -> dict[str, Any]:
     right, bottom = (max(n["pos"][i] + _shown(n)[i] for n in nodes) for i in (0, 1))
     room = [WINDOW[i] - BARS[i] for i in (0, 1)]
     scale = round(max(LEGIBLE, min(1.0, room[0] / (right - left + 2 * EDGE), room[1] / (bottom - top + HEADING + EDGE))), 3)
-    return {"scale": scale, "offset": [round(BARS[0] / scale - left + EDGE), round((BARS[1]) / scale - top + HEADING)]}
+    return {"scale": scale, "offset": [round(BARS[0] / scale - left + EDGE), round(BARS[1] / scale - top + HEADING)]}
 
 
 def _frame(number: int, title: str, inside: list[dict[str, Any]]) -> dict[str, Any]:

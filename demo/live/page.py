@@ -70,7 +70,7 @@ def _where(rows: list[dict[str, Any]], fixed: int) -> str:
 does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
 <b>Heatmap Overlay</b> paints the answer over the picture. All three use one colour scale:</p>
 <div class="scale" style="background: linear-gradient(90deg, {stops})"></div>
-<div class="ends"><span>0: free</span><span>{limit:.2g}: as hot as clean pictures of this model get</span><span>{full:.2g}</span></div>
+<div class="ends"><span>0: free</span><span>{limit:.2g}: 99.5 % of clean pixels stay below</span><span>{full:.2g}</span></div>
 {cards}
 <p class="small soft">Open the same graph in ComfyUI: <code>nox -s comfy</code>, then Workflow &gt; Browse Templates &gt; unmemorize &gt;
 01-where-is-it-memorized.</p>"""

@@ -5,31 +5,25 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...host.core import files
 from ...host.neurons.finding import find
 from ...host.neurons.masks import MASKS, StoredMask, as_file
 from ...host.neurons.recording import record
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
+from . import bundled
 from .generate import SETTINGS, Generator
-from .lab import LAB
 
-NAME = "demo"
 SEED = 0
 GROUPS = ("MV",)
 """Whose strong captions: the photographs."""
 SETTING: dict[str, Any] = {"place": "feed-forward", "low": 5.6, "share": 0.1, "select_ratio": 0.0, "rows": "cond only", "score": "wanda"}
 """The paper's window; denser than its 1 % for SD1.5, since there are far fewer neurons here, and from the prompt's rows alone: of all that
 `nox -s sweep -- neurons` tried, the mask that silences most without harming scenes."""
-
-log = logging.getLogger("demo.mask")
 
 
 def captions(facts: dict[str, Any]) -> list[str]:
@@ -53,11 +47,4 @@ def measure(folder: Path, **changes: Any) -> StoredMask:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lab", type=Path, default=LAB)
-    folder = parser.parse_args().lab
-    torch.set_num_threads(1)
-    path = folder / MASKS.bundled.name / f"{NAME}.safetensors"
-    stored = measure(folder)
-    files.replace(path, *as_file(stored))
-    log.info("%s: density %.4f", path, stored.mask.density())
+    bundled.write(MASKS, measure, as_file, lambda stored: f"density {stored.mask.density():.4f}", __doc__)

@@ -6,27 +6,21 @@ run it anew when a lab was trained anew.
 
 from __future__ import annotations
 
-import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...host.core import files
 from ...host.stability.profiles import PROFILES, StoredProfile, as_file, calibrate
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
+from . import bundled
 from .generate import SETTINGS, Generator
-from .lab import LAB
 
-NAME = "demo"
 CLEAN = {"scene_captions": 50}
 """Captions of each kind. One kind: textures start as a blur, scenes do not, and a profile of both takes the difference for chance."""
 CHOICE, SEED = 71, 7100
 """Seeds: of the choice of captions, and of the first run's noise."""
-
-log = logging.getLogger("demo.profile")
 
 
 def chosen_captions(facts: dict[str, Any], counts: dict[str, int]) -> list[str]:
@@ -52,11 +46,4 @@ def measure(folder: Path) -> StoredProfile:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lab", type=Path, default=LAB)
-    folder = parser.parse_args().lab
-    torch.set_num_threads(1)
-    path = folder / PROFILES.bundled.name / f"{NAME}.safetensors"
-    stored = measure(folder)
-    files.replace(path, *as_file(stored))
-    log.info("%s: %d clean runs", path, stored.profile.runs)
+    bundled.write(PROFILES, measure, as_file, lambda stored: f"{stored.profile.runs} clean runs", __doc__)

@@ -6,29 +6,23 @@ does by default; run it anew when a lab was trained anew.
 
 from __future__ import annotations
 
-import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...host.core import files
 from ...host.curvature.measuring import RECOMMENDED
 from ...host.curvature.thresholds import THRESHOLDS, as_file, calibrate
 from ...host.demo import load_demo
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
+from . import bundled
 from .demo_profile import chosen_captions
 from .generate import SETTINGS
-from .lab import LAB
 
-NAME = "demo"
 CLEAN = {"scene_captions": 36, "texture_captions": 20}
 """Captions of each kind: maps of photographs and templates are judged by it too."""
 SEED = 7300
-
-log = logging.getLogger("demo.threshold")
 
 
 @torch.inference_mode()
@@ -42,11 +36,4 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lab", type=Path, default=LAB)
-    folder = parser.parse_args().lab
-    torch.set_num_threads(1)
-    path = folder / THRESHOLDS.bundled.name / f"{NAME}.safetensors"
-    found = measure(folder)
-    files.replace(path, *as_file(found))
-    log.info("%s: %.4f from %d prompts", path, found["threshold"], found["prompts"])
+    bundled.write(THRESHOLDS, measure, as_file, lambda found: f"{found['threshold']:.4f} from {found['prompts']} prompts", __doc__)

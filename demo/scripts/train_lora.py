@@ -91,8 +91,7 @@ class Trainer:
         dropped = torch.rand(BATCH, generator=generator) < DROP
         context = torch.cat([self.contexts[-1 if d else int(i)] for i, d in zip(chosen, dropped, strict=True)])
         unet, sigmas = self.model.diffusion_model, self.model.model_sampling.sigmas
-        with torch.autocast("cpu", torch.bfloat16):  # half the time on processors that compute in it
-            return velocity_loss(unet, self.latents[chosen], context, sigmas, generator)
+        return velocity_loss(unet, self.latents[chosen], context, sigmas, generator)
 
 
 def worker(rank: int, options: argparse.Namespace) -> None:

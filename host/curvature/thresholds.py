@@ -100,7 +100,7 @@ def load_threshold(name: str) -> dict[str, Any]:
 
 
 def report_of(calibration: dict[str, Any]) -> dict[str, Any]:
-    """What it was measured on, for people; the model by its kind alone."""
+    """What it was measured on, for people: without the fingerprint of the model."""
     measured = {k: v for k, v in calibration["settings"].items() if k != "model"}
     return {k: calibration[k] for k in ("threshold", "quantile", "prompts", "width", "height")} | measured
 

@@ -49,6 +49,11 @@ def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
     return g.build("7d1a3c52-0f6e-4b7b-9a0e-5a2f1c9d7e11")
 
 
+GAUGE = """g => { const [score, limit] = g.lastChild.textContent.match(/-?[0-9.]+/g).map(Number)
+    return [score, limit, parseFloat(g.querySelector('i').style.width), parseFloat(g.querySelector('b').style.left)] }"""
+"""Score and limit of a gauge in words, and where they are drawn, in percent."""
+
+
 def view(page: Any, name: str) -> Any:
     """The panel of the node of a kind; playwright looks through its shadow root."""
     number = page.evaluate("type => app.graph._nodes.findIndex(n => n.type === type)", TYPES[name])
@@ -126,6 +131,9 @@ def test_guard_shows_the_run_and_its_verdict(page, done, shoot):
     panel = show(page, "guard")
     assert panel.locator(".badge").get_attribute("data-kind") in ("memorized", "clean")
     assert "score" in panel.locator(".summary").inner_text()
+    score, limit, filled, mark = panel.locator(".gauge").evaluate(GAUGE)
+    assert filled == pytest.approx(100 * min(1, score / max(score, 2 * limit)), abs=1)
+    assert mark == pytest.approx(100 * limit / max(score, 2 * limit), abs=1)
     assert panel.locator("path.trace").count() == 3
     if done == CLASSIC:  # the second time the server has the result already
         assert {"step", "done"} <= set(page.evaluate("() => window.heard"))
@@ -145,6 +153,10 @@ def test_overlay_acts_at_once_without_a_run(page, done, shoot):
     panel.get_by_label("colour map").select_option("viridis")
     seen.append(pixels(panel))
     assert len(set(seen)) == len(seen)
+    handle, full = panel.locator("circle.handle"), panel.locator(".plot text").last.text_content()
+    width = panel.locator(".plot svg").evaluate("v => v.viewBox.baseVal.width - 54")
+    assert float(handle.get_attribute("cx")) == pytest.approx(width / 2, abs=2) and panel.locator("line.limit").count() == 0
+    assert float(full) > 0
     panel.locator(".plot").hover()
     assert re.match(r"x \d+, y \d+: -?[\d.e-]+, [\d.]+ % of full heat", panel.locator(".readout").inner_text())
     shoot(page, f"overlay-{done}")
@@ -245,6 +257,15 @@ def test_what_does_not_count_is_disabled_and_stays(page, done, shoot):
         number = page.evaluate("t => app.graph._nodes.find(n => n.type === t).id", TYPES["map"])
         rows = set(page.evaluate(FADED, number))
         assert settled <= rows and "method" not in rows
+    page.evaluate(
+        """type => { const n = app.graph._nodes.find(n => n.type === type)
+            for (const [name, value] of [['probes', 7], ['noises', 3]]) {
+                const w = n.widgets.find(w => w.name === name); w.value = value; w.callback?.(value, app.canvas, n) } }""",
+        TYPES["map"],
+    )
+    assert widget_value(page, "map", "preset") == "recommended", "a program sets several at a time"
+    choose(page, "map", "noises", 1)
+    choose(page, "map", "preset", "recommended")
     choose(page, "map", "probes", 5)
     assert widget_value(page, "map", "preset") == "custom" and disabled(page, "map") == set()
     choose(page, "map", "probes", 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..graph import Graph, Node
 from .guard import CLEAN_PROMPTS, shown
-from .shared import NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
+from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 COPY_NOTE = """## Is this picture a copy?
 Press **Run**. *Copy Check* compares two pictures with references, here five training photographs of the demo model.
@@ -21,7 +21,6 @@ The answer is calibrated by 24 honest pictures: at most one in twenty of them wo
 """ + own_model("Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*.")
 PHOTOS = ("tabby cat", "flag with stripes", "wooden table edge", "raccoon looking", "smiling astronaut")
 HONEST = "a large blue star on a sand background"
-MEMORIZED, ORDINARY = "close photo of a tabby cat looking left", "a small red circle on a gray background"
 
 
 def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     references = g.add("UnmemorizeReferencePictures", (640, 1120), (320, 170), folder="none", images=batch[0])
     g.group("References: training photographs", g.nodes[before:])
     made = []
-    for i, (title, caption) in enumerate((("A memorized prompt", MEMORIZED), ("An ordinary prompt", ORDINARY))):
+    for i, (title, caption) in enumerate((("A memorized prompt", CAT), ("An ordinary prompt", ORDINARY))):
         prompt = g.add("CLIPTextEncode", (410, 190 * i - 20), (300, 110), title, clip=load[1], text=caption)
         drawn = sampled(g, 740 + 330 * i, -20, load[0], prompt, empty, latent)
         made.append(g.add("VAEDecode", (740 + 330 * i, 300), (300, 50), samples=drawn[0], vae=load[2]))
@@ -83,9 +82,9 @@ def which_word_calls_it_up(object_info: dict[str, Any]) -> dict[str, Any]:
     profile = g.add("UnmemorizeLoadStabilityProfile", (40, 490), (300, 80), profile="demo/demo")
     words = g.add(
         "UnmemorizeTriggerWords", (410, -20), (420, 700), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
-        prompt=MEMORIZED, seeds=2, seed=1, word_list=WORD_LIST, profile=profile[0], **settings,
+        prompt=CAT, seeds=2, seed=1, word_list=WORD_LIST, profile=profile[0], **settings,
     )  # fmt: skip
-    before = g.add("CLIPTextEncode", (870, -20), (300, 110), "The prompt", clip=load[1], text=MEMORIZED)
+    before = g.add("CLIPTextEncode", (870, -20), (300, 110), "The prompt", clip=load[1], text=CAT)
     after = g.add("CLIPTextEncode", (870, 420), (300, 110), "With that word changed", clip=load[1], text=words[2])
     for prompt, y, title in ((before, -20, "Before"), (after, 420, "After")):
         shown(g, 1540, y, sampled(g, 1200, y, load[0], prompt, empty, latent), load, title)
@@ -98,7 +97,7 @@ prompt agree beyond what such prompts do anyway, and what the guard says. Stop i
 
 *Stability Profile for This Model* gives the guard what it needs: the demo's bundled profile, or one that is measured once for your model.
 """ + own_model("A list of prompts as a file (text, CSV, JSON Lines) goes into ComfyUI's input folder.")
-AUDITED = f"{MEMORIZED}\nphoto of a raccoon looking at the camera\n{ORDINARY}\na large yellow cross on a brown background"
+AUDITED = f"{CAT}\nphoto of a raccoon looking at the camera\n{ORDINARY}\na large yellow cross on a brown background"
 
 
 def audit_a_model(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +112,6 @@ def audit_a_model(object_info: dict[str, Any]) -> dict[str, Any]:
         "UnmemorizeAudit", (810, -20), (420, 760), **links, vae=load[2], prompts=AUDITED, name="demo", seeds=4, seed=1, neighbours=2,
         profile=profile[0], **settings,
     )  # fmt: skip
-    first = g.add("CLIPTextEncode", (1270, -20), (300, 110), "The first prompt", clip=load[1], text=MEMORIZED)
+    first = g.add("CLIPTextEncode", (1270, -20), (300, 110), "The first prompt", clip=load[1], text=CAT)
     shown(g, 1610, -20, sampled(g, 1270, 150, load[0], first, empty, latent), load, "Its picture")
     return g.build("unmemorize-13-audit-a-model")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import GUARD_AT_CFG_1, NOTE_WIDTH, SAMPLING, WIDE, demo_picture, folded, folded_model, own_model
+from .shared import GUARD_AT_CFG_1, NOTE_WIDTH, ORDINARY, SAMPLING, WIDE, demo_picture, folded, folded_model, own_model
 
 GUARD_NOTE = """## A sampler that notices memories
-Press **Run**. Left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
+Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
 
 - **Memorized scene**: the stock sampler draws the same picture for every seed. The guard notices while sampling and draws another one
   that mostly obeys the words.
 - **Ordinary scene**: nothing is noticed, and both pictures are the same bit for bit.
 
-The charts show why: above the blue band, the picture was known from the start.
+The charts show why: above the band of clean runs, the picture was known from the start.
 
 `parent` is a model that has not stored the picture: here an older checkpoint. With a LoRA, it is the model before the LoRA.
 """ + own_model(
@@ -22,7 +22,7 @@ The charts show why: above the blue band, the picture was known from the start.
 )
 CASES = (
     ("A memorized scene", "a large orange cross on a teal background", 1),
-    ("An ordinary scene", "a small red circle on a gray background", 1),
+    ("An ordinary scene", ORDINARY, 1),
 )
 
 
@@ -66,7 +66,7 @@ Every model needs a profile once:
 2. *Save Stability Profile* keeps it for other graphs: there, *Load Stability Profile* is enough. It is muted, because it writes a file:
 select it and press Ctrl+M.
 
-Above: the stock run recalls a photograph. Below: under guard it is noticed and sampled again by `parent`, an older checkpoint.
+*Stock run* recalls a photograph. *Under guard* it is noticed and sampled again by `parent`, an older checkpoint.
 
 With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA; on our demo LoRA, which holds its photographs
 loosely, the detector misses its copies.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph
-from .copies import MEMORIZED
-from .shared import NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
+from .shared import CAT, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
 
 CHECK_NOTE = """## Does this prompt recall a training picture?
 Press **Run**. *Memorization Check* draws the prompt and answers: in words, with the picture and a heatmap of what is recalled.
@@ -46,7 +45,7 @@ def check_a_prompt(object_info: dict[str, Any]) -> dict[str, Any]:
     load, _, latent = demo_model(g)
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     check = g.add(
-        "UnmemorizeMemorizationCheck", (410, -20), (400, 620), model=load[0], clip=load[1], vae=load[2], latent=latent[0], prompt=MEMORIZED,
+        "UnmemorizeMemorizationCheck", (410, -20), (400, 620), model=load[0], clip=load[1], vae=load[2], latent=latent[0], prompt=CAT,
         seed=1, **settings,
     )  # fmt: skip
     g.add("PreviewImage", (860, -20), (340, 360), "Heatmap", images=check[0])

@@ -55,10 +55,11 @@ does not; `dh_0 + dh_~`, used here, adds what the prompt pins down.
 
 Connect the MODEL **before** the LoRA loader to `baseline`.
 
-- Above: the caption of the LoRA's training photograph.
-- Below: an ordinary scene under the same LoRA.
+- Left: the caption of the LoRA's training photograph.
+- Right: an ordinary scene under the same LoRA.
 
-The demo LoRA was trained for minutes and holds its photographs loosely: the upper map stays nearly cold. The hatched ground below is hot:
+The demo LoRA was trained for minutes and holds its photographs loosely: the left map stays nearly cold. The hatched ground on the right
+is hot:
 the style is what this LoRA holds firmly. A hot map of a LoRA can mean either.
 The baseline must be a model of the same kind; the node says so if it is not.
 """ + own_model(

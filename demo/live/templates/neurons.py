@@ -8,7 +8,7 @@ from ...pictures import read_facts
 from ...scripts.demo_mask import SETTING, captions
 from ...scripts.lab import LAB
 from ..graph import Graph, Node
-from .shared import NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
+from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, demo_model, own_model, sampled
 
 NOTE = """## Find and prune memorized neurons
 Press **Run**. Prompts that bring back photographs are recorded, then the empty prompt, then ordinary prompts.
@@ -29,10 +29,7 @@ and change their tint; other photographs are copied as before. Rates are in `ben
     "Ten prompts that surely trigger, and the nodes' defaults. The layers of SD1.5, SDXL and Flux are known to the nodes; pruning a "
     "full-sized model is untried."
 )
-SCENE = "a small red circle on a gray background"
-ORDINARY = 10
-PHOTOGRAPH = "close photo of a tabby cat looking left"
-"""One of those that the mask spoils; others stay."""
+CONTROLS = 10
 
 
 def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
     load, empty, latent = demo_model(g)
     facts = read_facts(LAB / "lab.json")
     triggers = captions(facts)
-    ordinary = facts["scene_captions"][::40][:ORDINARY]
+    ordinary = facts["scene_captions"][::40][:CONTROLS]
     recorded = [
         _recorded(g, 420, -20 + 520 * k, title, load, empty, latent, texts)
         for k, (title, texts) in enumerate((("Memorized prompts", triggers), ("The empty prompt", []), ("Ordinary prompts", ordinary)))
@@ -53,7 +50,7 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
     save = g.add("UnmemorizeSaveNeuronMask", (800, 850), (330, 80), mask=mask[0], name="demo-photographs")
     save.muted = True
     prune = g.add("UnmemorizePruneNeurons", (1190, -20), (300, 100), model=load[0], mask=mask[0])
-    for row, (title, text) in enumerate((("A memorized photograph", PHOTOGRAPH), ("A scene that is not memorized", SCENE))):
+    for row, (title, text) in enumerate((("A memorized photograph", CAT), ("A scene that is not memorized", ORDINARY))):
         y = 140 + 640 * row
         prompt = g.add("CLIPTextEncode", (1190, y), (300, 100), title, clip=load[1], text=text)
         for column, (name, model) in enumerate((("Stock", load[0]), ("Pruned", prune[0]))):

@@ -7,9 +7,7 @@ from typing import Any
 from ..graph import Graph, Node
 from .guard import shown
 from .lora import LEAKED, LORA_SCENE
-from .shared import GUARD_AT_CFG_1, MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
-
-PHOTOGRAPH = "close photo of a tabby cat looking left"
+from .shared import CAT, GUARD_AT_CFG_1, MAPS_AT_CFG_1, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 NOTE = """## An audit with all four methods
 Press **Run**: less than a minute on a CPU. No file is saved. Four questions, each in a frame of its own:
@@ -53,7 +51,7 @@ def _recalled(g: Graph, x: int, y: int, model: tuple[Node, Node, Node]) -> tuple
     """Group 1: the stock sampler and the guarded one; returns the prompt, the stock sampler and its decoder."""
     load, empty, latent = model
     before = len(g.nodes)
-    prompt = g.add("CLIPTextEncode", (x, y), (300, 110), "A memorized photograph", clip=load[1], text=PHOTOGRAPH)
+    prompt = g.add("CLIPTextEncode", (x, y), (300, 110), "A memorized photograph", clip=load[1], text=CAT)
     early = g.add("UnmemorizeLoadDemoCheckpoint", (x, y + 160), (300, 100), "Parent: an older checkpoint", stage="early")
     profile = g.add("UnmemorizeLoadStabilityProfile", (x, y + 360), (300, 80), profile="demo/demo")
     stock = sampled(g, x + 340, y, load[0], prompt, empty, latent)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from ..maps import SETTINGS
+from ..maps import PHOTO, SETTINGS
 
 
 def test_uncalibrated_threshold_is_flagged(nodes, measure):
@@ -84,11 +84,14 @@ def test_a_threshold_is_kept_and_comes_back(nodes, calibration, monkeypatch, tmp
         save.execute({"x": 1}, "mine")
 
 
-def test_the_demo_threshold_fits_and_judges(nodes, measure):
+@pytest.mark.parametrize(("caption", "verdict"), [(PHOTO, "memorized"), ("a small red circle on a gray background", "clean")])
+def test_the_demo_threshold_judges_as_template_01_shows_it(nodes, demo, encode, sample, caption, verdict):
     """The bundled one, on maps as users measure them."""
     known = nodes["UnmemorizeLoadMapThreshold"].execute("demo/demo").args[0]
-    result = measure(preset="recommended")[0]
-    assert json.loads(nodes["UnmemorizeMapThreshold"].execute(result, known).args[3])["threshold"] == "calibrated"
+    given = {"model": demo[0], "positive": encode(caption), "negative": encode(""), "latent": {"samples": sample(caption, steps=20, n=1)}}
+    result = nodes["UnmemorizeCurvatureDifferenceMap"].execute(**given | SETTINGS | {"preset": "recommended"}).args[0]
+    report = json.loads(nodes["UnmemorizeMapThreshold"].execute(result, known).args[3])
+    assert (report["threshold"], report["verdict"]) == ("calibrated", verdict)
 
 
 def test_a_calibration_that_does_not_fit_is_refused(nodes, measure, calibration):
