@@ -236,6 +236,11 @@ FADED = """n => [...document.querySelectorAll(`[data-node-id="${n}"] .lg-node-wi
 """Names of the rows of a node that take no input: newer front ends disable them themselves."""
 
 
+FADING = """() => document.adoptedStyleSheets.flatMap(sheet => [...sheet.cssRules])
+    .filter(rule => rule.selectorText?.includes('.lg-node-widget:nth-child')).length"""
+"""Rows that the page's style sheet fades."""
+
+
 def choose(page: Any, name: str, widget: str, value: Any) -> None:
     page.evaluate(
         """([type, name, value]) => { const n = app.graph._nodes.find(n => n.type === type), w = n.widgets.find(w => w.name === name)
@@ -266,6 +271,14 @@ def test_what_does_not_count_is_disabled_and_stays(page, done, shoot):
     assert widget_value(page, "map", "preset") == "recommended", "a program sets several at a time"
     choose(page, "map", "noises", 1)
     choose(page, "map", "preset", "recommended")
+    page.evaluate(
+        """type => { const n = app.graph._nodes.find(n => n.type === type); window.number = LiteGraph.createNode('PrimitiveInt')
+            app.graph.add(window.number); window.number.connect(0, n, n.findInputSlot('probes')) }""",
+        TYPES["map"],
+    )
+    choose(page, "map", "probes", 9)
+    assert widget_value(page, "map", "preset") == "recommended", "a link is not typed"
+    page.evaluate("() => app.graph.remove(window.number)")
     choose(page, "map", "probes", 5)
     assert widget_value(page, "map", "preset") == "custom" and disabled(page, "map") == set()
     choose(page, "map", "probes", 2)
@@ -353,10 +366,13 @@ def test_a_node_in_a_subgraph_shows_its_result(page, done, queue, shoot):
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1500)
     shoot(page, f"subgraph-{done}")
+    assert page.evaluate(FADING) == 0, "a root node's number may be another's in here"
     inside = "([v]) => v === window.inside.nodes[0].widgets.find(w => w.name === 'unmemorize_view').element"
     seen = page.locator(".unmemorize-view").all()
     assert [v for v in seen if v.is_visible() and v.evaluate(f"v => ({inside})([v])")]
     page.evaluate("() => app.canvas.setGraph(app.graph)")
+    page.wait_for_timeout(500)
+    assert page.evaluate(FADING) > 0
 
 
 def test_settings_and_about(page, done):
