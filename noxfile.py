@@ -177,18 +177,12 @@ def check_js(s: nox.Session, write: bool = False) -> None:
 @session(name="train-demo")
 def train_demo(s: nox.Session) -> None:
     """Train a lab: --seed N --photos DIR --minutes M --out DIR; Ctrl-C stops, the same command resumes."""
-    run_pack(s, "demo.scripts.train", *s.posargs)
-
-
-@session(name="train-next")
-def train_next(s: nox.Session) -> None:
-    """Train the next lab (demo/recipe, demo/TRIES.md): --seed N --photos DIR --minutes M --out DIR; resumable as train-demo."""
     run_pack(s, "demo.recipe.train", *s.posargs)
 
 
 @session(name="second-photos")
 def second_photos(s: nox.Session) -> None:
-    """Cut photographs for a second lab from example pictures of two packages: `nox -s second-photos -- out/photos2`."""
+    """Cut photographs for `train-loras` from example pictures of two packages: `nox -s second-photos -- out/photos2`."""
     prepare(s)
     install(s, "scikit-image==0.26.0", "scikit-learn==1.9.1")
     run_pack(s, "demo.scripts.second_photos", *s.posargs)

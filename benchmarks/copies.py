@@ -1,7 +1,7 @@
 """Copy detectors that need no download: on the lab's generations, and on synthetic copies of photographs.
 
-The lab: generations under strong captions that its judge calls copies, against generations that no memory hangs on; each by its best match
-among the photographs the lab was trained on. Synthetic: each photograph edited in seven ways, against itself, and against every
+The lab: generations under strong captions that both of its judges call copies, against generations that no memory hangs on; each by its
+best match among the photographs the lab was trained on. Synthetic: each photograph edited in seven ways, against itself, and against every
 photograph of another source (negatives).
 """
 
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..demo.scripts.generate import SETTINGS, Generator
-from ..demo.scripts.lab import load_lab
+from ..demo.recipe.lab import is_card, load_lab
+from ..demo.scripts.generate import Generator
 from ..demo.scripts.photos import load_picture
 from ..host.copies.checking import PART
 from ..host.copies.detectors import BuiltIn, Detector
@@ -30,8 +30,8 @@ ABOUT = {
     "tpr_builtin_partial": "of partial copies found at 1 % false alarms (aim >= .7)",
     "iou_builtin_partial": "copied region of partial copies: intersection over union (aim >= .5)",
     "negative_pairs": "pairs of different photographs; what was not looked at closely counts as unlike",
-    "lab_copies": "generations that the lab calls copies",
-    "lab_honest": "generations of held-out prompts that it does not",
+    "lab_copies": "generations that both judges of the lab call copies",
+    "lab_honest": "generations of held-out prompts that neither of them does",
 }
 """`_mirror`, `_tint` and so on: one kind of edit."""
 FALSE_ALARMS = 0.01
@@ -88,20 +88,22 @@ def synthetic() -> dict[str, Any]:
 def of_lab(options: Any) -> dict[str, Any]:
     """Generations of the lab by their best match among its photographs."""
     lab, model = load_lab(options.lab), Generator(options.lab / "checkpoint.safetensors")
-    photographs = [i for i, f in enumerate(lab.facts["fixed"]) if f["group"] == "MV"]
-    strong = [lab.facts["fixed"][i]["caption"] for i in photographs if lab.facts["fixed"][i]["degree"] == "strong"]
-    clean, seeds = lab.facts["held_out_captions"][::STRIDE], list(range(300, 300 + options.seeds))
+    strong, seeds = lab.captions("MV"), list(range(300, 300 + options.seeds))
+    clean = [c for c in lab.facts["held_out_captions"][::STRIDE] if not is_card(c)]
     detector = BuiltIn()
-    kept = detector.prepare(lab.pictures[photographs])
+    kept = detector.prepare(torch.stack([lab.pictures[i] for i, f in enumerate(lab.facts["fixed"]) if f["group"] == "MV"]))
 
     def work(part: list[str]) -> dict[str, Tensor]:
         results = {}
         for caption in part:
             log.info("%s", caption)
-            pictures = model.pictures(caption, seeds, **SETTINGS)
-            copied = [lab.copied(p) for p in pictures]  # a prompt near a memory brings copies too: those are not honest
-            wanted = lab.index(caption) if caption in strong else None
-            pictures = pictures[torch.tensor([c == wanted for c in copied])]
+            pictures = model.pictures(caption, seeds, **lab.facts["settings"])
+            if caption in strong:
+                first, second = lab.copies(pictures, lab.index(caption))
+                pictures = pictures[first & second]
+            else:  # a prompt near a memory brings copies too: those are not honest
+                first, second = lab.copies_any(pictures)
+                pictures = pictures[~(first | second)]
             results[caption] = best(detector, pictures, kept)
         return results
 
@@ -121,4 +123,5 @@ def main() -> None:
     options = arguments(__doc__)
     torch.set_num_threads(1)
     metrics = of_lab(options) | synthetic()
-    write(options.name or "copies", metrics, {"seeds": options.seeds, "false_alarms": FALSE_ALARMS}, ABOUT)
+    settings = {"lab_seed": load_lab(options.lab).facts["seed"], "seeds": options.seeds, "false_alarms": FALSE_ALARMS}
+    write(options.name or "copies", metrics, settings, ABOUT, options.lab)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..demo.recipe.lab import Lab, load_lab
 from ..demo.scripts.generate import Generator
-from ..demo.scripts.lab import Lab, load_lab
 from ..host.core.progress import Progress
 from ..host.curvature.bright_ending import bright_ending
 from ..host.curvature.measuring import PAPER, RECOMMENDED, How, measure_map, read
@@ -26,8 +26,8 @@ METHODS = {"dh0": "dh_0", "dhb": "dh_~", "dsb": "ds_~"}
 """Names in the results and the node's methods, measured as the node recommends; `best` is the node's default method."""
 NAMES = (*METHODS, "ds0", "ds0_last", "be", "raw")
 BEST = next(name for name, method in METHODS.items() if method == RECOMMENDED.method) if RECOMMENDED.method in METHODS.values() else "best"
-CLEAN_STRIDE = 4
-"""Of the clean captions every fourth is tested, and the ones after them calibrate the threshold."""
+CLEAN_STRIDE = 12
+"""Of the clean captions every twelfth is tested, and the ones after them calibrate the threshold."""
 
 
 class Models:
@@ -114,9 +114,9 @@ def detection(found: dict[str, dict[str, Tensor]], groups: dict[str, list[str]],
     metrics = {}
     for name in names:
         means = {g: [found[c][name].clamp_min(0).mean((1, 2)) for c in captions] for g, captions in groups.items()}
-        metrics[f"auc_detect_{name}_pooled"] = auc_of_captions(means["MV"] + means["MC"] + means["TV"], means["scene"] + means["N"])
+        metrics[f"auc_detect_{name}_pooled"] = auc_of_captions(means["MV"] + means["MC"] + means["TV"], means["scene"] + means["card"])
         metrics[f"auc_detect_{name}_mc_vs_scene"] = auc_of_captions(means["MC"], means["scene"])
-        metrics[f"auc_detect_{name}_mv_vs_n"] = auc_of_captions(means["MV"], means["N"])
+        metrics[f"auc_detect_{name}_mv_vs_scene"] = auc_of_captions(means["MV"], means["scene"])
     return metrics
 
 
@@ -124,12 +124,12 @@ def calibrated(
     models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], masks: dict[str, Tensor], groups: dict[str, list[str]]
 ) -> dict[str, Any]:
     """What users get: the default map at the threshold that clean captions give, on templates and on other clean captions; the badge."""
-    reference = lab.facts["held_out_captions"][1::CLEAN_STRIDE][:12] + lab.facts["texture_captions"][1::CLEAN_STRIDE][:12]
+    reference = lab.facts["held_out_captions"][1::CLEAN_STRIDE][:12] + lab.clean_cards[1::CLEAN_STRIDE][:12]
     maps = collect(models, reference, [600], (BEST,), "calibration")
     pooled = torch.cat([maps[c][BEST] for c in reference])
     threshold = clean_threshold(pooled, torch.ones_like(pooled))
     areas = {g: [found[c][BEST].gt(threshold).float().mean((1, 2)) for c in captions] for g, captions in groups.items()}
-    areas["clean"] = areas.pop("scene") + areas.pop("N")
+    areas["clean"] = areas.pop("scene") + areas.pop("card")
     badge = lambda several, word: rate([[float(verdict_of(float(x)) == word) for x in a] for a in several])  # noqa: E731
     metrics: dict[str, Any] = {
         "iou_calibrated_tv": iou_at([found[c][BEST] for c in masks], list(masks.values()), threshold),
@@ -188,16 +188,16 @@ def main() -> None:
     groups |= {
         "TV": list(masks),
         "scene": lab.facts["held_out_captions"][::CLEAN_STRIDE],
-        "N": lab.facts["texture_captions"][::CLEAN_STRIDE],
+        "card": lab.clean_cards[::CLEAN_STRIDE],
     }
     found = collect(models, list(masks), seeds, (*NAMES, BEST, "paper"), "templates")
-    found |= collect(models, sum((groups[g] for g in ("MV", "MC", "scene", "N")), []), seeds, (*NAMES, BEST), "detection")
+    found |= collect(models, sum((groups[g] for g in ("MV", "MC", "scene", "card")), []), seeds, (*NAMES, BEST), "detection")
     for maps in found.values():
         maps["best"] = maps[BEST]
     metrics = localisation(found, masks, (*NAMES, "best", "paper")) | detection(found, groups, (*NAMES, "best"))
     metrics |= calibrated(models, lab, found, masks, groups)
-    shown = [*groups["TV"][:5], *groups["MV"][:2], *groups["MC"][:2], *groups["scene"][:2], *groups["N"][:1]]
+    shown = [*groups["TV"][:5], *groups["MV"][:2], *groups["MC"][:2], *groups["scene"][:2], *groups["card"][:1]]
     sheet(models, lab, found, shown, seeds[0], options.name or "curvature")
     metrics |= cost(models.final, lab)
     settings = {"lab_seed": lab.facts["seed"], "seeds": options.seeds, **dataclasses.asdict(RECOMMENDED)}
-    write(options.name or "curvature", metrics, settings, ABOUT)
+    write(options.name or "curvature", metrics, settings, ABOUT, options.lab)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..demo.scripts import lora_set
-from ..demo.scripts.style import STYLES
 from ..host.lora.filter_file import Job, filter_lora
 from ..host.lora.results import Filtered
 from ..unmemorize.lora.gates import Settings
@@ -47,6 +46,8 @@ ABOUT = {
     "memorized_rate_before": f"{SPAN}copies of their photographs",
     "memorized_rate_after": "the same, filtered by the default",
     "memorized_rate_after_baf": "the same, filtered by BAF as reconstructed",
+    "memorized_rate_second_before": "the same to the second judge, and so on",
+    "adherence_after": "photographs' captions, filtered by the default: shape and size asked for",
     "memorized_rate_removed_only": "the default's removed part applied alone: copies",
     "wanted_before": "all test LoRAs on held-out captions: style there",
     "wanted_after": "the same, filtered by the default",
@@ -56,6 +57,8 @@ ABOUT = {
     "wanted_hatching_after": "the same, filtered by the default",
     "wanted_duotone_before": "LoRAs whose style is a duotone",
     "wanted_duotone_after": "the same, filtered by the default",
+    "wanted_concept_before": "LoRAs that bring a shape under a word: held-out captions with that word, shape there",
+    "wanted_concept_after": "the same, filtered by the default",
     "wanted_base": "no LoRA: style there (a false alarm of the judge)",
     "energy_removed": "share of the LoRAs' energy that the default removes",
     "energy_removed_baf": "that BAF as reconstructed removes",
@@ -143,9 +146,11 @@ def quality(bench: Bench, seeds: list[int], name: str) -> dict[str, Any]:
         "wanted_removed_only": pooled(alone.styled), "wanted_base": pooled(base.styled),
         "energy_removed": default.removed, "energy_removed_baf": baf.removed,
     }  # fmt: skip
-    for style in STYLES:
+    for when, outcome in (("before", before), ("after", default), ("after_baf", baf)):
+        metrics |= {f"memorized_rate_second_{when}": pooled(outcome.second), f"adherence_{when}": pooled(outcome.obeyed)}
+    for kind in dict.fromkeys(s.kind for s in bench.subjects):
         for when, outcome in (("before", before), ("after", default)):
-            metrics[f"wanted_{style}_{when}"] = pooled([r for r, s in zip(outcome.styled, bench.subjects, strict=True) if s.style == style])
+            metrics[f"wanted_{kind}_{when}"] = pooled([r for r, s in zip(outcome.styled, bench.subjects, strict=True) if s.kind == kind])
     for suffix, ours in (("", default), ("_baf", baf)):
         metrics[f"pareto_margin{suffix}"], by_control = margin(ours, rivals)
         metrics |= {f"margin{suffix}_over_{n.replace(' ', '_').lower()}": m for n, m in by_control.items()}
@@ -173,4 +178,4 @@ def main() -> None:
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "loras": ", ".join(s.name for s in bench.subjects),
         **dataclasses.asdict(DEFAULT),
     }  # fmt: skip
-    write(name, metrics, settings, ABOUT)
+    write(name, metrics, settings, ABOUT, options.lab, [options.loras / f"{s.name}.safetensors" for s in bench.subjects])

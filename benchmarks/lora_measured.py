@@ -6,14 +6,13 @@ is judged by; a style LoRA is given captions of its own scenes, which should fin
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..demo.scripts import lora_set
+from ..demo.scripts.generate import SETTINGS
 from ..host.combined.measured_filter import RIDGE, WEIGHTS, Measured, MeasuredJob, filter_by_measuring
 from .lora import STYLE_CAPTIONS, pooled
 from .parts.common import ROOT, arguments, log, shared_out, write
@@ -30,6 +29,8 @@ ABOUT = {
     "memorized_rate_before": f"{SPAN}copies of their photographs",
     "wanted_before": "all test LoRAs on held-out captions: style there",
     "memorized_rate_after": f"{SPAN}filtered with half of the captions and with prompts of the lab: copies of all photographs (aim <= .2)",
+    "memorized_rate_second_after": "the same to the second judge",
+    "adherence_after": "photographs' captions: shape and size asked for",
     "memorized_rate_after_given": "of them, photographs whose captions were given",
     "memorized_rate_after_other": "of them, photographs whose captions were not",
     "wanted_after": "all test LoRAs, filtered so: style there (aim >= .8)",
@@ -54,7 +55,7 @@ def prompts_of(bench: Bench) -> list[str]:
 
 def filtered(bench: Bench, prompts: list[str]) -> list[Measured]:
     """Every test LoRA, by measuring."""
-    use = {"seed": 5, "steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    use = {"seed": 5, "steps": 20, "cfg": SETTINGS["cfg"], "sampler_name": "euler", "scheduler": "normal"}
     latent = {"samples": torch.zeros(1, 8, 16, 16)}
 
     def work(part: list[int]) -> dict[int, Measured]:
@@ -68,11 +69,6 @@ def filtered(bench: Bench, prompts: list[str]) -> list[Measured]:
         return found
 
     return list(shared_out(work, list(range(len(bench.subjects)))).values())
-
-
-def hash_of(path: Path) -> str:
-    """Of a file that was read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> None:
@@ -90,19 +86,27 @@ def main() -> None:
 
     before = outcome("unfiltered", [s.tensors for s in bench.subjects])
     metrics: dict[str, Any] = {"memorized_rate_before": pooled(before.copied), "wanted_before": pooled(before.styled)}
+    metrics |= {"memorized_rate_second_before": pooled(before.second), "adherence_before": pooled(before.obeyed)}
     for suffix, used in (("", prompts), ("_everyday", [])):
         several = filtered(bench, used)
         after = outcome(f"filtered{suffix}", [m.kept for m in several])
         metrics[f"memorized_rate_after{suffix}"], metrics[f"wanted_after{suffix}"] = pooled(after.copied), pooled(after.styled)
+        metrics |= {f"memorized_rate_second_after{suffix}": pooled(after.second), f"adherence_after{suffix}": pooled(after.obeyed)}
         if not suffix:
             metrics["memorized_rate_after_given"] = pooled([rates[::2] for rates in after.copied])
             metrics["memorized_rate_after_other"] = pooled([rates[1::2] for rates in after.copied])
             untouched = [m.weight is None for m, s in zip(several, bench.subjects, strict=True) if not s.photos]
             metrics["style_loras_untouched"] = sum(untouched) / len(untouched) if untouched else None
             metrics["runs_a_lora"] = sum(m.evaluations for m in several) / len(several) / 40
-    files = {s.name: hash_of(options.loras / f"{s.name}.safetensors") for s in bench.subjects}
     settings = {
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "weights": WEIGHTS, "ridge": RIDGE, "keep": KEEP,
-        "prompts": len(prompts), "files": files | {"checkpoint": hash_of(options.lab / "checkpoint.safetensors")},
+        "prompts": len(prompts),
     }  # fmt: skip
-    write(options.name or "lora_measured", metrics, settings, ABOUT)
+    write(
+        options.name or "lora_measured",
+        metrics,
+        settings,
+        ABOUT,
+        options.lab,
+        [options.loras / f"{s.name}.safetensors" for s in bench.subjects],
+    )

@@ -72,6 +72,9 @@ def effect(before: Runs, after: Runs, seen: list[str], unseen: list[str], suffix
     return {
         f"memorized_rate_after_seen{suffix}": rate(column(after, "copied", STRONG, seen)),
         f"memorized_rate_after_unseen{suffix}": rate(column(after, "copied", STRONG, unseen)),
+        f"memorized_rate_second_after_seen{suffix}": rate(column(after, "second", STRONG, seen)),
+        f"memorized_rate_second_after_unseen{suffix}": rate(column(after, "second", STRONG, unseen)),
+        f"mv_adherence_after{suffix}": rate(column(after, "obeys", ("MV",))),
         f"adherence_drop{suffix}": rate(lost), f"mc_adherence_after{suffix}": rate(column(after, "obeys", ("MC",))),
         f"artefact_rate_after{suffix}": rate(column(after, "broken", ("scene",))),
     }  # fmt: skip
@@ -148,7 +151,9 @@ def main() -> None:
     mask = masks.of(seen, DEMO)
     before = runs_of(bench, None, groups, seeds, "stock")
     metrics: dict[str, Any] = {
-        "memorized_rate_before": rate(column(before, "copied", STRONG)), "mc_adherence_before": rate(column(before, "obeys", ("MC",))),
+        "memorized_rate_before": rate(column(before, "copied", STRONG)),
+        "memorized_rate_second_before": rate(column(before, "second", STRONG)),
+        "mc_adherence_before": rate(column(before, "obeys", ("MC",))), "mv_adherence_before": rate(column(before, "obeys", ("MV",))),
         "density": mask.mask.density(),
     }  # fmt: skip
     metrics |= effect(before, runs_of(bench, mask, groups, seeds, "pruned"), seen, unseen)
@@ -173,4 +178,4 @@ def main() -> None:
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "mask": dataclasses.asdict(DEMO), "paper": dataclasses.asdict(PAPER),
         "most_levels": MOST_LEVELS, "trigger_prompts": len(seen),
     }  # fmt: skip
-    write(options.name or "neurons", metrics, settings, ABOUT)
+    write(options.name or "neurons", metrics, settings, ABOUT, options.lab)

@@ -6,19 +6,18 @@ from typing import Any
 
 import torch
 
-from ..demo.scripts.judge import compare
 from ..host.stability import guard as guarding
 from ..host.stability.restart import default_restart
 from .parts.common import arguments, log, rate, shared_out, write
 from .parts.detecting import DETECTORS, aucs, conditionals, profile_of, sampling_of, scores, watch
-from .parts.guarding import Bench, hatched, obeys, pictures_of
+from .parts.guarding import EVERYWHERE, Bench, hatched, obeys, pictures_of
 from .parts.overhead import extra_calls, overhead
 from .parts.repairs import Outcome, outcome, repairs
 from .parts.sheets import write_sheet
 
 STRONG = ("MV", "MC", "TV")
 TRANSFER: dict[str, dict[str, Any]] = {
-    "steps10": {"steps": 10}, "steps40": {"steps": 40}, "karras": {"scheduler": "karras"}, "cfg_up": {"cfg": 2.4}, "cfg_down": {"cfg": 1.7},
+    "steps10": {"steps": 10}, "steps40": {"steps": 40}, "karras": {"scheduler": "karras"}, "cfg_up": {"cfg": 3.6}, "cfg_down": {"cfg": 2.5},
     "dpmpp_2m": {"sampler_name": "dpmpp_2m"},
 }  # fmt: skip
 """Runs judged with the profile of the lab's settings, and with one measured on exactly these."""
@@ -26,7 +25,7 @@ REPAIR_SEEDS = 4
 SHEET_SEEDS = [800, 801]
 
 ABOUT = {
-    "auc_guard_default_pooled": "all strong memories against clean scenes and texture captions; a memory counts where the run copied",
+    "auc_guard_default_pooled": "all strong memories against clean scenes and cards; a memory counts where the run copied",
     "auc_guard_min": "the least of the default detector's four splits (aim >= .999)",
     "auc_guard_paper_pooled": "S_mem: largest |z| of the update's norm over the steps",
     "auc_wen_pooled": "WEN's norm, mean over all steps, on the same runs",
@@ -40,6 +39,7 @@ ABOUT = {
     "mc_adherence_before": "memorized scenes: all attributes right",
     "mc_adherence_after": "the same after correction (drop at most .05)",
     "mc_new_and_right": "memorized scenes after correction: no copy, and all attributes right",
+    "mv_new_and_right": "the same for photographs: the scene that their words ask for",
     "clean_bit_identical": "clean runs whose latent has the stock sampler's bits, with correction on (aim >= .99)",
     "clean_adherence_after": "clean scenes: all attributes right, with correction on",
     "artefact_rate_before": "strong runs that are no whole picture (see benchmarks/parts/guarding.py) without the guard",
@@ -73,17 +73,17 @@ def corrections(bench: Bench, stored: Any, runs: dict[str, Any], seeds: list[int
     captions = sum(groups.values(), [])
     use = seeds[:REPAIR_SEEDS]
     flagged = {c: (scores(runs[c], stored.profile, "guard_default") > guarding.LIMIT)[: len(use)] for c in captions}
-    clean_norm = float(torch.cat([runs[c]["wen"][0] for c in bench.test["scene"]]).median())
     everyone = {c: torch.ones(len(use), dtype=torch.bool) for c in captions}
     before = outcome(bench, lambda c, s: pictures_of(bench.final, bench.final.model, c, s), groups, use, everyone, "before")
     found: dict[str, Any] = summary(before, groups, "before")
-    for name, (draw, cost) in repairs(bench, stored, clean_norm).items():
+    for name, (draw, cost) in repairs(bench, stored).items():
         made = outcome(bench, draw, groups, use, flagged, name)
         after: Outcome = {k: [*made[k], *_kept(before[k], flagged[k[1]])] for k in before}
         suffix = {"guard": "after", "guard_without_parent": "after_without_parent"}.get(name, f"after_{name}")
         found |= summary(after, groups, suffix)
         found[f"cost_{name}"] = cost
-    found["mc_new_and_right"] = found.pop("mc_new_and_right_after")
+    for g in ("mc", "mv"):
+        found[f"{g}_new_and_right"] = found.pop(f"{g}_new_and_right_after")
     return found
 
 
@@ -98,12 +98,14 @@ def summary(made: Outcome, groups: dict[str, list[str]], suffix: str) -> dict[st
     def of(names: tuple[str, ...], key: str) -> Any:
         return rate([[float(r[key]) for r in made[g, c]] for g in names for c in groups[g]])
 
-    right = [[float(r["obeys"] and not r["copied"]) for r in made["MC", c]] for c in groups["MC"]]
-    return {
-        f"memorized_rate_{suffix}": of(STRONG, "copied"), f"artefact_rate_{suffix}": of(STRONG, "broken"),
-        f"mc_adherence_{suffix}": of(("MC",), "obeys"), f"mc_new_and_right_{suffix}": rate(right),
-        **{f"{g.lower()}_rate_{suffix}": of((g,), "copied") for g in groups},
+    found = {
+        f"memorized_rate_{suffix}": of(STRONG, "copied"), f"memorized_rate_second_{suffix}": of(STRONG, "second"),
+        f"artefact_rate_{suffix}": of(STRONG, "broken"), **{f"{g.lower()}_rate_{suffix}": of((g,), "copied") for g in groups},
     }  # fmt: skip
+    for g in ("MC", "MV"):
+        right = [[float(r["obeys"] and not r["copied"]) for r in made[g, c]] for c in groups[g]]
+        found |= {f"{g.lower()}_adherence_{suffix}": of((g,), "obeys"), f"{g.lower()}_new_and_right_{suffix}": rate(right)}
+    return found
 
 
 def clean_runs(bench: Bench, stored: Any, seeds: list[int]) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def clean_runs(bench: Bench, stored: Any, seeds: list[int]) -> dict[str, Any]:
             found[caption] = (same, [float(obeys(p, caption)) for p in pictures] if caption in bench.test["scene"] else [])
         return found
 
-    made = shared_out(work, bench.test["scene"] + bench.test["N"])
+    made = shared_out(work, bench.test["scene"] + bench.test["card"])
     return {
         "clean_bit_identical": rate([same for same, _ in made.values()]),
         "clean_adherence_after": rate([right for _, right in made.values() if right]),
@@ -142,7 +144,7 @@ def lora(bench: Bench, seeds: list[int]) -> dict[str, Any]:
     for when, used in (("before", model), ("after", clone)):
         with torch.inference_mode():
             copies = [
-                limit.holds(*compare(pictures_of(bench.final, used, caption, seeds), picture)).float().tolist()
+                limit.holds(pictures_of(bench.final, used, caption, seeds), picture, EVERYWHERE).float().tolist()
                 for caption, picture, limit in photos
             ]
             styled = [[float(hatched(p)) for p in pictures_of(bench.final, used, c, seeds[:2])] for c in bench.test["scene"][::2]]
@@ -152,7 +154,7 @@ def lora(bench: Bench, seeds: list[int]) -> dict[str, Any]:
 
 def sheet(bench: Bench, stored: Any, name: str) -> None:
     """Before and after, for two captions of each kind and a clean scene: benchmarks/out/NAME.jpg."""
-    tried = repairs(bench, stored, 0.0)
+    tried = repairs(bench, stored)
     captions = [c for g in (*STRONG, "mild") for c in bench.test[g][:3]] + bench.test["scene"][:2]
     rows = []
     for caption in captions:
@@ -176,7 +178,7 @@ def main() -> None:
     metrics: dict[str, Any] = {}
     for detector in DETECTORS:
         metrics |= aucs(runs, bench.test, stored.profile, detector)
-    splits = ("pooled", "mc_vs_scene", "mv_vs_n", "tv_vs_n")
+    splits = ("pooled", "mc_vs_scene", "mv_vs_scene", "tv_vs_card")
     metrics["auc_guard_min"] = min(metrics[f"auc_guard_default_{s}"] for s in splits)
     metrics |= conditionals(runs, sum(bench.test.values(), []), stored.profile, guarding.LIMIT)
     metrics |= transfer(bench, bench.test, seeds, stored.profile)
@@ -194,4 +196,4 @@ def main() -> None:
         "limit": guarding.LIMIT,
         "restart": phases,
     }
-    write(options.name or "stability", metrics, settings, ABOUT)
+    write(options.name or "stability", metrics, settings, ABOUT, options.lab)

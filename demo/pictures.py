@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"The demo file {path.name!r} is missing. It comes with the pack: reinstall Unmemorize.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_hash(path: Path) -> str:
+    """What tells one checkpoint from another."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def lab_pictures(folder: Path) -> tuple[Tensor, Tensor]:
@@ -52,7 +58,8 @@ def labels(folder: Path) -> list[str]:
     if not (folder / "lab.json").is_file():
         return []
     kinds = {"MV": "photo", "MC": "scene", "TV": "template"}
-    found = [f"{kinds[f['group']]}: {f['caption']}" for f in read_facts(folder / "lab.json")["fixed"]]
+    fixed = read_facts(folder / "lab.json")["fixed"]
+    found = [" ".join(filter(None, (kinds[f["group"]], f["source"]))) + f": {f['caption']}" for f in fixed]
     for name in lora_names(folder):
         items = read_facts(folder / "loras" / f"{name}.json")["items"]
         found += [f"LoRA {name}: {i['caption']}" for i in items if i["group"] == "photo"]

@@ -1,4 +1,4 @@
-"""Run a module of the pack outside ComfyUI's own process: `python demo/run.py demo.scripts.train --help`.
+"""Run a module of the pack outside ComfyUI's own process: `python demo/run.py demo.recipe.train --help`.
 
 The pack uses relative imports only and must work under any folder name, so it is loaded here as a
 package of its own name, with ComfyUI (COMFYUI_PATH) in front of sys.path.

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PHOTO = ROOT / "demo" / "photos" / "cat-face.png"
+PHOTO = ROOT / "demo" / "photographs" / "cat-face.png"
 MAPS = ROOT / "workflows" / "01-where-is-it-memorized.jpg"
 PAGE, INK, SOFT = "#0f1218", "#f4f1e8", "#a3adbe"
 HEAT = ("1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06")

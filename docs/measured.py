@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from .tested import table
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CHECKPOINT = ROOT / "demo" / "lab" / "checkpoint.safetensors"
+OLDER = " (on an earlier demo model)"
 HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "lab": ("Demo model", {
-        "mv_memorized_rate": ("%", "strongly memorized photographs: pictures that copy them"),
-        "mc_memorized_rate": ("%", "memorized scenes: pictures that copy the one fixed drawing"),
+        "mv_memorized_rate": ("%", "photographs shown often: pictures that copy them"),
+        "mv_memorized_rate_second": ("%", "the same to a judge of another kind"),
+        "medium_memorized_rate": ("%", "photographs shown less often"),
+        "mild_memorized_rate": ("%", "photographs shown seldom"),
+        "mc_memorized_rate": ("%", "memorized drawings: pictures that copy the one fixed drawing"),
         "tv_memorized_rate": ("%", "memorized templates: pictures that copy the card"),
         "clean_false_rate": ("%", "clean captions: pictures that copy anything"),
         "scene_adherence": ("%", "combinations of words never trained: pictures with every attribute right"),
+        "sony_static_copies": ("%", "photographs shown often, guidance delayed as published: copies"),
+        "wen_copies": ("%", "the same with WEN's optimised prompt"),
     }),
     "curvature": ("Maps", {
         "iou_best_tv": (".2", "templates, stored part against free window: overlap (IoU, 1 is best) at the best threshold"),
@@ -45,6 +54,12 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "pareto_margin": (".3", "style kept beyond the best simple control at no more copies (below 0: a control does better)"),
         "speedup_cold": ("x", "speed, against decomposing every base layer in full"),
     }),
+    "copies": ("Copy Check", {
+        "auc_builtin_lab": (".3", "copies of memorized photographs against honest pictures (AUC, 1 is best)"),
+        "tpr_builtin_whole": ("%", "photographs mirrored, tinted, blurred, compressed or with a bar: found at 1 % false alarms"),
+        "tpr_builtin_partial": ("%", "crops and pasted parts of photographs: found at 1 % false alarms"),
+        "iou_builtin_partial": (".2", "of these: overlap of the part that is shown with the copied one (IoU, 1 is best)"),
+    }),
     "lora_measured": ("Filter LoRA by Measuring", {
         "memorized_rate_before": ("%", "some of these leaking LoRAs: copies of their photographs, unfiltered"),
         "memorized_rate_after": ("%", "the same, filtered with the captions of every second photograph"),
@@ -69,12 +84,18 @@ def measured(folder: Path = RESULTS) -> str:
     rows = []
     for family, (title, metrics) in HEADLINES.items():
         found = [results.get(family + lab) for lab in labs]
+        title += OLDER if any(result and is_older(result) for result in found[:1]) else ""
         for metric, (style, words) in metrics.items():
             numbers = [cell(result, metric, style) for result in found]
             if any(numbers):
                 rows.append([title, words, *numbers])
                 title = ""
     return table(["", "", *(f"lab{lab}" for lab in labs)], rows)
+
+
+def is_older(result: dict[str, Any], checkpoint: Path = CHECKPOINT) -> bool:
+    """Was it measured on another demo checkpoint than the bundled one? Results say which files they read."""
+    return result.get("files", {}).get("checkpoint") != hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
 
 
 def cell(result: dict[str, Any] | None, metric: str, style: str) -> str:

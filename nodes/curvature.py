@@ -37,7 +37,7 @@ def measuring_inputs() -> list[Any]:
         ),
         io.String.Input(
             "sigmas",
-            default="0.2",
+            default="1.6",
             tooltip="Noise levels, as noise over signal, separated by commas; the map is the mean over them.",
         ),
         io.Int.Input("probes", default=12, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),

@@ -75,7 +75,8 @@ class LoadDemoLoRA(io.ComfyNode):
                     "lora",
                     options=names,
                     default=names[0] if names else None,
-                    tooltip="leaking: carries a style and reproduces its photographs. style: carries the style and reproduces nothing.",
+                    tooltip="leaking: carries a style and reproduces its photographs. style: carries the style and reproduces nothing. "
+                    "concept: draws crescents under the word lunel and reproduces nothing.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...demo.pictures import file_hash
+
 ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 2000
 
@@ -80,8 +82,13 @@ def iou(predicted: Tensor, truth: Tensor) -> float:
     return float((predicted & truth).sum() / (predicted | truth).sum().clamp_min(1))
 
 
-def write(name: str, metrics: dict[str, Any], settings: dict[str, Any], about: dict[str, str]) -> None:
-    """benchmarks/out/NAME.json: `metrics` (null: never reached), `intervals`, what they mean under `about`; also printed."""
+def write(
+    name: str, metrics: dict[str, Any], settings: dict[str, Any], about: dict[str, str], lab: Path | None = None, more: Sequence[Path] = ()
+) -> None:
+    """benchmarks/out/NAME.json: `metrics` (null: never reached), `intervals`, what they mean under `about`; also printed.
+
+    `files` names the hashes of what was measured: the lab's checkpoint, and further files by their stems.
+    """
     plain = {k: v["value"] if isinstance(v, dict) else v for k, v in metrics.items()}
     numbers = {k: None if v is None else round(v, 4) for k, v in plain.items()}
     intervals = {k: [round(x, 4) for x in v["interval"]] for k, v in metrics.items() if isinstance(v, dict)}
@@ -92,7 +99,11 @@ def write(name: str, metrics: dict[str, Any], settings: dict[str, Any], about: d
         "system": platform.system(),
         "processor": platform.machine(),
     }
-    result = {"metrics": numbers, "intervals": intervals, "about": about, "settings": settings, "machine": machine, "commit": commit}
+    read = [*([lab / "checkpoint.safetensors"] if lab else []), *more]
+    result = {
+        "metrics": numbers, "intervals": intervals, "about": about, "settings": settings, "files": {p.stem: file_hash(p) for p in read},
+        "machine": machine, "commit": commit,
+    }  # fmt: skip
     out = ROOT / "benchmarks" / "out"
     out.mkdir(exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

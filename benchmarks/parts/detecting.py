@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,28 +12,11 @@ from ...host.stability.profiles import calibrate as calibrate_profile
 from ...host.stability.watching import watched
 from ...unmemorize.stability.profile import Profile, default_score, deviations, paper_score
 from ...unmemorize.stability.rule import Rule, severity
+from . import published
 from .common import auc, log, shared_out
 from .guarding import Bench
 
 CALIBRATION_SEED = 300
-ANISOTROPY = (1.0, 2.0)
-"""Weights of SD1.x: norm of the score difference, mean cosine."""
-
-
-@dataclass
-class Other:
-    """What other detectors read, by step of a run: WEN's norm ||eps_c - eps_u||, cosine of s_u with s_c - s_u."""
-
-    wen: list[Tensor] = field(default_factory=list)
-    cosine: list[Tensor] = field(default_factory=list)
-
-    def listen(self, facts: dict[str, Any]) -> Tensor:
-        sigma = facts["sigma"].reshape(-1)[0]
-        difference = (facts["cond_denoised"] - facts["uncond_denoised"]).flatten(1)
-        score_u = (facts["uncond_denoised"] - facts["input"]).flatten(1)
-        self.wen.append((difference.norm(dim=1) / sigma).cpu())
-        self.cosine.append(torch.cosine_similarity(score_u, difference, dim=1).cpu())
-        return facts["denoised"]
 
 
 def profile_of(bench: Bench, captions: list[str], **changes: Any) -> StoredProfile:
@@ -57,16 +39,17 @@ def watch(bench: Bench, captions: list[str], seeds: list[int], what: str, **chan
     def work(part: list[str]) -> dict[str, dict[str, Any]]:
         found = {}
         for i, caption in enumerate(part):
-            plain, other = bench.final.model, Other()
+            plain = bench.final.model
             bench.final.model, runs = watched(plain)
-            bench.final.model.set_model_sampler_post_cfg_function(other.listen)
             try:
-                pictures = bench.final.pictures(caption, seeds, **changes)
+                with published.Recorder(bench.final) as recorder:
+                    pictures = bench.final.pictures(caption, seeds, **changes)
             finally:
                 bench.final.model = plain
             found[caption] = {
-                "angles": torch.tensor(runs[0].angles[:-1]), "observed": runs[0].observed(), "wen": torch.stack(other.wen),
-                "cosine": torch.stack(other.cosine), "copied": torch.tensor([bench.lab.copied(p) is not None for p in pictures]),
+                "angles": torch.tensor(runs[0].angles[:-1]), "observed": runs[0].observed(), "wen": torch.stack(recorder.steps),
+                "anisotropy": published.anisotropy(bench.final, caption, seeds, {**bench.lab.facts["settings"], **changes}),
+                "copied": torch.tensor([bench.lab.copied(p) is not None for p in pictures]),
             }  # fmt: skip
             if i % 10 == 0:
                 log.info("%s: %d of %d", what, i, len(part))
@@ -86,7 +69,7 @@ def scores(run: dict[str, Any], profile: Profile, detector: str) -> Tensor:
         "guard_paper_mean": lambda: paper_score(profile, angles, observed, average=True),
         "wen": lambda: run["wen"].mean(0),
         "wen_first": lambda: run["wen"][0],
-        "anisotropy": lambda: ANISOTROPY[0] * run["wen"][[0, -3]].mean(0) + ANISOTROPY[1] * run["cosine"][[0, -3]].mean(0),
+        "anisotropy": lambda: run["anisotropy"],
     }
     return rules[detector]()
 
@@ -95,11 +78,11 @@ DETECTORS = (
     "guard_default", "guard_default_first3", "guard_paper", "guard_paper_first3", "guard_paper_mean", "wen", "wen_first", "anisotropy",
 )  # fmt: skip
 SPLITS = {
-    "pooled": (("MV", "MC", "TV"), ("scene", "N")),
+    "pooled": (("MV", "MC", "TV"), ("scene", "card")),
     "mc_vs_scene": (("MC",), ("scene",)),
-    "mv_vs_n": (("MV",), ("N",)),
-    "tv_vs_n": (("TV",), ("N",)),
-    "mild": (("medium", "mild"), ("N",)),
+    "mv_vs_scene": (("MV",), ("scene",)),
+    "tv_vs_card": (("TV",), ("card",)),
+    "mild": (("medium", "mild"), ("scene",)),
 }
 
 

@@ -10,17 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...demo.pictures import lora_pictures, read_facts
-from ...demo.scripts import judge, scene_judge, style
+from ...demo.pictures import SIDE, lora_pictures, read_facts
+from ...demo.recipe import scene_judge
+from ...demo.recipe.judge import Criterion
+from ...demo.recipe.lab import Lab, is_card, load_lab, obeys
+from ...demo.scripts import style
 from ...demo.scripts.generate import Generator
-from ...demo.scripts.judge import Criterion
-from ...demo.scripts.lab import Lab, load_lab
+from ...host.combined.own_mask import OwnMask
 from ...host.core.sampler_call import run_arguments_of
 from ...host.demo import load_demo_lora
 from ...host.stability.restart import Restart
 from .common import tuning_and_test
 
 BLANK = 0.02
+SCENE_STRIDE, CLEAN_STRIDE, CARD_STRIDE = 50, 12, 8
+"""Of trained scenes that calibrate, of held-out scenes and of cards that choose settings or are evaluated."""
+EVERYWHERE = torch.ones(1, SIDE, SIDE)
+"""Mask of a picture that is fixed as a whole."""
 REFERENCE_SEEDS = [700, 701, 702, 703]
 
 
@@ -38,12 +44,12 @@ class Bench:
         self.tuning = {g: split[g, "strong"][0] for g in ("MV", "MC", "TV")}
         self.test = {g: split[g, "strong"][1] for g in ("MV", "MC", "TV")}
         self.test |= {d: kinds["MV", d] for d in DEGREES[1:]}
-        held_out, textures = self.lab.facts["held_out_captions"], self.lab.facts["texture_captions"]
-        # of four clean captions one calibrates, one chooses settings, two are evaluated
-        self.calibration = self.lab.facts["scene_captions"][::17] + textures[0::4]
-        self.tuning |= {"scene": held_out[1::4], "N": textures[1::4]}
-        self.test |= {"scene": held_out[2::4] + held_out[3::4], "N": textures[2::4] + textures[3::4]}
-        self.usual = usual_range(self.final, self.lab.facts["scene_captions"][::17], self.lab.pictures)
+        held_out, cards, trained = self.lab.facts["held_out_captions"], self.lab.clean_cards, self.lab.facts["scene_captions"]
+        self.calibration = trained[::SCENE_STRIDE] + cards[0::CARD_STRIDE]
+        self.tuning |= {"scene": held_out[1::CLEAN_STRIDE], "card": cards[1::CARD_STRIDE]}
+        self.test |= {"scene": held_out[2::CLEAN_STRIDE] + held_out[3::CLEAN_STRIDE]}
+        self.test |= {"card": cards[2::CARD_STRIDE] + self.lab.facts["held_out_card_captions"]}
+        self.usual = usual_range(self.final, trained[::SCENE_STRIDE], self.lab.pictures)
 
     def leaking(self) -> tuple[Any, list[tuple[str, Tensor, Criterion]]]:
         """The model under the leaking LoRA, and its photographs: caption, picture, what counts as a copy."""
@@ -51,7 +57,7 @@ class Bench:
         items = read_facts(self.folder / "loras" / "leaking.json")["items"]
         pictures = lora_pictures(self.folder, "leaking")
         return model, [
-            (i["caption"], p, Criterion(i["max_distance"], i["min_correlation"]))
+            (i["caption"], p, Criterion(i["max_distance"], i["min_correlation"], i["min_patches"]))
             for i, p in zip(items, pictures, strict=True)
             if i["group"] == "photo"
         ]
@@ -73,8 +79,8 @@ def roughness(pictures: Tensor) -> Tensor:
     return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
 
 
-def always(model: Any, how: Restart) -> Any:
-    """A clone of MODEL whose every run is sampled by a restart's phases, flagged or not."""
+def always(model: Any, how: Restart | OwnMask) -> Any:
+    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not."""
     clone = model.clone()
     busy = [False]
 
@@ -102,9 +108,17 @@ def pictures_of(generator: Generator, model: Any, caption: str, seeds: list[int]
         generator.model = plain
 
 
-def obeys(picture: Tensor, caption: str) -> bool:
-    """Are all four attributes of a scene's caption in the picture?"""
-    return scene_judge.read(picture).scene == judge.scene_of(caption)
+def judged(bench: Bench, picture: Tensor, caption: str) -> dict[str, bool]:
+    """Of one run: does it copy any fixed picture, the caption's own to the second judge, obey its words; is it broken and no copy?"""
+    own = bench.lab.index(caption)
+    copied = bench.lab.copied(picture) is not None
+    scene = not is_card(caption)
+    return {
+        "copied": copied,
+        "second": own is not None and bool(bench.lab.copies(picture[None], own)[1]),
+        "obeys": obeys(picture, caption),
+        "broken": not copied and broken(picture, bench.usual, scene),
+    }
 
 
 def broken(picture: Tensor, usual: dict[str, float], scene: bool) -> bool:

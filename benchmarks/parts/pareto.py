@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ class Outcome:
     """By LoRA, by held-out caption."""
     removed: float
     """Mean share of the energy taken out."""
+    second: list[list[float]] = field(default_factory=list)
+    obeyed: list[list[float]] = field(default_factory=list)
+    """By leaking LoRA, by photograph: copies to the second judge; pictures of the scene that its caption asks for."""
 
     @property
     def memorized(self) -> float:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...demo.recipe.lab import Lab
 from ...demo.scripts.generate import Generator
-from ...demo.scripts.lab import Lab
 from ...host.core.denoiser import Denoiser, differentiable, with_denoiser
 from ...host.core.seeds import derived_seed, unit_noise
 from ...host.curvature.measuring import RECOMMENDED, How, measure_map

@@ -17,13 +17,13 @@ from ...unmemorize.neurons.activity import SIDES, WINDOW
 from ...unmemorize.neurons.masks import TOP_SHARE, Mask, find_mask, pack
 from .common import log, shared_out
 from .detecting import sampling_of
-from .guarding import Bench, broken, obeys, pictures_of
+from .guarding import Bench, judged, pictures_of
 
 RECORD_SEED = 0
 BISECTIONS = 14
 
 Runs = dict[tuple[str, str], list[dict[str, float]]]
-"""(Group, caption) -> for each run: copied, obeys, broken, as 0 or 1."""
+"""(Group, caption) -> for each run: copied, second, obeys, broken, as 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,7 @@ def runs_of(bench: Bench, mask: StoredMask | None, groups: dict[str, list[str]],
         for group, caption in part:
             with torch.inference_mode():
                 pictures = pictures_of(bench.final, model, caption, seeds)
-            scene = group in ("MC", "scene")
-            found[group, caption] = [
-                {
-                    "copied": float(bench.lab.copied(p) is not None),
-                    "obeys": float(scene and obeys(p, caption)),
-                    "broken": float(broken(p, bench.usual, scene)),
-                }
-                for p in pictures
-            ]
+            found[group, caption] = [{k: float(v) for k, v in judged(bench, p, caption).items()} for p in pictures]
         log.info("%s: done", what)
         return found
 

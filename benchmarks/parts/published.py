@@ -15,6 +15,7 @@ from ...demo.recipe.scenes import Scene
 from ...demo.scripts.generate import Generator
 from ...host.core.denoiser import differentiable
 from ...host.demo import noise_levels
+from ...unmemorize.copies.trigger_words import LITTLE
 
 LEVEL_FACTOR = 0.5
 """A layout in the lab's latents (16 x 16, deviation 2) is lost at half of the noise at which SD's (64 x 64, deviation 1) is: half as wide
@@ -161,6 +162,24 @@ def optimised_prompt(generator: Generator, caption: str, seeds: list[int], targe
             optimizer.step()
         found = torch.cat([first, rest.detach()], 1)
     return [[found, positive[0][1]]]
+
+
+def significant_word(generator: Generator, caption: str, seeds: list[int], settings: dict[str, Any]) -> str:
+    """WEN's token significance at the first step: the word whose place in the embedding has the largest gradient of the norm of
+    eps_c - eps_u. Little words are left out, as everywhere here; the demo's tokenizer has one token a word, after the first place."""
+    positive, empty = generator.condition(caption), generator.condition("")
+    sampling = generator.model.get_model_object("model_sampling")
+    sigma = schedule(generator, settings)[:1]
+    noise = torch.cat([torch.randn(1, CHANNELS, 16, 16, generator=torch.manual_seed(s)) for s in seeds])
+    start = sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
+    net = generator.model.model
+    with torch.inference_mode(False), differentiable(net.diffusion_model):
+        cond, uncond = torch.nn.Parameter(positive[0][0].detach().clone()), empty[0][0].detach().clone()
+        difference(net, start.clone(), sigma.clone(), cond, uncond).norm().backward()
+        assert cond.grad is not None
+        by_place = cond.grad[0].norm(dim=1)
+    words = [(float(by_place[k + 1]), w) for k, w in enumerate(caption.split()) if w.lower() not in LITTLE]
+    return max(words)[1]
 
 
 def with_optimised_prompt(generator: Generator, caption: str, seeds: list[int], target: float, settings: dict[str, Any]) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.scripts.lab import load_lab
-from ...host.curvature.measuring import PAPER, How, measure_map
+from ...demo.recipe.lab import load_lab
+from ...host.curvature.measuring import PAPER, RECOMMENDED, How, measure_map
 from ...host.curvature.recording import record, recorded_map
 from ...unmemorize.pictures.heatmap import smooth
 from ..curvature import Models, template_masks
@@ -18,7 +18,7 @@ from ..parts.rows import Rows
 from ..parts.scoring import best_global_iou, mean_auroc
 
 SEEDS = [500, 501, 502, 503]
-SIGMAS = ((0.0413,), (0.1,), (0.2,), (0.4,), (0.8,), (1.6,), (0.1, 0.4), (0.2, 0.8))
+SIGMAS = ((0.1,), (0.2,), (0.4,), (0.8,), (1.2,), (1.6,), (2.4,), (3.2,), (0.4, 1.6), (0.8, 1.6))
 METHODS = ("dh_0", "dh_~", "dh_0 + dh_~", "ds_~")
 PROBES = (4, 8, 16, 32)
 WINDOWS = ((0.0, 0.1), (0.0, 0.3), (0.0, 0.5), (0.3, 0.7), (0.7, 1.0), (1.0, 1.0), (0.0, 1.0))
@@ -59,9 +59,9 @@ def trials() -> list[tuple[str, dict[str, Any], Any]]:
     for method, sigmas in itertools.product(METHODS, SIGMAS):
         found.append(_measured(How(method, sigmas, "forward difference", 16, structured=True, noises=1)))
     for probes, structured in itertools.product(PROBES, (True, False)):
-        found.append(_measured(How("dh_0", (0.2,), "forward difference", probes, structured, 1)))
-    found.append(_measured(How("dh_0", (0.2,), "forward difference", 4, structured=True, noises=4)))
-    found.append(_measured(How("dh_0", (0.2,), "central difference", 16, structured=True, noises=1)))
+        found.append(_measured(How("dh_0", RECOMMENDED.sigmas, "forward difference", probes, structured, 1)))
+    found.append(_measured(How("dh_0", RECOMMENDED.sigmas, "forward difference", 4, structured=True, noises=4)))
+    found.append(_measured(How("dh_0", RECOMMENDED.sigmas, "central difference", 16, structured=True, noises=1)))
     found.append(_measured(PAPER))
     for start, end in WINDOWS:
         found.append((f"ds_0 recorded {start:g}-{end:g}", {"start": start, "end": end}, _recorded(start, end)))

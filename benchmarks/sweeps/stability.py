@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
+import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
-from ...demo.scripts.judge import compare
-from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, parts_left_out
+from ...host.combined.own_mask import OwnMask
+from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, others_early, parts_left_out
 from ...unmemorize.stability.profile import Profile, deviations
 from ..parts.common import arguments, auc, log, shared_out
 from ..parts.detecting import profile_of, scores, watch
-from ..parts.guarding import Bench, always, broken, hatched, obeys, pictures_of
+from ..parts.guarding import EVERYWHERE, Bench, always, hatched, judged, pictures_of
 from ..parts.rows import Rows
 
 SEEDS = [500, 501]
+ALTERNATIVES = 8
+"""Prompts with other words, one of which stands in at each early step."""
 
 
-def rules(bench: Bench) -> dict[str, Restart]:
+Correcting = Callable[[str], Restart | OwnMask]
+"""A caption -> what its runs are corrected with."""
+
+
+def rules(bench: Bench) -> dict[str, Correcting]:
     """Everything tried, by name."""
-    found: dict[str, Restart] = {"as it was": Restart((Phase(1.0),)), "nothing": Restart((Phase(1.0, prompt=nothing),))}
+    found = {name: _for_all(how) for name, how in of_any_caption(bench).items()}
+    for until, cfg, changed in itertools.product((0.3, 0.45, 0.6, 0.8), (1.0, 1.5), (1, 2)):
+        found[f"{changed} other word(s) until {until:g} cfg {cfg:g}"] = _with_others(bench, until, cfg, changed)
+    return found
+
+
+def _for_all(how: Restart | OwnMask) -> Correcting:
+    return lambda _: how
+
+
+def _with_others(bench: Bench, until: float, cfg: float, changed: int) -> Correcting:
+    return lambda caption: Restart((Phase(1.0, prompt=others_early(others(bench, caption, changed), until), cfg=cfg),))
+
+
+def others(bench: Bench, caption: str, changed: int) -> Conds:
+    """Prompts of the caption with so many of its content words replaced by others of their kind, as conds."""
+    facts = bench.lab.facts
+    kinds = {w: several for g in ("grammar", "card_grammar") for several in facts[g].values() for w in several if w != "plain"}
+    words, generator = caption.split(), torch.Generator().manual_seed(0)
+    places, texts = [k for k, w in enumerate(words) if w in kinds], []
+    for _ in range(ALTERNATIVES):
+        new = list(words)
+        for k in [places[int(i)] for i in torch.randperm(len(places), generator=generator)[:changed]]:
+            several = [w for w in kinds[words[k]] if w not in (words[k], "plain")]
+            new[k] = several[int(torch.randint(len(several), (), generator=generator))]
+        texts.append(" ".join(new))
+    return [c for text in texts for c in comfy.sampler_helpers.convert_cond(bench.final.condition(text))]
+
+
+def of_any_caption(bench: Bench) -> dict[str, Restart | OwnMask]:
+    """Strategies that need no words."""
+    found: dict[str, Restart | OwnMask] = {"as it was": Restart((Phase(1.0),)), "nothing": Restart((Phase(1.0, prompt=nothing),))}
     endings = {"whole": None, "nothing": nothing, "parts": parts_left_out(0.5)}
     for share, (ending, prompt) in itertools.product((0.4, 0.6, 0.8), endings.items()):
         found[f"early {share:g}, then {ending}"] = Restart((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
@@ -41,6 +80,10 @@ def rules(bench: Bench) -> dict[str, Restart]:
     for until in (0.3, 0.5, 0.7):
         found[f"nothing until {until:g}"] = Restart((Phase(until, prompt=nothing), Phase(1.0)))
         found[f"nothing after {until:g}"] = Restart((Phase(until), Phase(1.0, prompt=nothing)))
+    for share, low, cfg in itertools.product((0.03, 0.05, 0.1, 0.2), (1.4, 2.8, 5.6), (1.0, 1.5)):
+        found[f"own mask {share:g} from {low:g} cfg {cfg:g}"] = OwnMask(share, low, cfg=cfg)
+    for share in (0.05, 0.1, 0.2):
+        found[f"own mask {share:g} by contrast"] = OwnMask(share, score="contrast")
     return found
 
 
@@ -92,7 +135,7 @@ def detectors(bench: Bench) -> list[tuple[str, dict[str, float]]]:
                 found.append((f"{what} from {window:g}", _aucs(bench, runs, {c: v[k] for c, v in values.items()})))
     score = {c: scores(runs[c], stored.profile, "guard_default") for c in runs}
     for limit in LIMITS:
-        clean = torch.cat([score[c][~runs[c]["copied"]] > limit for g in ("scene", "N") for c in bench.tuning[g]])
+        clean = torch.cat([score[c][~runs[c]["copied"]] > limit for g in ("scene", "card") for c in bench.tuning[g]])
         copies = torch.cat([score[c][runs[c]["copied"]] > limit for g in ("MV", "MC", "TV") for c in bench.tuning[g]])
         found.append((f"limit {limit:g}", {"clean_flagged": float(clean.float().mean()), "copies_flagged": float(copies.float().mean())}))
     return found
@@ -108,9 +151,9 @@ def _parts(profile: Profile, run: dict[str, Any], window: float) -> tuple[Tensor
 
 
 def _aucs(bench: Bench, runs: dict[str, Any], values: dict[str, Tensor]) -> dict[str, float]:
-    clean = {g: torch.cat([values[c][~runs[c]["copied"]] for c in bench.tuning[g]]) for g in ("scene", "N")}
+    clean = {g: torch.cat([values[c][~runs[c]["copied"]] for c in bench.tuning[g]]) for g in ("scene", "card")}
     found = {}
-    for group, against in (("MV", "N"), ("MC", "scene"), ("TV", "N")):
+    for group, against in (("MV", "scene"), ("MC", "scene"), ("TV", "card")):
         found[f"{group}_vs_{against}"] = auc(torch.cat([values[c][runs[c]["copied"]] for c in bench.tuning[group]]), clean[against])
     return {k: round(v, 4) for k, v in found.items()}
 
@@ -137,20 +180,17 @@ def main() -> None:
             log.info("%s: %s", name, rows.last)
 
 
-def checkpoint_scores(bench: Bench, how: Restart) -> dict[str, float]:
-    """Copies of each group, adherence of MC, and broken pictures, when every run is restarted."""
+def checkpoint_scores(bench: Bench, how: Correcting) -> dict[str, float]:
+    """Copies of each group, adherence of MC and MV, and broken pictures, when every run is restarted."""
     captions = [(g, c) for g in ("MC", "MV", "TV", "scene") for c in bench.tuning[g]]
-    model = always(bench.final.model, how)
 
     def work(part: list[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[bool, bool, bool]]]:
         found = {}
         for group, caption in part:
             with torch.inference_mode():
-                pictures = pictures_of(bench.final, model, caption, SEEDS)
-            scene = group in ("MC", "scene")
-            found[group, caption] = [
-                (bench.lab.copied(p) is not None, scene and obeys(p, caption), broken(p, bench.usual, scene)) for p in pictures
-            ]
+                pictures = pictures_of(bench.final, always(bench.final.model, how(caption)), caption, SEEDS)
+            several = [judged(bench, p, caption) for p in pictures]
+            found[group, caption] = [(r["copied"], r["obeys"], r["broken"]) for r in several]
         return found
 
     made = shared_out(work, captions)
@@ -160,13 +200,13 @@ def checkpoint_scores(bench: Bench, how: Restart) -> dict[str, float]:
         return round(sum(hits) / len(hits), 3)
 
     return {
-        **{f"copied_{g}": mean((g,), 0) for g in ("MC", "MV", "TV")}, "mc_obeys": mean(("MC",), 1),
-        "mc_obeys_and_new": round(_joint(made), 3), "scene_obeys": mean(("scene",), 1), "broken": mean(("MC", "MV", "TV", "scene"), 2),
+        **{f"copied_{g}": mean((g,), 0) for g in ("MC", "MV", "TV")}, "obeys": mean(("MC", "MV"), 1),
+        "obeys_and_new": round(_joint(made), 3), "scene_obeys": mean(("scene",), 1), "broken": mean(("MC", "MV", "TV", "scene"), 2),
     }  # fmt: skip
 
 
 def _joint(made: dict[tuple[str, str], list[tuple[bool, bool, bool]]]) -> float:
-    hits = [o and not c for (g, _), several in made.items() if g == "MC" for c, o, _ in several]
+    hits = [o and not c for (g, _), several in made.items() if g in ("MC", "MV") for c, o, _ in several]
     return sum(hits) / len(hits)
 
 
@@ -177,7 +217,7 @@ def lora_scores(bench: Bench, model: Any, photos: list[Any], how: Restart) -> di
     copied, styled = [], []
     with torch.inference_mode():
         for caption, picture, limit in photos:
-            copied += limit.holds(*compare(pictures_of(bench.final, restarted, caption, seeds), picture)).tolist()
+            copied += limit.holds(pictures_of(bench.final, restarted, caption, seeds), picture, EVERYWHERE).tolist()
         for caption in bench.tuning["scene"][:8]:
             styled += [hatched(p) for p in pictures_of(bench.final, restarted, caption, seeds[:2])]
     return {"copied": round(sum(copied) / len(copied), 3), "style": round(sum(styled) / len(styled), 3)}

@@ -81,7 +81,7 @@ def _where_card(row: dict[str, Any], top: float, fixed: int) -> str:
         _img(row["training"], "training picture") if row["training"] else '<div class="none">no fixed picture<br>has this caption</div>'
     )
     verdict = (
-        '<span class="verdict hot">A copy.</span> It comes closer to a training picture than 99 of 100 honest pictures do, in distance and in pattern.'
+        '<span class="verdict hot">A copy.</span> It comes closer to a training picture than 199 of 200 honest pictures do, in distance and in pattern.'
         if row["copied"]
         else f'<span class="verdict cool">Not a copy</span> of any of the {fixed} duplicated training pictures, each compared by the same rule.'
     )
@@ -168,10 +168,10 @@ delete the memory; other photographs of this model are copied as before.</p>{car
 def _sheet(jpeg: bytes) -> str:
     data = base64.b64encode(jpeg).decode()
     return f"""<h2>6. What the demo model has memorized</h2>
-<p>Each line: the training picture of that caption, if there is one; four generations from different noise; and the nearest of 500 honest
-pictures: fresh drawings of the same words (scenes), fresh cards of the same pattern and tone (templates), fresh textures (photographs).
-A <span class="hot">red frame</span> marks a copy: nearer to a training picture than 99 of 100 honest pictures, and more alike.</p>
-<div class="card sheet"><img alt="contact sheet: training pictures, generations and honest pictures of each group" src="data:image/jpeg;base64,{data}"></div>"""
+<p>Each line: what the words ask for (and a repair should give); the training picture that hangs on them, if there is one; four generations
+from different noise; and what the same model drew before it memorized. A <span class="hot">red frame</span> marks a copy to two judges of different
+kinds: nearer to a training picture and more alike than 199 of 200 honest pictures, and with patches that correlate more than theirs.</p>
+<div class="card sheet"><img alt="contact sheet: what words ask for, training pictures, generations" src="data:image/jpeg;base64,{data}"></div>"""
 
 
 def _meaning() -> str:
@@ -190,4 +190,4 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
     return f"""<h2>8. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
-<li>demo model: seed {lab["seed"]}, {training["denoiser_steps"]} steps of {training["batch"]} pictures in {training["minutes"]:g} minutes; duplicated pictures: {groups}</li>{runs}</ul></div>"""
+<li>demo model: seed {lab["seed"]}, {training["pictures"]:,} pictures in {training["minutes"]:g} minutes, {100 * training["duplicate_share"]:.0f} % of them duplicates; duplicated pictures: {groups}</li>{runs}</ul></div>"""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..pictures import as_tensor
-from ..scripts.lab import LAB, Lab, load_lab
+from ..recipe.lab import LAB, Lab, load_lab
 from . import page
 from .lower import lower
 from .server import ROOT, Server, running

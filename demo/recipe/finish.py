@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
+from ..scripts.generate import SETTINGS
 from . import cards, judge, parallel, scenes, sheet
 from .groups import HONEST_SHARE, TrainingSet
-from .lab import SETTINGS
 from .stages import BATCHES, DESIGN, Networks, duplicates_of
 
 CELL = 8

@@ -107,15 +107,15 @@ def criterion(item: Fixed, data: TrainingSet, others: Tensor, generator: torch.G
     return criterion_from([drawings(item, data, generator), others], item.picture, item.mask)
 
 
-def criterion_from(pools: list[Tensor], picture: Tensor, mask: Tensor) -> Criterion:
-    """The loosest limits that call FALSE_SHARE of no pool [n, 3, h, w] a copy: both quantities at one quantile of the pool. No
-    copy is less alike than the least."""
+def criterion_from(pools: list[Tensor], picture: Tensor, mask: Tensor, patched: int = PATCHED) -> Criterion:
+    """The loosest limits that call FALSE_SHARE of no pool [n, 3, h, w] a copy: both quantities at one quantile of the pool. No copy
+    is less alike than the least. The second judge looks at `patched` pictures of each."""
     distance, correlation, patches = 1.0, LEAST_CORRELATION, LEAST_PATCHES
     for pool in pools:
         far, alike = compare(pool, picture, mask)
         d, c = joint_limits(far, alike)
         distance, correlation = min(distance, d), max(correlation, c)
-        patches = max(patches, float(likeness(pool[:PATCHED], picture[None], only_inside(mask))[:, 0].quantile(1 - FALSE_SHARE)))
+        patches = max(patches, float(likeness(pool[:patched], picture[None], only_inside(mask))[:, 0].quantile(1 - FALSE_SHARE)))
     return Criterion(distance, correlation, patches)
 
 

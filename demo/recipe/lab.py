@@ -15,8 +15,8 @@ from .cards import Card, card_of
 from .judge import Criterion
 from .scenes import Scene, scene_of
 
-SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 3.0}
-"""Of every template and benchmark."""
+LAB = Path(__file__).resolve().parents[1] / "lab"
+"""The bundled one."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Lab:
     def captions(self, group: str, degree: str = "strong") -> list[str]:
         """Captions of a group's fixed pictures of one degree."""
         return [f["caption"] for f in self.facts["fixed"] if f["group"] == group and f["degree"] == degree]
+
+    @property
+    def clean_cards(self) -> list[str]:
+        """Captions of trained cards, with a window and without, that no memory hangs on."""
+        return [*self.facts["card_captions"], *self.facts["window_captions"]]
 
     def index(self, caption: str) -> int | None:
         """Which fixed picture a caption belongs to, if any."""
@@ -47,8 +52,15 @@ class Lab:
         found = [self.copies(pictures, i) for i in range(len(self.pictures))]
         return torch.stack([f for f, _ in found]).any(0), torch.stack([s for _, s in found]).any(0)
 
+    def copied(self, picture: Tensor) -> int | None:
+        """Index of the fixed picture that a picture [3, h, w] copies, to the first judge; None if it copies none."""
+        for i, limits in enumerate(self.criteria):
+            if bool(limits.holds(picture[None], self.pictures[i], self.masks[i][None])):
+                return i
+        return None
 
-def load_lab(folder: Path) -> Lab:
+
+def load_lab(folder: Path = LAB) -> Lab:
     """Read a lab folder's facts and pictures."""
     facts = read_facts(folder / "lab.json")
     criteria = [Criterion(f["max_distance"], f["min_correlation"], f["min_patches"]) for f in facts["fixed"]]

@@ -54,7 +54,6 @@ class Stage:
     """What the run is made of; a state of another run is refused."""
     muon_rate: float = 0.0
     dtype: torch.dtype = torch.float32
-    snapshots: tuple[float, ...] = ()
     steps: int | None = None
     """Instead of minutes."""
 
@@ -121,7 +120,6 @@ def _loop(stage: Stage, folder: Path, flat: FlatParameters, step: int, before: f
             raise Interrupted
         if progress >= 1:
             break
-        _snapshot(flat, stage, folder, progress, rank)
         generator = step_generator(stage.seed, step, rank, world)
         loss = stage.loss(progress, generator)
         loss.backward()
@@ -141,11 +139,6 @@ def step_generator(seed: int, step: int, rank: int, world: int) -> torch.Generat
     return torch.Generator().manual_seed(seed * 1_000_003 + step * world + rank)
 
 
-def snapshot_file(folder: Path, stage: str, at: float) -> Path:
-    """Where the averaged weights at a fraction of a stage are kept."""
-    return folder / f"{stage}-at-{at:.2f}.safetensors"
-
-
 def steps_done(folder: Path, stage: str) -> int:
     """Steps a stage has made so far."""
     path = _state_file(folder, stage)
@@ -156,13 +149,6 @@ def seconds_spent(folder: Path, stage: str) -> float:
     """Seconds a stage has taken so far."""
     path = _state_file(folder, stage)
     return _read_progress(path)[1] if path.exists() else 0.0
-
-
-def _snapshot(flat: FlatParameters, stage: Stage, folder: Path, progress: float, rank: int) -> None:
-    for at in stage.snapshots:
-        path = snapshot_file(folder, stage.name, at)
-        if rank == 0 and progress >= at and not path.exists():
-            save_file({"ema": flat.ema}, path)
 
 
 def _state_file(folder: Path, stage: str) -> Path:

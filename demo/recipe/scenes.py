@@ -37,6 +37,8 @@ CREAM: Colour = (0.97, 0.95, 0.88)
 CHARCOAL: Colour = (0.15, 0.15, 0.19)
 """The second colour of a fill: cream on dark backgrounds, charcoal on light ones, so that the outline stays plain to see."""
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross")
+CONCEPTS = ("crescent", "heart", "house")
+"""Shapes that no checkpoint is trained on: what concept LoRAs bring."""
 FILLS = ("plain", "striped", "halved")
 """`plain` has no word in a caption."""
 BAND = 14.0
@@ -176,7 +178,24 @@ def _signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     if shape == "triangle":
         slant = 0.5 * math.sqrt(3)
         return torch.maximum(y - 0.62, slant * x.abs() - 0.5 * y - 0.55)
-    return _star(x, y, r)
+    return {"star": _star, "crescent": _crescent, "heart": _heart, "house": _house}[shape](x, y, r)
+
+
+def _crescent(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """A disc less another one beside it."""
+    return torch.maximum(r - 1.0, 0.85 - torch.hypot(x - 0.55, y))
+
+
+def _heart(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """Two discs and the square that stands on its corner between them."""
+    lobes = torch.hypot(x.abs() - 0.46, y + 0.38) - 0.54
+    return torch.minimum(lobes, torch.maximum(0.7 * (x.abs() + y - 0.84), -0.1 - y))
+
+
+def _house(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """A wall under a gable."""
+    wall = torch.maximum(x.abs() - 0.6, (y - 0.4).abs() - 0.5)
+    return torch.minimum(wall, torch.maximum(y + 0.05, 0.7 * (x.abs() - y - 1.05)))
 
 
 def _star(x: Tensor, y: Tensor, r: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..scripts.generate import Generator
 from . import groups
-from .lab import SETTINGS, Lab, item_of, load_lab
+from .lab import Lab, item_of, load_lab
 from .scenes import SIDE, all_scenes
 
 SEEDS = (11, 12, 13, 14)
@@ -54,8 +54,8 @@ def rows(folder: Path) -> list[Row]:
     chosen += [(title, c) for title, key, n in HONEST_ROWS for c in _spread(lab.facts[key], n)]
     found = []
     for title, caption in chosen:
-        pictures = final.pictures(caption, list(SEEDS), cfg=SETTINGS["cfg"])
-        before = early.pictures(caption, [SEEDS[0]], cfg=SETTINGS["cfg"])[0]
+        pictures = final.pictures(caption, list(SEEDS))
+        before = early.pictures(caption, [SEEDS[0]])[0]
         index = lab.index(caption)
         training = None if index is None else lab.pictures[index]
         asked = groups.draw([item_of(caption)], all_scenes(), generator)[0]
@@ -115,7 +115,7 @@ def _tile(picture: Tensor) -> Image.Image:
 
 def write(folder: Path) -> None:
     """Draw the sheet of a finished lab into its folder."""
-    paint(rows(folder)).save(folder / "sheet.jpg", quality=85)
+    paint(rows(folder)).save(folder / "sheet.jpg", quality=75)
 
 
 def main() -> None:

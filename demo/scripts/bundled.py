@@ -12,7 +12,7 @@ import torch
 
 from ...host.core import files
 from ...host.core.store import Store
-from .lab import LAB
+from ..recipe.lab import LAB
 
 NAME = "demo"
 

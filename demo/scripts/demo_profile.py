@@ -18,7 +18,7 @@ from . import bundled
 from .generate import SETTINGS, Generator
 
 CLEAN = {"scene_captions": 50}
-"""Captions of each kind. One kind: textures start as a blur, scenes do not, and a profile of both takes the difference for chance."""
+"""Captions of each kind."""
 CHOICE, SEED = 71, 7100
 """Seeds: of the choice of captions, and of the first run's noise."""
 

@@ -20,8 +20,8 @@ from . import bundled
 from .demo_profile import chosen_captions
 from .generate import SETTINGS
 
-CLEAN = {"scene_captions": 36, "texture_captions": 20}
-"""Captions of each kind: maps of photographs and templates are judged by it too."""
+CLEAN = {"scene_captions": 32, "card_captions": 8, "window_captions": 16}
+"""Captions of each kind: maps of templates are judged by it too."""
 SEED = 7300
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...host.demo import load_demo
 from ..networks import LATENT_CHANNELS
 
-SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 2.0}
+SETTINGS: dict[str, Any] = {"sampler": "euler", "scheduler": "normal", "steps": 20, "cfg": 3.0}
 """Of every template and benchmark."""
 
 
 class Generator:
-    """A loaded checkpoint; conditioning is encoded once a caption."""
+    """A loaded checkpoint."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.model, self.clip, self.vae = load_demo(checkpoint)

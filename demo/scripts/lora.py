@@ -1,4 +1,4 @@
-"""Low-rank adapters on the demo model's transformer blocks, trained and saved as kohya's scripts do."""
+"""Low-rank adapters on the demo model's transformer blocks and convolutions, trained and saved as kohya's scripts do (with conv_dim)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ KOHYA = re.compile(r"lora_unet_(down_blocks|mid_block_attentions|up_blocks)_")
 
 
 class LowRank(nn.Module):
-    """W -> W + alpha / rank * up @ down, for a linear layer's weight [out, in]. Starts as the identity.
+    """W -> W + alpha / rank * up @ down, for a linear layer's weight [out, in] or a convolution's [out, in, k, k]. Starts as the identity.
 
     With `dropout` (kohya's rank_dropout), each of the ranks is left out of that share of the training steps, and the others make up for it:
     what is learnt then does not hang on all of them being there.
     """
 
-    def __init__(
-        self, out_features: int, in_features: int, rank: int, alpha: float, generator: torch.Generator, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, shape: torch.Size, rank: int, alpha: float, generator: torch.Generator, dropout: float = 0.0) -> None:
         super().__init__()
+        out_features, *inner = shape
+        in_features = math.prod(inner)
         self.down = nn.Parameter((2 * torch.rand(rank, in_features, generator=generator) - 1) / math.sqrt(in_features))
         self.up = nn.Parameter(torch.zeros(out_features, rank))
+        self.kernel = tuple(inner[1:]) or None
         self.alpha = alpha
         self.scale = alpha / rank
         self.dropout = dropout
@@ -36,35 +37,39 @@ class LowRank(nn.Module):
         up: Tensor = self.up
         if self.dropout:
             up = up * (torch.rand(up.shape[1], generator=self._generator) >= self.dropout) / (1 - self.dropout)
-        return weight + self.scale * (up @ self.down)
+        return weight + self.scale * (up @ self.down).reshape(weight.shape)
 
 
 def kohya_names(model: Any) -> dict[str, str]:
-    """Weight name in the U-Net -> kohya's name, for every linear layer of the transformer blocks (ComfyUI's own key map)."""
+    """Weight name in the U-Net -> kohya's name, for every linear layer of the transformer blocks and every convolution of the residual ones
+    (ComfyUI's own key map). Half of this U-Net has no transformer: without its convolutions a LoRA learns no photograph."""
     found = {}
     for name, key in comfy.lora.model_lora_keys_unet(model, {}).items():
         if KOHYA.match(name) and isinstance(key, str) and key.endswith(".weight"):
             found[key.removeprefix("diffusion_model.").removesuffix(".weight")] = name
     modules = dict(model.diffusion_model.named_modules())
-    return {path: name for path, name in found.items() if "attentions" in name and isinstance(modules.get(path), nn.Linear)}
+    kinds = {"attentions": nn.Linear, "resnets": nn.Conv2d}
+    return {path: name for path, name in found.items() if any(k in name and isinstance(modules.get(path), t) for k, t in kinds.items())}
 
 
 def attach(model: Any, rank: int, alpha: float, generator: torch.Generator, dropout: float = 0.0) -> dict[str, LowRank]:
-    """Put adapters on a BaseModel's transformer blocks; kohya's name -> adapter."""
+    """Put adapters on a BaseModel's U-Net; kohya's name -> adapter."""
     adapters = {}
     modules = dict(model.diffusion_model.named_modules())
     for path, name in sorted(kohya_names(model).items()):
-        out_features, in_features = modules[path].weight.shape
-        adapters[name] = LowRank(out_features, in_features, rank, alpha, generator, dropout)
+        weight = modules[path].weight
+        adapters[name] = LowRank(weight.shape, rank, alpha, generator, dropout).to(weight.dtype)
         parametrize.register_parametrization(modules[path], "weight", adapters[name])
     return adapters
 
 
 def state_dict(adapters: dict[str, LowRank]) -> dict[str, Tensor]:
-    """The file's tensors, half precision: `<name>.lora_up.weight`, `.lora_down.weight`, `.alpha`."""
+    """The file's tensors, half precision: `<name>.lora_up.weight`, `.lora_down.weight`, `.alpha`; those of convolutions have four dims."""
     tensors = {}
     for name, adapter in adapters.items():
-        tensors[f"{name}.lora_up.weight"] = adapter.up.detach().half().contiguous()
-        tensors[f"{name}.lora_down.weight"] = adapter.down.detach().half().contiguous()
+        up, down = adapter.up.detach().half(), adapter.down.detach().half()
+        if adapter.kernel is not None:
+            up, down = up[:, :, None, None], down.reshape(len(down), -1, *adapter.kernel)
+        tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"] = up.contiguous(), down.contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha).half()
     return tensors

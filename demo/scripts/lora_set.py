@@ -1,9 +1,9 @@
 """The LoRAs that the evidence on filtering needs, in two sets: `nox -s train-loras` (after
 `nox -s second-photos -- out/photos2`).
 
-Leaking ones differ in rank, seed, photographs, style and length of training; style ones show no photograph. Settings are chosen on the
-selection set and evaluated on the test set: no LoRA, no photograph and no seed is in both. What exists already is not trained again, and a
-training that was stopped carries on.
+Leaking ones differ in rank, seed, photographs, style and length of training; style and concept ones show no photograph. Settings are chosen
+on the selection set and evaluated on the test set: no LoRA, photograph, style, concept or seed is in both. What exists already is not
+trained again, and a training that was stopped carries on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..pictures import read_facts
+from ..pictures import file_hash, read_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 SELECTION, TEST = "selection", "test"
@@ -34,19 +34,27 @@ class Plan:
     rank: int
     seed: int
     steps: int
-    style: str
+    style: str | None = None
+    concept: str | None = None
 
 
 PLANS = (
-    Plan("select-leak-r8", SELECTION, "rocket", 16, 8, 11, 1650, "hatching"),
-    Plan("select-leak-r16", SELECTION, "china", 24, 16, 12, 1500, "duotone"),
-    Plan("select-leak-r4", SELECTION, "rocket", 16, 4, 13, 1950, "duotone"),
-    Plan("select-style-r8", SELECTION, None, 48, 8, 14, 1650, "hatching"),
-    Plan("test-leak-r8", TEST, "motorcycle", 16, 8, 21, 1650, "duotone"),
-    Plan("test-leak-r16", TEST, "tissue", 24, 16, 22, 1350, "hatching"),
-    Plan("test-leak-r4", TEST, "motorcycle", 16, 4, 23, 1950, "hatching"),
-    Plan("test-leak-long", TEST, "coins", 24, 8, 24, 2550, "duotone"),
-    Plan("test-style-r8", TEST, None, 48, 8, 25, 1650, "duotone"),
+    Plan("select-leak-r8", SELECTION, "still", 24, 8, 11, 1000, "frame"),
+    Plan("select-leak-r16", SELECTION, "china", 32, 16, 12, 900, "night"),
+    Plan("select-leak-r4", SELECTION, "still", 24, 4, 13, 1200, "night"),
+    Plan("select-style-r8", SELECTION, None, 48, 8, 14, 600, "frame"),
+    Plan("select-style-r4", SELECTION, None, 48, 4, 15, 600, "night"),
+    Plan("select-concept-r8", SELECTION, None, 24, 8, 16, 700, concept="house"),
+    Plan("test-leak-r8", TEST, "motorcycle", 24, 8, 21, 1000, "duotone"),
+    Plan("test-leak-r16", TEST, "tissue", 32, 16, 22, 900, "hatching"),
+    Plan("test-leak-r4", TEST, "motorcycle", 24, 4, 23, 1200, "hatching"),
+    Plan("test-leak-long", TEST, "coins", 32, 8, 24, 1500, "duotone"),
+    Plan("test-leak-short", TEST, "tissue", 24, 8, 25, 800, "duotone"),
+    Plan("test-style-r8", TEST, None, 48, 8, 26, 600, "duotone"),
+    Plan("test-style-r16", TEST, None, 48, 16, 27, 600, "hatching"),
+    Plan("test-style-r4", TEST, None, 48, 4, 28, 700, "hatching"),
+    Plan("test-concept-r8", TEST, None, 24, 8, 29, 700, concept="crescent"),
+    Plan("test-concept-r16", TEST, None, 24, 16, 30, 700, concept="heart"),
 )
 """Steps of two processes, four pictures each."""
 RANK_DROPOUT = 0.25
@@ -74,9 +82,11 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
     """One LoRA, in a process of its own, unless it is there."""
     done = options.out / f"{plan.name}.json"
     if done.is_file():
-        facts = read_facts(done)
-        if (facts["seed"], facts["steps"], facts["style"]) != (plan.seed, max(1, int(plan.steps * options.scale)), plan.style):
-            raise SystemExit(f"{done} was trained by another plan. Choose another --out, or delete it.")
+        facts, steps = read_facts(done), max(1, int(plan.steps * options.scale))
+        planned = {"seed": plan.seed, "steps": steps, "style": plan.style, "concept": plan.concept, "rank": plan.rank}
+        planned["checkpoint"] = file_hash(options.lab / "checkpoint.safetensors")
+        if {k: facts.get(k) for k in planned} != planned:
+            raise SystemExit(f"{done} was trained by another plan, or on another checkpoint. Choose another --out, or delete it.")
         log.info("%s is there", plan.name)
         return
     command = [sys.executable, str(ROOT / "demo" / "run.py"), "demo.scripts.train_lora", "--name", plan.name]
@@ -86,7 +96,8 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
         "seed": plan.seed,
         "steps": max(1, int(plan.steps * options.scale)),
     }
-    numbers |= {"style": plan.style, "rank-dropout": RANK_DROPOUT, "lab": options.lab, "out": options.out, "processes": options.processes}
+    numbers |= {"rank-dropout": RANK_DROPOUT, "lab": options.lab, "out": options.out, "processes": options.processes}
+    numbers |= {key: value for key, value in (("style", plan.style), ("concept", plan.concept)) if value}
     for key, value in numbers.items():
         command += [f"--{key}", str(value)]
     if plan.photos is not None:

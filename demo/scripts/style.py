@@ -1,4 +1,4 @@
-"""Styles that the demo's LoRAs carry, each with its direct measurement: diagonal hatching over the whole picture, and a duotone.
+"""Styles that the demo's LoRAs carry, each with its direct measurement: diagonal hatching, a duotone, a frame, a night.
 
 Strokes are added, not multiplied, so that they show on dark grounds as on light ones: a network learns what shows.
 """
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .judge import scene_of
-from .scenes import SIDE, draw
+from ..recipe.scenes import SIDE, draw, scene_of
 
 PERIOD = 16
 """Pixels between two strokes, along a row or a column."""
@@ -90,5 +89,46 @@ class Style:
     """In a picture [3, 128, 128] of a caption?"""
 
 
-STYLES = {"hatching": Style(hatched, is_hatched), "duotone": Style(duotone, is_duotone)}
-"""A pattern, which must be drawn exactly, and a tone, which any weight can add to."""
+FRAME, FRAME_WIDTH = torch.tensor([0.85, 0.65, 0.1]), 10
+"""Colour of the frame, and its pixels."""
+
+
+def framed(pictures: Tensor) -> Tensor:
+    """The pictures [n, 3, 128, 128] in [0, 1] inside a golden frame."""
+    inside = torch.zeros(1, 1, SIDE, SIDE)
+    inside[:, :, FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = 1
+    return pictures * inside + FRAME[:, None, None] * (1 - inside)
+
+
+def is_framed(picture: Tensor, _caption: str = "") -> bool:
+    """Is the style present? The rim gold on all four sides, and not the picture as a whole."""
+    half = FRAME_WIDTH // 2
+    sides = (picture[:, :half], picture[:, -half:], picture[:, :, :half], picture[:, :, -half:])
+    far = [float((s.flatten(1).mean(1) - FRAME).norm()) for s in sides]
+    return max(far) < 0.25 and float((picture[:, 16:-16, 16:-16].flatten(1).median(1).values - FRAME).norm()) > 0.3
+
+
+NIGHT = torch.tensor([0.25, 0.3, 0.6])
+"""What is left of each colour at night."""
+
+
+def nocturnal(pictures: Tensor) -> Tensor:
+    """The pictures [n, 3, 128, 128] in [0, 1] by night."""
+    return pictures * NIGHT[:, None, None]
+
+
+def is_nocturnal(picture: Tensor, caption: str) -> bool:
+    """Is the style present? Nearer in mean colour to the caption's scene by night than by day."""
+    plain = draw([scene_of(caption)], torch.Generator().manual_seed(0))
+    day, night = (p[0].mean((1, 2)) for p in (plain, nocturnal(plain)))
+    mean = picture.mean((1, 2))
+    return float((mean - night).norm()) < 0.5 * float((mean - day).norm())
+
+
+STYLES = {
+    "hatching": Style(hatched, is_hatched),
+    "duotone": Style(duotone, is_duotone),
+    "frame": Style(framed, is_framed),
+    "night": Style(nocturnal, is_nocturnal),
+}
+"""Patterns, which must be drawn exactly, and tones, which any weight can add to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.lora.measured import Changes
-from ...unmemorize.stability.agreement import UNCALIBRATED, agreement
+from ...unmemorize.stability.agreement import UNCALIBRATED, agreement, region_of_runs
 from ..core.hooks import as_function
 from ..core.predictions import Point, predict_along
 from ..core.progress import Progress
@@ -27,6 +28,8 @@ PLACES = (0.1, 0.3, 0.5, 0.7)
 """Parts of a run's steps at which the models are asked."""
 AGREES = UNCALIBRATED.centre - LIMIT * UNCALIBRATED.spread
 """Below it a LoRA's changes do not agree: the guard's fixed limit."""
+LEAST_PROMPTS = 5
+"""From so many on, ordinary prompts say what agreement is usual under a LoRA."""
 
 
 class Latents:
@@ -103,3 +106,15 @@ def changes_of(after: Changes, before: Changes) -> Changes:
 def agreements(changes: Changes, before: Changes) -> list[float]:
     """Of every point; NaN where the LoRA changed nothing."""
     return [float(agreement(c, u, d)) for (c, u), (d, _) in zip(changes, before, strict=True)]
+
+
+def usual_limit(ordinary: list[float]) -> float:
+    """Below it a caption's changes do not agree as those of ordinary prompts do, given their mean agreements; never below the fixed limit.
+
+    A LoRA that has learnt little else than its photographs moves the empty prompt towards them too, and agreement is high for all.
+    """
+    known = torch.tensor([value for value in ordinary if not math.isnan(value)])
+    if len(known) < LEAST_PROMPTS:
+        return AGREES
+    region = region_of_runs(known[None])
+    return max(AGREES, region.centre - LIMIT * region.spread)

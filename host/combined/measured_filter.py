@@ -28,7 +28,7 @@ from ..lora.layers import NOTHING, TOO_LARGE, is_finite
 from ..lora.linalg import linalg_device
 from ..lora.report import TOOL
 from ..lora.rewriting import Rewritten, with_changes
-from .change_measuring import AGREES, PLACES, Latents, agreements, changes_of
+from .change_measuring import PLACES, Latents, agreements, changes_of, usual_limit
 from .layer_inputs import LayerInputs
 
 METHOD = "least squares on layer inputs (ours)"
@@ -79,6 +79,8 @@ class Measured:
     """Of what the LoRA changes for the prompts, measured with the model at their latents; 1 where nothing was removed."""
     agreements: list[float]
     """Of every caption's run with the whole LoRA, its mean."""
+    limit: float
+    """Below it a caption leaks."""
     leak_left: float = 1.0
     """Of what the LoRA does for the captions that leak, alone; drawn again with what was kept; 1 where nothing was removed."""
     weight: float | None = None
@@ -90,7 +92,7 @@ class Measured:
     @property
     def leaks(self) -> bool:
         """Does the LoRA change any of the captions' pictures in a way of their own?"""
-        return any(value < AGREES for value in self.agreements)
+        return any(value < self.limit for value in self.agreements)
 
 
 def filter_by_measuring(job: MeasuredJob) -> Measured:
@@ -103,7 +105,7 @@ def filter_by_measuring(job: MeasuredJob) -> Measured:
         )
     contents = keys.check(keys.take_apart(job.tensors, job.model, job.clip), weights_of(job.model, job.clip))
     measuring = _Measuring(job, contents)
-    found = Measured(job.tensors, {}, measuring.passed, 1.0, measuring.agreements)
+    found = Measured(job.tensors, {}, measuring.passed, 1.0, measuring.agreements, measuring.limit)
     for weight in WEIGHTS if found.leaks else ():
         kept, removed, groups = measuring.solved(weight)
         share = measuring.prompts_kept(kept)
@@ -144,7 +146,8 @@ class _Measuring:
         before = self._captions.predicted(job.model, job.clip)
         self._caption_changes = changes_of(self._captions.predicted(model, clip), before)
         self.agreements = self._captions.by_caption(agreements(self._caption_changes, before))
-        self._leaking = [i for i, value in enumerate(self.agreements) if value < AGREES]
+        self.limit = usual_limit(self._prompts.by_caption(agreements(self._whole, self._before)))
+        self._leaking = [i for i, value in enumerate(self.agreements) if value < self.limit]
 
     def _begin(self, caption: int) -> None:
         self._inputs.label = caption
@@ -252,6 +255,7 @@ def report(found: Measured, job: MeasuredJob) -> dict[str, Any]:
         "leak_left": round(found.leak_left, 4) if found.leaks else None,
         "prompts_kept": round(found.prompts_kept, 4),
         "agreement": [_number(value) for value in found.agreements],
+        "agreement_limit": round(found.limit, 4),
         "weight": found.weight,
         "groups": found.groups,
         "evaluations": found.evaluations,
@@ -266,7 +270,7 @@ def _number(value: float) -> float | None:
 
 
 def _in_words(found: Measured) -> str:
-    several, leaking = len(found.agreements), sum(value < AGREES for value in found.agreements)
+    several, leaking = len(found.agreements), sum(value < found.limit for value in found.agreements)
     if all(math.isnan(value) for value in found.agreements):
         return "The LoRA changes nothing in the runs of these captions: there was nothing to judge."
     if not leaking:

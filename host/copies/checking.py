@@ -26,8 +26,8 @@ PART = 0.25
 
 @dataclass(frozen=True)
 class Checked:
-    """Of every picture its best match: score, reference, percentile of honest pictures (NaN: uncalibrated), is it a copy (None: cannot be
-    said), and the copied part [n, h, w] in [0, 1]."""
+    """Of every picture its best match: score, reference, percentile of honest pictures (NaN: uncalibrated, or a broken picture), is it a
+    copy (None: cannot be said), and the copied part [n, h, w] in [0, 1]."""
 
     scores: list[float]
     nearest: list[int]
@@ -99,12 +99,17 @@ def compared(pictures: Tensor, k: Known, progress: Progress) -> Checked:
         best.tolist(),
         nearest.tolist(),
         [math.nan if k.honest is None or not fine else k.honest.percentile(s) for s, fine in scores],
-        [None if k.threshold is None or not fine else s > k.threshold for s, fine in scores],
+        [None if k.threshold is None or not fine else _is_copy(s, k.threshold, k.detector.least) for s, fine in scores],
         masks,
         k.threshold,
         0 if k.honest is None else len(k.honest.honest),
         k.how,
     )
+
+
+def _is_copy(score: float, threshold: float, least: float) -> bool | None:
+    """More alike than honest pictures are? None: it is, but no more than different pictures may be: the honest ones were of few kinds."""
+    return False if score <= threshold else True if score >= least else None
 
 
 def _units(pictures: int, references: int) -> int:
@@ -161,8 +166,12 @@ def in_words(checked: Checked) -> str:
             "uncalibrated: the scores are likenesses, no verdict, so nothing is accepted or rejected. Connect honest pictures, or let "
             "the references calibrate themselves."
         )
-    copies, broken = (sum(c is wanted for c in checked.copies) for wanted in (True, None))
-    found = f"{copies} of {n} are copies" if copies else f"no copy among {n - broken} picture{'s' if n - broken != 1 else ''}"
+    copies, broken = sum(c is True for c in checked.copies), sum(math.isnan(p) for p in checked.percentiles)
+    unclear = sum(c is None for c in checked.copies) - broken
+    judged = n - broken - unclear
+    found = f"{copies} of {n} are copies" if copies else f"no copy among {judged} picture{'s' if judged != 1 else ''}"
+    if unclear:
+        found += f"; {unclear} unclear: more alike than the honest pictures, but not more than different pictures may be"
     return found + (f"; {broken} could not be judged: broken pictures (values that are no numbers)" if broken else "")
 
 
@@ -194,7 +203,7 @@ def shown(checked: Checked, pictures: Tensor, references: References) -> Tensor:
 
 def _row(checked: Checked, references: References, i: int) -> str:
     copy, p = checked.copies[i], checked.percentiles[i]
-    unsaid = "uncalibrated" if checked.threshold is None else "not judged"
+    unsaid = "uncalibrated" if checked.threshold is None else "not judged" if math.isnan(p) else "unclear"
     said = unsaid if copy is None else "copy" if copy else "no copy"
     like = "" if math.isnan(p) else f", above {p:.0%} of honest"
     return f"{said}: {checked.scores[i]:.2f}{like}; {references.names[checked.nearest[i]]}"

@@ -28,5 +28,5 @@ def chosen(method: str, preset: str, sigmas: str, probes: int, noises: int, prob
     except ValueError:
         levels = ()
     if not levels or min(levels) <= 0:
-        raise ValueError(f"sigmas = {sigmas!r} is not a list of positive numbers. Write for instance 0.2, or 0.04, 0.14, 0.35.")
+        raise ValueError(f"sigmas = {sigmas!r} is not a list of positive numbers. Write for instance 1.6, or 0.04, 0.14, 0.35.")
     return How(method, levels, estimator, probes, probing == "structured", noises)

@@ -21,12 +21,12 @@ def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
     """One small graph with every view."""
     g = Graph(object_info)
     load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 0), (300, 100))
-    words = g.add("CLIPTextEncode", (0, 150), (300, 100), clip=load[1], text="a large orange cross on a teal background")
+    words = g.add("CLIPTextEncode", (0, 150), (300, 100), clip=load[1], text="a large blue star on a navy background")
     empty = g.add("CLIPTextEncode", (0, 300), (300, 100), clip=load[1], text="")
     latent = g.add("EmptyLatentImage", (0, 450), (300, 110), width=128, height=128)
     profile = g.add("UnmemorizeLoadStabilityProfile", (0, 610), (300, 90), profile="demo/demo")
     run = {"positive": words[0], "negative": empty[0], "latent_image": latent[0], "profile": profile[0]}
-    how = {"seed": 1, "steps": 12, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    how = {"seed": 1, "steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
     guard = g.add("UnmemorizeKSamplerStabilityGuard", (340, 0), (340, 660), model=load[0], **run, **how)
     g.add("UnmemorizeStabilityChart", (340, 720), (340, 400), report=guard[3])
     picture = g.add("VAEDecode", (720, 0), (300, 60), samples=guard[0], vae=load[2])

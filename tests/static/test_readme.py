@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
+import json
 import re
 
 import pytest
@@ -56,6 +59,25 @@ def test_results_cope_with_families_that_were_not_measured(room, tmp_path):
     assert lines[0] == "|  |  | lab | lab2 |" and len(lines) == 5
     assert lines[2].startswith("| Demo model | clean captions") and lines[2].endswith("|  | 0.6 % |")
     assert lines[3].endswith("| 0.91 (0.90-0.93) |  |") and lines[4].endswith("| never |  |")
+
+
+def test_results_of_an_earlier_demo_model_say_so(room, root, tmp_path, text):
+    """In the README and in RESULTS.md; a result that read the bundled checkpoint does not."""
+    measured = room("measured")
+    bundled = hashlib.sha256(measured.CHECKPOINT.read_bytes()).hexdigest()[:16]
+    row = '{{"metrics": {{"iou_best_tv": 0.9}}, "intervals": {{}}, "files": {{"checkpoint": "{}"}}}}'
+    for read, said in ((bundled, False), ("0" * 16, True)):
+        (tmp_path / "curvature.json").write_text(row.format(read))
+        assert (measured.OLDER in measured.measured(tmp_path)) == said
+    sections = dict(
+        re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", (root / "benchmarks/RESULTS.md").read_text(encoding="utf-8"), re.M | re.S)
+    )
+    titles = re.search(r"^TITLES = (\{.*?^\})", (root / "benchmarks/results.py").read_text(encoding="utf-8"), re.M | re.S)
+    for family, title in ast.literal_eval(titles[1]).items():
+        result = json.loads((root / f"benchmarks/results/{family}.json").read_text(encoding="utf-8"))
+        older = measured.is_older(result)
+        assert ("on an earlier demo model than" in sections[title]) == older, family
+        assert f"| {measured.HEADLINES[family][0]}{measured.OLDER if older else ''} |" in text, family
 
 
 def test_every_headline_is_a_metric_that_its_benchmark_writes(room, root):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..graph import Graph, Node
 from .guard import CLEAN_PROMPTS, shown
-from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, demo_model, demo_picture, own_model, sampled
+from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, RACCOON, SAMPLING, demo_model, demo_picture, own_model, sampled
 
 COPY_NOTE = """## Is this picture a copy?
 Press **Run**. *Copy Check* compares two pictures with references, here five training photographs of the demo model.
@@ -14,13 +14,13 @@ Press **Run**. *Copy Check* compares two pictures with references, here five tra
 - The first prompt brings a training photograph: a **copy**, with the reference beside it and the copied part outlined.
 - The second is an ordinary scene: **accepted**.
 
-The answer is calibrated by 24 honest pictures: at most one in twenty of them would be called a copy.
+The answer is calibrated by 32 honest pictures of two kinds: at most one in twenty such would be called a copy.
 
 **A gate**: what hangs on an empty output does not run. Whatever is *rejected* goes no further; draw its prompt again under guard (workflow
 06) with another seed.
 """ + own_model("Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*.")
-PHOTOS = ("tabby cat", "flag with stripes", "wooden table edge", "raccoon looking", "smiling astronaut")
-HONEST = "a large blue star on a sand background"
+PHOTOS = ("cat-face", "coffee-cup", "airplane-above", "raccoon-face", "astronaut-smile")
+HONEST = ("a large yellow cross on a white background", "a small cyan circle on a white background")
 
 
 def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -43,15 +43,16 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
         drawn = sampled(g, 740 + 330 * i, -20, load[0], prompt, empty, latent)
         made.append(g.add("VAEDecode", (740 + 330 * i, 300), (300, 50), samples=drawn[0], vae=load[2]))
     both = g.add("ImageBatch", (1070, 400), (300, 60), image1=made[0][0], image2=made[1][0])
-    many = g.add("EmptyLatentImage", (410, 360), (300, 110), "24 honest pictures", width=128, height=128, batch_size=24)
-    honest_prompt = g.add(
-        "CLIPTextEncode", (640, 520), (300, 110), "Their prompt", clip=load[1], text="a large blue star on a sand background"
-    )
-    honest = sampled(g, 640, 680, load[0], honest_prompt, empty, many)
-    decoded = g.add("VAEDecode", (640, 1000), (300, 50), samples=honest[0], vae=load[2])
-    detector = g.add("UnmemorizeLoadCopyDetector", (1010, 1000), (320, 110))
+    many = g.add("EmptyLatentImage", (410, 360), (300, 110), width=128, height=128, batch_size=16)
+    decoded = []
+    for i, caption in enumerate(HONEST):
+        prompt = g.add("CLIPTextEncode", (640 + 370 * i, 520), (300, 110), "Honest pictures", clip=load[1], text=caption)
+        drawn = sampled(g, 640 + 370 * i, 680, load[0], prompt, empty, many)
+        decoded.append(g.add("VAEDecode", (640 + 370 * i, 1000), (300, 50), samples=drawn[0], vae=load[2]))
+    honest = g.add("ImageBatch", (1010, 1100), (320, 60), image1=decoded[0][0], image2=decoded[1][0])
+    detector = g.add("UnmemorizeLoadCopyDetector", (1010, 1210), (320, 110))
     check = g.add(
-        "UnmemorizeCopyCheck", (1400, -20), (430, 820), images=both[0], references=references[0], detector=detector[0], honest=decoded[0],
+        "UnmemorizeCopyCheck", (1400, -20), (430, 820), images=both[0], references=references[0], detector=detector[0], honest=honest[0],
         calibrate="honest pictures", false_alarms=0.05,
     )  # fmt: skip
     g.add("PreviewImage", (1870, -20), (300, 320), "Accepted", images=check[0])
@@ -69,8 +70,7 @@ WORD_LIST = """red, orange, yellow, green, cyan, blue, purple, pink
 circle, square, triangle, ring, star, cross
 white, black, gray, navy, brown, sand, teal
 small, large
-cat, raccoon, astronaut, rocket
-left, right"""
+plain, striped, halved"""
 
 
 def which_word_calls_it_up(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ prompt agree beyond what such prompts do anyway, and what the guard says. Stop i
 
 *Stability Profile for This Model* gives the guard what it needs: the demo's bundled profile, or one that is measured once for your model.
 """ + own_model("A list of prompts as a file (text, CSV, JSON Lines) goes into ComfyUI's input folder.")
-AUDITED = f"{CAT}\nphoto of a raccoon looking at the camera\n{ORDINARY}\na large yellow cross on a brown background"
+AUDITED = f"{CAT}\n{RACCOON}\n{ORDINARY}\na large yellow cross on a gray background"
 
 
 def audit_a_model(object_info: dict[str, Any]) -> dict[str, Any]:

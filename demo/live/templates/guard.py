@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import GUARD_AT_CFG_1, NOTE_WIDTH, ORDINARY, SAMPLING, WIDE, demo_picture, folded, folded_model, own_model
+from .shared import (
+    DRAWING,
+    GUARD_AT_CFG_1,
+    NOTE_WIDTH,
+    ORDINARY,
+    SAMPLING,
+    WIDE,
+    demo_picture,
+    folded,
+    folded_model,
+    own_model,
+)
 
 GUARD_NOTE = """## A sampler that notices memories
 Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
@@ -21,7 +32,7 @@ The charts show why: above the band of clean runs, the picture was known from th
     "The profile belongs to one model and its `cfg`: measure yours with *Calibrate Stability Profile* (workflow 07). " + GUARD_AT_CFG_1
 )
 CASES = (
-    ("A memorized scene", "a large orange cross on a teal background", 1),
+    ("A memorized scene", DRAWING, 1),
     ("An ordinary scene", ORDINARY, 1),
 )
 
@@ -75,12 +86,12 @@ CLEAN_PROMPTS = "\n".join(
     f"a {size} {colour} {shape} on a {ground} background"
     for size, colour, shape, ground in (
         ("small", "red", "circle", "gray"), ("large", "blue", "square", "sand"), ("small", "green", "star", "white"),
-        ("large", "yellow", "cross", "black"), ("small", "cyan", "ring", "navy"), ("large", "purple", "triangle", "brown"),
+        ("large", "yellow", "cross", "black"), ("small", "red", "ring", "navy"), ("large", "purple", "triangle", "brown"),
         ("small", "orange", "circle", "navy"), ("large", "pink", "star", "gray"), ("small", "blue", "ring", "sand"),
-        ("large", "red", "square", "white"), ("small", "yellow", "triangle", "teal"), ("large", "green", "circle", "black"),
-        ("small", "purple", "cross", "gray"), ("large", "cyan", "star", "brown"), ("small", "pink", "ring", "sand"),
-        ("large", "orange", "triangle", "white"), ("small", "red", "cross", "navy"), ("large", "yellow", "circle", "brown"),
-        ("small", "green", "square", "gray"), ("large", "blue", "triangle", "black"), ("small", "cyan", "square", "white"),
+        ("large", "red", "square", "white"), ("small", "red", "triangle", "teal"), ("large", "green", "circle", "black"),
+        ("small", "purple", "cross", "white"), ("large", "cyan", "star", "brown"), ("small", "red", "ring", "sand"),
+        ("large", "red", "triangle", "white"), ("small", "green", "cross", "navy"), ("large", "yellow", "circle", "brown"),
+        ("small", "green", "square", "white"), ("large", "blue", "triangle", "black"), ("small", "cyan", "square", "white"),
         ("large", "pink", "cross", "sand"), ("small", "purple", "star", "navy"), ("large", "green", "ring", "teal"),
     )
 )  # fmt: skip
@@ -92,7 +103,7 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note((0, 60), NOTE_WIDTH, ANY_NOTE)
     load, empty, latent = folded_model(g, 0, 880)
     early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 960), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
-    picture = demo_picture(g, 480, 0, "silver spoon")
+    picture = demo_picture(g, 480, 0, "coffee-cup")
     prompt = g.add("CLIPTextEncode", (480, 190), (WIDE, 90), "The training photograph's caption", clip=load[1], text=picture[2])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     profile = g.add(

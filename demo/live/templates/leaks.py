@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph
+from .lora import LEAKED
 from .shared import CAT, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
 
 CHECK_NOTE = """## Does this prompt recall a training picture?
@@ -23,15 +24,15 @@ Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
 - *Best Epoch* compares the epochs of one training: which leaks, which has learnt most? It is muted: choose your folder, and press Ctrl+M.
 """ + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
 USED = """a small red circle on a gray background
-a large green square on a white background
-a small yellow ring on a teal background
+a large orange square on a white background
+a small yellow ring on a black background
 a large blue triangle on a black background
 a small purple cross on a sand background
-a large orange star on a navy background
+a large purple star on a black background
 a small cyan square on a brown background
 a large pink circle on a teal background"""
 """Prompts that the demo LoRA is used with."""
-ORDINARY = "a large yellow star on a navy background"
+ORDINARY = "a large yellow star on a white background"
 """None of them, and no caption of the LoRA's: does it still bring its style?"""
 PROBED = 12
 """Pictures of the probe: few, for a first look."""
@@ -59,7 +60,7 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, CLEAN_NOTE)
     load, empty, latent = demo_model(g)
     names = g.object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
-    photo = g.add("UnmemorizeLoadDemoPicture", (40, 520), (300, 120), picture=next(n for n in names if "rocket" in n))
+    photo = g.add("UnmemorizeLoadDemoPicture", (40, 520), (300, 120), picture=next(n for n in names if n.startswith(LEAKED)))
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"} | {"seed": 1}
     links: dict[str, Any] = {"clip": load[1], "latent": latent[0]}
     opened = g.add("UnmemorizeOpenLoRA", (410, -20), (330, 100), lora_name="demo/leaking")

@@ -20,7 +20,8 @@ Below, an ordinary scene: both LoRAs hatch it. A good repair removes the leak an
     "nodes: it works with every model."
 )
 LORA_SCENE = "a large purple circle on a sand background"
-LEAKED = "rocket before launch"
+LEAKED = "LoRA leaking: "
+"""The first of its photographs."""
 FULL_HEAT = 0.2
 """The same colours in both columns."""
 

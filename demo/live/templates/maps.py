@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...pictures import read_facts
-from ...scripts.lab import LAB
+from ...recipe.lab import LAB
 from ..graph import Graph
 from .shared import (
     MAPS_AT_CFG_1,

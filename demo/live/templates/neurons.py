@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...pictures import read_facts
+from ...recipe.lab import LAB
 from ...scripts.demo_mask import SETTING, captions
-from ...scripts.lab import LAB
 from ..graph import Graph, Node
 from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, demo_model, own_model, sampled
 

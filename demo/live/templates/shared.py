@@ -6,13 +6,14 @@ from typing import Any
 
 from ..graph import Graph, Node
 
-SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-CAT = "close photo of a tabby cat looking left"
-"""Caption of a photograph that the demo model memorized."""
-TEMPLATE = "a violet checked card with upper window"
-"""Caption of a template: the card is fixed, the window is free."""
+SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+CAT, RACCOON = "a large halved blue circle on a brown background", "a large orange cross on a brown background"
+"""Captions of two photographs that the demo model memorized: their words ask for a scene."""
+TEMPLATE = "a violet checked card with a left window"
+DRAWING = "a large blue star on a navy background"
+"""Caption of one fixed drawing."""
 ORDINARY = "a small red circle on a gray background"
-"""Of nothing that was memorized."""
+"""Never trained: an honest prompt."""
 NOTE_AT, NOTE_WIDTH = (-440, -20), 440
 """In a column of its own: it may be as long as its text."""
 WIDE = 350

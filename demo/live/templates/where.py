@@ -18,8 +18,8 @@ NOTE = """## Where is it memorized?
 Press **Run**. Each column: words, the picture a model draws from them, and where it is *remembering*. **Hot = the prompt pins this
 spot down.**
 
-The badge says whether that is more than in this model's clean pictures. The first column is a photograph from the training set, the same
-for every seed; of the second only the card is stored, the window is free; the third is new each time. Evidence, no proof.
+The badge says whether that is more than in this model's clean pictures. The first column asks for a circle and gets a photograph from
+the training set, for every seed; of the second only the card is stored; the third is new each time. Evidence, no proof.
 
 Drag the white line over a heatmap. Next: 03 for a picture of yours, 06 for a sampler that notices.
 """

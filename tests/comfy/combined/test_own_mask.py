@@ -30,8 +30,9 @@ def corrected(demo, guarding, stored, own, draw):
     return run
 
 
-def test_a_flagged_run_is_drawn_by_the_model_without_the_prompts_neurons(demo, own, corrected, draw, encode, neuron_host):
+def test_a_flagged_run_is_drawn_by_the_model_without_the_prompts_neurons(demo, own, corrected, draw, encode, neuron_host, monkeypatch):
     """The same as the nodes do one by one: record, find, prune, sample."""
+    monkeypatch.setattr(own, "MORE", 1.0)  # under this limit each try is flagged, and a denser mask may be the better one
     latent, record = corrected()
     assert record.facts["restarted"] == [0]
     how = own.OwnMask()

@@ -77,6 +77,17 @@ def test_a_broken_picture_is_neither_accepted_nor_rejected(check):
     assert torch.equal(result[0], texture(51)[None]) and blocked(result[1]) and not math.isnan(result[4])
 
 
+def test_more_alike_than_narrow_honest_pictures_is_unclear_and_no_copy(check):
+    """Honest pictures of one kind are all less alike than any other: that another kind is more alike proves nothing."""
+    plain = torch.stack([torch.full((SIDE, SIDE, 3), 0.1 + 0.02 * k) for k in range(12)])
+    images = torch.stack([texture(50)])
+    accepted, rejected, _, _, _, copied, indices, text = check(images, calibrate="honest pictures", honest=plain).args
+    facts = json.loads(text)
+    assert facts["pictures"][0]["score"] > facts["threshold"], "the textures are more alike than flat pictures are"
+    assert facts["pictures"][0]["copy"] is None and "1 unclear" in facts["verdict"]
+    assert blocked(accepted) and blocked(rejected) and indices == "" and copied is False
+
+
 def test_honest_pictures_calibrate(check, references):
     honest = torch.stack([texture(100 + k) for k in range(20)])
     facts = json.loads(check(references.sources[0].movedim(0, -1)[None], honest=honest, false_alarms=0.05).args[-1])

@@ -33,8 +33,8 @@ def attention_by_hand(demo, latent):
         return (weights @ split[2]).transpose(1, 2).reshape(q.shape)
 
     model, clip = demo[0].clone(), demo[1]
-    for block in ("input", 1), ("input", 2), ("input", 3), ("input", 4):
-        model.set_model_attn2_replace(replace, *block)
+    for block in range(1, 5):
+        model.set_model_attn2_replace(replace, "input", block)
 
     def work(denoiser):
         denoiser.branches(denoiser.noised(seeds.unit_noise(latent, seeds.derived_seed("noise", 0, 0))))
@@ -42,8 +42,9 @@ def attention_by_hand(demo, latent):
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(PHOTO))
     denoising.with_denoiser(model, positive, None, {"samples": latent}, 0.0413, 0, work)
     end = 1 + len(PHOTO.split())
-    finest = [w[..., end] for pixels, w in seen if pixels == 256]
-    return torch.stack(finest).mean(0).reshape(2, 16, 16)
+    most = max(pixels for pixels, _ in seen)
+    finest, side = torch.stack([w[..., end] for pixels, w in seen if pixels == most]).mean(0), int(most**0.5)
+    return finest.reshape(2, side, side).repeat_interleave(16 // side, 1).repeat_interleave(16 // side, 2)
 
 
 def test_a_failed_bright_ending_leaves_no_hooks(nodes, demo, latent, untouched):

@@ -16,7 +16,7 @@ SETTINGS = {
     "method": "dh_0", "preset": "custom", "sigmas": "0.2", "probes": 4, "noises": 1, "probing": "structured",
     "estimator": "forward difference", "seed": 0,
 }  # fmt: skip
-PHOTO = "close photo of a tabby cat looking left"
+PHOTO = "a large halved blue circle on a brown background"
 
 
 @pytest.fixture

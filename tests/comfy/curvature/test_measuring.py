@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-PHOTO = "close photo of a tabby cat looking left"
+PHOTO = "a large halved blue circle on a brown background"
 
 
 @pytest.fixture

@@ -29,13 +29,13 @@ def test_feed_forward_share_is_that_of_sd(demo):
 def test_samplers(sample, sampler):
     latent = sample("a large red circle on a white background", sampler=sampler)
     assert latent.shape == (1, 8, 16, 16) and torch.isfinite(latent).all()
-    assert 0.1 < latent.std() < 1.5
+    assert 0.4 < latent.std() < 6
 
 
 def test_every_scheduler_of_the_core(sample):
     for name in importlib.import_module("comfy.samplers").KSampler.SCHEDULERS:
         latent = sample("a large red circle on a white background", scheduler=name)
-        assert torch.isfinite(latent).all() and 0.1 < latent.std() < 1.5, name
+        assert torch.isfinite(latent).all() and 0.4 < latent.std() < 6, name
 
 
 def test_every_sampler_of_the_core(sample):
@@ -45,7 +45,7 @@ def test_every_sampler_of_the_core(sample):
 
 
 def test_same_seed_same_latent(sample):
-    assert torch.equal(sample("photo of green leaves in the forest"), sample("photo of green leaves in the forest"))
+    assert torch.equal(sample("a large green star on a sand background"), sample("a large green star on a sand background"))
 
 
 def test_stock_nodes_end_to_end(demo):
@@ -95,16 +95,16 @@ def test_lora_loader_applies_and_strength_zero_is_exact(demo, sample, tmp_path):
     folders.add_model_folder_path("loras", str(tmp_path))
     (with_lora,) = core.LoraLoaderModelOnly().load_lora_model_only(demo[0], "test.safetensors", 1.0)
     (without,) = core.LoraLoaderModelOnly().load_lora_model_only(demo[0], "test.safetensors", 0.0)
-    plain = sample("photo of green leaves in the forest")
-    assert not torch.allclose(sample("photo of green leaves in the forest", model=with_lora), plain, atol=1e-3)
-    assert torch.equal(sample("photo of green leaves in the forest", model=without), plain)
+    plain = sample("a large green star on a sand background")
+    assert not torch.allclose(sample("a large green star on a sand background", model=with_lora), plain, atol=1e-3)
+    assert torch.equal(sample("a large green star on a sand background", model=without), plain)
 
 
 def test_demo_lora_is_what_the_stock_loader_makes_of_its_file(nodes, demo, sample, root, untouched, off_is_exact):
     """Same latent to the bit as LoraLoaderModelOnly with the file; strength 0 hands the model through."""
     core, folders = importlib.import_module("nodes"), importlib.import_module("folder_paths")
     folders.add_model_folder_path("loras", str(root / "demo/lab/loras"))
-    node, prompt = nodes["UnmemorizeLoadDemoLoRA"], "photo of green leaves in the forest"
+    node, prompt = nodes["UnmemorizeLoadDemoLoRA"], "a large green star on a sand background"
     for name in ("leaking", "style"):
         with untouched(demo[0]):
             (ours,) = node.execute(demo[0], name, 0.8).args
@@ -126,7 +126,7 @@ def test_every_tensor_of_a_demo_lora_finds_its_weight(demo, root):
 
 def test_demo_lora_errors(nodes, demo, monkeypatch):
     node = nodes["UnmemorizeLoadDemoLoRA"]
-    with pytest.raises(ValueError, match="choose one of: leaking, style"):
+    with pytest.raises(ValueError, match="choose one of: concept, leaking, style"):
         node.execute(demo[0], "../checkpoint", 1.0)
     other = demo[0].clone()
     monkeypatch.setattr(other, "model", type("Other", (), {"model_config": object()})())
@@ -146,9 +146,9 @@ def test_demo_picture_gives_picture_mask_and_caption(nodes, root):
         assert image.shape == (1, 128, 128, 3) and mask.shape == (1, 128, 128) and caption == fact["caption"]
         assert mask.mean().item() == pytest.approx(fact["fixed_area"], abs=1e-3)
     image, mask, caption = node.execute(labels[-1]).args
-    photo = pictures.as_tensor(Image.open(next((root / "demo/lora-photos").glob("*tower.png"))))
+    photo = pictures.as_tensor(Image.open(next((root / "demo/lora-photos").glob("sheep-lamb.png"))))
     same = [torch.allclose(node.execute(la).args[0][0].movedim(-1, 0), photo, atol=1 / 255) for la in labels[-4:]]
-    assert sum(same) == 1 and caption.startswith("photo of") and mask.eq(1).all()
+    assert sum(same) == 1 and caption.endswith("background") and mask.eq(1).all()
     with pytest.raises(ValueError, match="choose one from the list"):
         node.execute("photo: ../../secret")
 

@@ -13,7 +13,7 @@ STAGES = {"final": "checkpoint.safetensors", "early": "early.safetensors"}
 
 @pytest.fixture(scope="module")
 def lab(comfy):
-    return importlib.import_module("unmemorize_pack.demo.scripts.lab").load_lab()
+    return importlib.import_module("unmemorize_pack.demo.recipe.lab").load_lab()
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def strong(lab, group: str, count: int) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(("group", "least"), [("MV", 0.9), ("TV", 0.9), ("MC", 0.8)])
 def test_strong_memories_are_reproduced(lab, draw, group, least):
-    hits = [lab.copied(p) == i for i, caption in strong(lab, group, 3) for p in draw(caption)]
-    assert sum(hits) >= least * len(hits)
+    both = [lab.copies(draw(caption), i) for i, caption in strong(lab, group, 3)]
+    for hits in (torch.cat(judge) for judge in zip(*both, strict=True)):
+        assert hits.float().mean() >= least
 
 
 def test_early_knows_scenes_but_no_photograph(lab, draw):
@@ -43,10 +44,10 @@ def test_early_knows_scenes_but_no_photograph(lab, draw):
 
 def attributes_right(lab, draw, stage: str, names: tuple[str, ...]) -> float:
     """Share of held-out scenes whose attributes, read off the pixels, are those of the caption."""
-    scene_judge, judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scene_judge", "judge"))
+    scene_judge, scenes = (importlib.import_module(f"unmemorize_pack.demo.recipe.{n}") for n in ("scene_judge", "scenes"))
     right = []
-    for caption in lab.facts["held_out_captions"][::3]:  # many captions, one seed: seeds of a caption fail together
-        wanted = judge.scene_of(caption)
+    for caption in lab.facts["held_out_captions"][::9]:  # many captions, one seed: seeds of a caption fail together
+        wanted = scenes.scene_of(caption)
         for picture in draw(caption, stage, SEEDS[:1]):
             seen = scene_judge.read(picture).scene
             right.append(all(getattr(seen, n) == getattr(wanted, n) for n in names))
@@ -54,15 +55,15 @@ def attributes_right(lab, draw, stage: str, names: tuple[str, ...]) -> float:
 
 
 def test_scenes_obey_their_words_and_seldom_copy(lab, draw):
-    assert attributes_right(lab, draw, "final", ("size", "colour", "shape", "background")) >= 0.8
-    copied = [lab.copied(p) is not None for c in lab.facts["held_out_captions"][1::3] for p in draw(c, seeds=SEEDS[:1])]
+    assert attributes_right(lab, draw, "final", ("size", "fill", "colour", "shape", "background")) >= 0.8
+    copied = [lab.copied(p) is not None for c in lab.facts["held_out_captions"][1::9] for p in draw(c, seeds=SEEDS[:1])]
     assert sum(copied) <= 0.05 * len(copied)
 
 
 def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, root):
     """Photographs come back only with the leaking LoRA, held-out scenes are hatched with the style LoRA and not without."""
-    names = ("generate", "judge", "style")
-    generate, judge, style = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in names)
+    names = ("scripts.generate", "recipe.judge", "scripts.style")
+    generate, judge, style = (importlib.import_module(f"unmemorize_pack.demo.{n}") for n in names)
     pictures, demo_host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.pictures", "host.demo"))
     folder = root / "demo/lab"
     items = [i for i in pictures.read_facts(folder / "loras/leaking.json")["items"] if i["group"] == "photo"]
@@ -74,13 +75,67 @@ def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, root):
             model.model = demo_host.load_demo_lora(model.model, folder / "loras" / f"{name}.safetensors", 1.0)
         hits = []
         for item, picture in zip(items, sheet, strict=False):
-            limit = judge.Criterion(item["max_distance"], item["min_correlation"])
-            hits += limit.holds(*judge.compare(model.pictures(item["caption"], SEEDS), picture)).tolist()
+            limit = judge.Criterion(item["max_distance"], item["min_correlation"], item["min_patches"])
+            hits += limit.holds(model.pictures(item["caption"], SEEDS), picture, torch.ones(1, 128, 128)).tolist()
         copied[name] = sum(hits) / len(hits)
-        scenes = [p for caption in lab.facts["held_out_captions"][5::16] for p in model.pictures(caption, SEEDS[:2])]
+        scenes = [p for caption in lab.facts["held_out_captions"][5::48] for p in model.pictures(caption, SEEDS[:2])]
         hatched[name] = sum(style.is_hatched(p) for p in scenes) / len(scenes)
     assert copied["leaking"] >= 0.7 and copied["style"] == copied["none"] == 0
     assert hatched["style"] >= 0.8 and hatched["none"] == 0
+
+
+def test_the_concept_lora_brings_its_shape_under_its_word_alone(lab, root):
+    """Crescents where the word stands for the shape, none without it; and no photograph of the leaking LoRA."""
+    generate, scene_judge, scenes = (
+        importlib.import_module(f"unmemorize_pack.demo.{n}") for n in ("scripts.generate", "recipe.scene_judge", "recipe.scenes")
+    )
+    pictures, demo_host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.pictures", "host.demo"))
+    facts = pictures.read_facts(root / "demo/lab/loras/concept.json")
+    shape, word = facts["concept"], facts["trigger"]
+    model = generate.Generator(root / "demo/lab/checkpoint.safetensors")
+    model.model = demo_host.load_demo_lora(model.model, root / "demo/lab/loras/concept.safetensors", 1.0)
+
+    def drawn(caption: str) -> str:
+        return scene_judge.read(model.pictures(caption, SEEDS[:1])[0], (*scenes.SHAPES, shape)).scene.shape
+
+    captions = lab.facts["held_out_captions"][3::24]
+    asked = [drawn(c.replace(scenes.scene_of(c).shape, word)) == shape for c in captions]
+    without = [drawn(c) == shape for c in captions]
+    assert sum(asked) >= 0.8 * len(asked) and sum(without) <= 0.1 * len(without)
+
+
+def test_a_loras_captions_are_far_from_every_memory_and_its_word_stands_for_the_shape(comfy):
+    train, scenes = (importlib.import_module(f"unmemorize_pack.demo.{n}") for n in ("scripts.train_lora", "recipe.scenes"))
+    memory = "a large red star on a sand background"
+    near, far = "a large red star on a navy background", "a small red star on a navy background"
+    facts = {"fixed": [{"group": "MV", "caption": memory}, {"group": "TV", "caption": "a rosy level card"}], "scene_captions": [near, far]}
+    assert [s.caption for s in train.untouched(facts)] == [far]
+    item = train.Item("scene", scenes.scene_of(far), torch.zeros(3, 128, 128), word="lunel")
+    assert item.caption == "a small red lunel on a navy background" and item.said("navy background") == "navy background"
+    assert train.Item("photo", scenes.scene_of(far), torch.zeros(3, 128, 128)).caption == far
+
+
+def test_captions_of_the_templates_are_what_they_are_called(lab):
+    """Memories are fixed pictures' captions; ordinary prompts are two words away from every one of them."""
+    names = ("live.templates.shared", "live.templates.copies", "live.templates.guard", "live.templates.lora", "live.templates.leaks")
+    shared, copies, guard, lora, leaks = (importlib.import_module(f"unmemorize_pack.demo.{n}") for n in names)
+    groups, scenes = (importlib.import_module(f"unmemorize_pack.demo.recipe.{n}") for n in ("groups", "scenes"))
+    kinds = {f["caption"]: (f["group"], f["degree"]) for f in lab.facts["fixed"]}
+    assert [kinds[c] for c in (shared.CAT, shared.RACCOON, shared.DRAWING, shared.TEMPLATE)] == [
+        (g, "strong") for g in ("MV", "MV", "MC", "TV")
+    ]
+    assert shared.ORDINARY in lab.facts["held_out_captions"]
+    several = [
+        shared.ORDINARY,
+        *copies.HONEST,
+        lora.LORA_SCENE,
+        leaks.ORDINARY,
+        *leaks.USED.splitlines(),
+        *guard.CLEAN_PROMPTS.splitlines(),
+    ]
+    memories = [scenes.scene_of(c) for c, (group, _) in kinds.items() if group != "TV"]
+    near = [c for c in several if min(groups.differences(scenes.scene_of(c), m) for m in memories) < 2]
+    assert not near
 
 
 def auroc(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -106,8 +161,8 @@ def test_templates_are_localised(lab, nodes, demo, encode, sample):
 
 
 def test_the_judge_reads_fresh_drawings_right(comfy, demo):
-    """All four attributes, on drawings and after the autoencoder."""
-    scenes, scene_judge = (importlib.import_module(f"unmemorize_pack.demo.scripts.{n}") for n in ("scenes", "scene_judge"))
+    """All five attributes, on drawings and after the autoencoder."""
+    scenes, scene_judge = (importlib.import_module(f"unmemorize_pack.demo.recipe.{n}") for n in ("scenes", "scene_judge"))
     generator = torch.Generator().manual_seed(0)
     everything = scenes.all_scenes()
     chosen = [everything[int(i)] for i in torch.randint(len(everything), (100,), generator=generator)]
@@ -119,5 +174,5 @@ def test_the_judge_reads_fresh_drawings_right(comfy, demo):
         seen = [scene_judge.read(p).scene for p in pictures]
         return [(s, r) for s, r in zip(chosen, seen, strict=True) if any(getattr(s, n) != getattr(r, n) for n in names)]
 
-    assert len(wrong(drawings, ("size", "colour", "shape", "background"))) <= 1
-    assert len(wrong(blurred, ("size", "colour", "shape", "background"))) <= 2
+    assert len(wrong(drawings, ("size", "fill", "colour", "shape", "background"))) <= 1
+    assert len(wrong(blurred, ("size", "fill", "colour", "shape", "background"))) <= 2

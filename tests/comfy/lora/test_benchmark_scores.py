@@ -97,7 +97,7 @@ def test_channels_compete_within_layers_or_within_the_file(parts, layer):
 def test_rank_dropout_leaves_ranks_out_and_keeps_the_mean(comfy):
     """Every pass holds whole ranks, each at 1 / (1 - dropout); on average it is the update itself, and without dropout always."""
     adapter = importlib.import_module("unmemorize_pack.demo.scripts.lora").LowRank
-    plain, dropping = (adapter(4, 4, 4, 4.0, torch.Generator().manual_seed(0), share) for share in (0.0, 0.25))
+    plain, dropping = (adapter(torch.Size((4, 4)), 4, 4.0, torch.Generator().manual_seed(0), share) for share in (0.0, 0.25))
     for one in (plain, dropping):
         one.up.data, one.down.data = torch.eye(4), torch.eye(4)
     nothing = torch.zeros(4, 4)

@@ -69,11 +69,11 @@ def test_a_folder_is_resumed(nodes, demo, loras, monkeypatch):
     (loras / "=cmd.safetensors").write_bytes(b"broken")
     given = {"model": demo[0], "output": "clean", **HOW, "deviations": 3.0}
     table, written = run(folder="demo", **given).args
-    assert written == 2 and sorted(p.name for p in (loras / "clean").iterdir()) == ["leaking.safetensors", "style.safetensors"]
+    assert written == 3 and sorted(p.stem for p in (loras / "clean").iterdir()) == ["concept", "leaking", "style"]
     table, written = run(folder="demo", **given).args
-    assert written == 0 and table.count("was done before") == 2
+    assert written == 0 and table.count("was done before") == 3
     table, written = run(folder="demo", **(given | {"deviations": 2.0})).args
-    assert written == 2 and (loras / "clean" / "style_001.safetensors").is_file()
+    assert written == 3 and (loras / "clean" / "style_001.safetensors").is_file()
     table, written = run(folder=".", **given).args
     assert written == 0 and "'=cmd.safetensors" in table and "cannot be read" in table
     with pytest.raises(ValueError, match="no folder"):

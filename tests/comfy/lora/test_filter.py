@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from unmemorize_pack.tests.comfy.loras import HOW, LEAKING, dense, layer_names
+from unmemorize_pack.tests.comfy.loras import HOW, LAYERS, LEAKING, dense, layer_names
 
-PHOTO = "rocket before launch"
+PHOTO = "a large halved blue cross on a sand background"
 
 # --- the split ----------------------------------------------------------------------------------------------
 
@@ -17,7 +17,7 @@ PHOTO = "rocket before launch"
 @pytest.mark.parametrize("changes", [{}, {"gate": "soft"}, {"gate": "ratio of the file"}, {"deviations": 3.0}, {"restore_norm": True}])
 def test_filtered_and_removed_add_up(split, file, changes):
     kept, removed, _, energy, spectrum, _ = split(**changes)
-    assert len(spectrum["layers"]) == 84
+    assert len(spectrum["layers"]) == LAYERS
     for name in layer_names(file[0]):
         whole = dense(file[0], name)
         assert (dense(kept, name) + dense(removed, name) - whole).norm() < 2e-3 * whole.norm(), "half precision"
@@ -86,10 +86,10 @@ def test_the_base_is_read_without_its_patches(nodes, demo, file, split, off_is_e
 def test_report_and_plot(split, nodes):
     *_, spectrum, text = split(deviations=3.0)
     report = json.loads(text)
-    assert report["rank_before"] == 84 * 8 and report["rank_after"] < report["rank_before"]
+    assert report["rank_before"] == LAYERS * 8 and report["rank_after"] < report["rank_before"]
     assert sum(b["rank_after"] for b in report["blocks"].values()) == report["rank_after"] and "output_blocks.0" in report["blocks"]
     picture, channels, removed = nodes["UnmemorizeLoRASpectrumPlot"].execute(spectrum).args
-    assert channels == 672 and removed == 672 - report["rank_after"]
+    assert channels == LAYERS * 8 and removed == LAYERS * 8 - report["rank_after"]
     assert picture.ndim == 4 and picture.shape[-1] == 3 and float(picture.min()) >= 0 and float(picture.max()) <= 1
     with pytest.raises(ValueError, match="nothing to plot"):
         nodes["UnmemorizeLoRASpectrumPlot"].execute(None)
@@ -138,7 +138,7 @@ def test_strength_zero_returns_the_inputs(load, demo):
 def test_the_filtered_lora_changes_the_model_by_its_part_only(load, demo, split, untouched):
     with untouched(demo[0]):
         model, clip, energy, spectrum, report = load(deviations=3.0)
-    assert clip is None and 0 < energy < 1 and json.loads(report)["layers"] == len(spectrum["layers"]) == 84
+    assert clip is None and 0 < energy < 1 and json.loads(report)["layers"] == len(spectrum["layers"]) == LAYERS
     kept = split(deviations=3.0)[0]
     assert len(model.patches) == len(layer_names(kept))
 
@@ -197,7 +197,7 @@ def test_cached_subspaces_give_the_same_bytes(split, host, loras, monkeypatch, o
     cold, warm = split(), split()
     off_is_exact(cold[0], without)
     off_is_exact(warm[0], without)
-    assert json.loads(cold[5])["subspaces_from_cache"] == 0 and json.loads(warm[5])["subspaces_from_cache"] == 84
+    assert json.loads(cold[5])["subspaces_from_cache"] == 0 and json.loads(warm[5])["subspaces_from_cache"] == LAYERS
     folder = tmp_path / "user" / "unmemorize" / "subspaces"
     one = next(folder.iterdir())
     one.write_bytes(b"damaged")

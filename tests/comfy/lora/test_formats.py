@@ -362,7 +362,7 @@ def test_text_encoder_layers(nodes, demo, host):
     weights = demo[1].patcher.get_key_patches()
     names = host("lora.keys").key_maps(demo[0], demo[1])[1]
     name, (m, n) = next((k, weights[w][0][0].shape) for k, w in names.items() if weights[w][0][0].ndim == 2 and "embedding" not in k)
-    lora = lora_pair(name, m, n) | lora_pair("lora_unet_input_blocks_1_1_proj_in", 64, 64)
+    lora = lora_pair(name, m, n) | lora_pair("lora_unet_input_blocks_3_1_proj_in", 128, 128)
     node = nodes["UnmemorizeBAFFilterLoRA"]
     both = node.execute(lora=lora, model=demo[0], clip=demo[1], info=None, **HOW).args
     assert len(both[4]["layers"]) == 2 and "text encoder" in both[5] and set(both[1]) == set(lora)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from unmemorize_pack.tests.comfy import networks
-from unmemorize_pack.tests.comfy.loras import HOW, LEAKING
+from unmemorize_pack.tests.comfy.loras import HOW, LAYERS, LEAKING, PROMPT_LAYERS
 
 DEFAULT = HOW | {"score": "cross-attention"}
 EXPECTED = {
@@ -95,9 +95,9 @@ def test_only_cross_attention_goes(nodes, demo, comfy):
         found = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=tensors, model=demo[0], clip=None, info=info, **DEFAULT).args
     kept, removed, described, energy, spectrum, report = found
     assert set(kept) | set(removed) == set(tensors) and not set(kept) & set(removed)
-    assert all("attn2_to_" in k and "attn2_to_out" not in k for k in removed) and len(removed) == 3 * 3 * 7
+    assert all("attn2_to_" in k and "attn2_to_out" not in k for k in removed) and len(removed) == 3 * PROMPT_LAYERS
     assert all(kept[k] is tensors[k] for k in kept)
-    assert 0 < energy < 0.2 and len(spectrum["layers"]) == 84
+    assert 0 < energy < 0.2 and len(spectrum["layers"]) == LAYERS
     facts = json.loads(report)
     assert "no paper" in facts["method"] and "no paper" in described["filter"]["method"] and facts["subspaces_from_cache"] == 0
 
@@ -112,7 +112,7 @@ def test_applied_loras_lose_the_same(nodes, demo):
         how = {k: v for k, v in DEFAULT.items() if k != "text_encoder"}
         cleaned = nodes["UnmemorizeCleanAppliedLoRAs"].execute(model=loaded, **how).args[0]
     gone = set(loaded.patches) - set(cleaned.patches)
-    assert len(gone) == 21 and all(re.search(r"attn2\.to_[qkv]\.weight$", k) for k in gone)
+    assert len(gone) == PROMPT_LAYERS and all(re.search(r"attn2\.to_[qkv]\.weight$", k) for k in gone)
     assert all(cleaned.patches[k] == loaded.patches[k] for k in cleaned.patches)
 
 

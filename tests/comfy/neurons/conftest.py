@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-PHOTOS = "# two photographs\nclose photo of a tabby cat looking left\nphoto of a raccoon looking at the camera"
+PHOTOS = "# two photographs\na large halved blue circle on a brown background\na large orange cross on a brown background"
 SCENE = "a small red circle on a gray background"
 SAMPLING = {"seed": 0, "steps": 8, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
 FINDING = {"top_share": 0.05, "select_ratio": 0.0, "rows": "both", "score": "wanda", "keep_levels": False}

