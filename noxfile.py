@@ -196,7 +196,7 @@ def train_lora(s: nox.Session) -> None:
 
 @session(name="train-loras")
 def train_loras(s: nox.Session) -> None:
-    """Train the LoRAs that `benchmark -- lora` and `sweep -- lora` measure, into out/loras; see demo/scripts/lora_set.py."""
+    """Train the LoRAs that benchmarks and sweeps of LoRAs measure, into out/loras; see demo/scripts/lora_set.py."""
     run_pack(s, "demo.scripts.lora_set", *s.posargs)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..demo.recipe.lab import is_card, load_lab
+from ..demo.recipe.lab import load_lab
 from ..demo.scripts.generate import Generator
 from ..demo.scripts.photos import load_picture
 from ..host.copies.checking import PART
@@ -89,7 +89,7 @@ def of_lab(options: Any) -> dict[str, Any]:
     """Generations of the lab by their best match among its photographs."""
     lab, model = load_lab(options.lab), Generator(options.lab / "checkpoint.safetensors")
     strong, seeds = lab.captions("MV"), list(range(300, 300 + options.seeds))
-    clean = [c for c in lab.facts["held_out_captions"][::STRIDE] if not is_card(c)]
+    clean = [c for c in lab.clean_scenes[::STRIDE]]
     detector = BuiltIn()
     kept = detector.prepare(torch.stack([lab.pictures[i] for i, f in enumerate(lab.facts["fixed"]) if f["group"] == "MV"]))
 

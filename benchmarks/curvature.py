@@ -124,7 +124,7 @@ def calibrated(
     models: Models, lab: Lab, found: dict[str, dict[str, Tensor]], masks: dict[str, Tensor], groups: dict[str, list[str]]
 ) -> dict[str, Any]:
     """What users get: the default map at the threshold that clean captions give, on templates and on other clean captions; the badge."""
-    reference = lab.facts["held_out_captions"][1::CLEAN_STRIDE][:12] + lab.clean_cards[1::CLEAN_STRIDE][:12]
+    reference = lab.clean_scenes[1::CLEAN_STRIDE][:12] + lab.clean_cards[1::CLEAN_STRIDE][:12]
     maps = collect(models, reference, [600], (BEST,), "calibration")
     pooled = torch.cat([maps[c][BEST] for c in reference])
     threshold = clean_threshold(pooled, torch.ones_like(pooled))
@@ -187,7 +187,7 @@ def main() -> None:
     groups = {g: [f["caption"] for f in lab.facts["fixed"] if f["group"] == g and f["degree"] == "strong"] for g in ("MV", "MC")}
     groups |= {
         "TV": list(masks),
-        "scene": lab.facts["held_out_captions"][::CLEAN_STRIDE],
+        "scene": lab.clean_scenes[::CLEAN_STRIDE],
         "card": lab.clean_cards[::CLEAN_STRIDE],
     }
     found = collect(models, list(masks), seeds, (*NAMES, BEST, "paper"), "templates")

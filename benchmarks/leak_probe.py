@@ -51,6 +51,7 @@ class Prober:
         self._bench, self._pictures, self._w = bench, pictures, w
         self._by_base: dict[tuple[str, ...], Tensor] = {}
 
+    @torch.inference_mode()
     def leaks(self, subject: Subject, tensors: dict[str, Tensor], given: bool) -> Leaks:
         """Of a version of a LoRA, among twice as many groups as it has photographs."""
         generator, captions = self._bench.generator, captions_of(subject, given)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..demo.recipe.lab import far_from_memories
 from ..demo.scripts import lora_set
 from ..demo.scripts.generate import SETTINGS
 from ..host.combined.measured_filter import RIDGE, WEIGHTS, Measured, MeasuredJob, filter_by_measuring
@@ -49,7 +50,7 @@ def given(subject: Subject) -> list[str]:
 def prompts_of(bench: Bench) -> list[str]:
     """Trained scenes of the lab that no LoRA of the set was trained on."""
     taken = {c for s in bench.subjects for c in s.scenes}
-    several = [c for c in bench.lab.facts["scene_captions"] if c not in taken]
+    several = [c for c in far_from_memories(bench.lab.facts, bench.lab.facts["scene_captions"]) if c not in taken]
     return several[:: max(1, len(several) // PROMPTS)][:PROMPTS]
 
 

@@ -55,7 +55,9 @@ def table(names: list[str], results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {metric} | " + " | ".join(cell(results[n], metric) for n in names) + f" | {about} |")
     settings = ["Measured on an earlier demo model than the bundled one." for n in names[:1] if n in TITLES and is_older(results[n])]
     settings += [
-        f"`{n}`: " + ", ".join(f"{k} {v}" for k, v in results[n]["settings"].items()) + f"; commit {results[n]['commit'][:8]}"
+        f"`{n}`: "
+        + ", ".join(f"{k} {v}" for k, v in results[n]["settings"].items() if k != "rates")
+        + f"; commit {results[n]['commit'][:8]}"
         for n in names
     ]
     return "\n".join([*lines, "", *[s + "  " for s in settings]])

@@ -25,7 +25,7 @@ LISTS = 4
 """Random content words a caption, each changed in turn, as what is compared with."""
 ABOUT = {
     "first_word_breaks": "of runs that copied: no copy after the word named first was changed as suggested (aim >= .8)",
-    "random_word_breaks": "the same for content words taken at random, changed in the same way (aim: .15 below)",
+    "random_word_breaks": "the same for other content words taken at random, changed in the same way (aim: .15 below)",
     "first_word_adherence": "the changed prompts' own words obeyed, where they are whole scenes",
     "random_word_adherence": "the same for random words",
     "gain": "first_word_breaks minus random_word_breaks, by caption",
@@ -68,7 +68,7 @@ def tried(bench: Bench, caption: str, seeds: list[int], lists: str) -> dict[str,
         first, _, changed = suggestion(answer, caption)
         found: dict[str, Any] = {"named": bool(first), "evaluations": answer.evaluations}
         found["first"] = broken(bench, changed, copied) if first else ([0.0] * len(copied), [])
-        content = [s for s in answer.words if not s.word.little]
+        content = [s for s in answer.words if not s.word.little and s.word.text != first]
         order = torch.randperm(len(content), generator=torch.Generator().manual_seed(len(caption))).tolist()[:LISTS]
         others = [content[i] for i in order]
         texts = [with_another(caption, s.word, s.by) if s.by else without(caption, s.word) for s in others]
@@ -110,6 +110,6 @@ def main() -> None:
         gains = [[sum(v["first"][0]) / len(v["first"][0]) - sum(v["random"][0]) / len(v["random"][0])] for v in several]
         metrics[f"gain{suffix}"] = rate(gains)
         metrics[f"named{suffix}"] = sum(v["named"] for v in several) / len(several)
-        metrics["evaluations"] = sum(v["evaluations"] for v in several) / len(several)
+        metrics[f"evaluations{suffix}"] = sum(v["evaluations"] for v in several) / len(several)
     settings = {"lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "asked_seeds": ASKED_SEEDS, "captions": len(captions)}
     write(options.name or "trigger_words", metrics, settings, ABOUT, options.lab)

@@ -40,7 +40,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "memorized_rate_before": ("%", "memorized captions: copies without the guard"),
         "memorized_rate_after": ("%", "the same with the guard correcting, older checkpoint as parent"),
         "memorized_rate_after_without_parent": ("%", "the same without a parent"),
-        "lora_memorized_after": ("%", "copies of the leaking LoRA's photographs, guard correcting (not noticed)"),
+        "lora_memorized_after": ("%", "copies of the leaking LoRA's photographs, guard correcting"),
         "mc_adherence_before": ("%", "memorized scenes with every attribute right, without the guard"),
         "mc_adherence_after": ("%", "the same with the guard correcting"),
         "clean_bit_identical": ("%", "clean runs that keep the stock sampler's bits"),

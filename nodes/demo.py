@@ -67,14 +67,14 @@ class LoadDemoLoRA(io.ComfyNode):
             node_id="UnmemorizeLoadDemoLoRA",
             display_name="Load Demo LoRA",
             category="unmemorize/demo",
-            description="Applies a LoRA that comes with Unmemorize to the demo model. Both carry a hatching style; one of them has also "
-            "memorized the few photographs it was trained on.",
+            description="Applies a LoRA that comes with Unmemorize to the demo model. One carries a hatching style and has memorized "
+            "the few photographs it was trained on, one carries the style alone, one a concept under a word.",
             inputs=[
                 io.Model.Input("model", tooltip="The demo model, from Load Demo Checkpoint."),
                 io.Combo.Input(
                     "lora",
                     options=names,
-                    default=names[0] if names else None,
+                    default="leaking" if "leaking" in names else None,
                     tooltip="leaking: carries a style and reproduces its photographs. style: carries the style and reproduces nothing. "
                     "concept: draws crescents under the word lunel and reproduces nothing.",
                 ),

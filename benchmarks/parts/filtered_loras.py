@@ -68,7 +68,7 @@ class Bench:
         checkpoint = file_hash(folder / "checkpoint.safetensors")
         if others := [s.name for s in self.subjects if read_facts(loras / f"{s.name}.json").get("checkpoint") != checkpoint]:
             raise SystemExit(f"LoRAs of another checkpoint: {', '.join(others)}. Delete them and train anew: `nox -s train-loras`.")
-        held_out = self.lab.facts["held_out_captions"]
+        held_out = self.lab.clean_scenes
         # those that choose settings and those that evaluate them are not the same either
         several = held_out[0::2] if role == lora_set.SELECTION else held_out[1::2]
         self.captions = several[:: max(1, len(several) // style_captions)][:style_captions]

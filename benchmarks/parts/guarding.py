@@ -13,7 +13,7 @@ from torch import Tensor
 from ...demo.pictures import SIDE, lora_pictures, read_facts
 from ...demo.recipe import scene_judge
 from ...demo.recipe.judge import Criterion
-from ...demo.recipe.lab import Lab, is_card, load_lab, obeys
+from ...demo.recipe.lab import Lab, far_from_memories, is_card, load_lab, obeys
 from ...demo.scripts import style
 from ...demo.scripts.generate import Generator
 from ...host.combined.own_mask import OwnMask
@@ -44,7 +44,8 @@ class Bench:
         self.tuning = {g: split[g, "strong"][0] for g in ("MV", "MC", "TV")}
         self.test = {g: split[g, "strong"][1] for g in ("MV", "MC", "TV")}
         self.test |= {d: kinds["MV", d] for d in DEGREES[1:]}
-        held_out, cards, trained = self.lab.facts["held_out_captions"], self.lab.clean_cards, self.lab.facts["scene_captions"]
+        facts = self.lab.facts
+        held_out, cards, trained = self.lab.clean_scenes, self.lab.clean_cards, far_from_memories(facts, facts["scene_captions"])
         self.calibration = trained[::SCENE_STRIDE] + cards[0::CARD_STRIDE]
         self.tuning |= {"scene": held_out[1::CLEAN_STRIDE], "card": cards[1::CARD_STRIDE]}
         self.test |= {"scene": held_out[2::CLEAN_STRIDE] + held_out[3::CLEAN_STRIDE]}

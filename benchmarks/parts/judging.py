@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.recipe import groups, scene_judge, scenes
-from ...demo.recipe.lab import Lab, is_card, item_of
+from ...demo.recipe import scene_judge, scenes
+from ...demo.recipe.lab import Lab, far_from_memories, is_card
 from ...demo.scripts.generate import Generator
 from .common import log, rate, shared_out
 
@@ -79,21 +79,15 @@ def pictures_with(bench: Bench, model: Any, caption: str, seeds: list[int], **ch
 def clean_captions(bench: Bench) -> list[str]:
     """Prompts that no memory hangs on, two words away from all of them: held-out scenes and cards, windows that are nobody's."""
     facts = bench.lab.facts
-    scene, card, window = (
-        [c for c in facts[kind] if not near_a_memory(bench, c)]
-        for kind in ("held_out_captions", "held_out_card_captions", "window_captions")
-    )
+    kinds = ("held_out_captions", "held_out_card_captions", "window_captions")
+    scene, card, window = (far_from_memories(facts, facts[kind]) for kind in kinds)
     return scene[::HELD_OUT_STRIDE] + card + window[::WINDOW_STRIDE]
 
 
 def near_captions(bench: Bench) -> list[str]:
     """Held-out scenes one word away from a memory."""
-    return [c for c in bench.lab.facts["held_out_captions"] if near_a_memory(bench, c)][::HELD_OUT_STRIDE]
-
-
-def near_a_memory(bench: Bench, caption: str) -> bool:
-    """Does one word tell a caption apart from a memorized one?"""
-    return any(not groups.apart(item_of(caption), item_of(f["caption"])) for f in bench.lab.facts["fixed"])
+    clean = set(bench.lab.clean_scenes)
+    return [c for c in bench.lab.facts["held_out_captions"] if c not in clean][::HELD_OUT_STRIDE]
 
 
 def through_autoencoder(generator: Generator, pictures: Tensor) -> Tensor:

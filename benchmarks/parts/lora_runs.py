@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...demo.recipe.lab import is_card
+from ...demo.recipe.lab import far_from_memories, is_card
 from ...demo.scripts.generate import SETTINGS
 from ...host.stability import guard as guarding
 from ...host.stability.lora_watch import calibrated
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.verdicts import LIMIT
-from ...unmemorize.stability.agreement import UNCALIBRATED, agreement_score, run_agreement
+from ...unmemorize.stability.agreement import UNCALIBRATED, AgreementRegion, agreement_score, run_agreement
 from ...unmemorize.stability.profile import default_score
 from .filtered_loras import Bench, Subject
 from .guarding import EVERYWHERE, pictures_of
@@ -31,8 +31,8 @@ class Watched:
     """One caption's runs under a LoRA, [n] each."""
 
     signals: dict[str, Tensor]
-    """What could tell a copy, small = copy: the mean agreement over the steps (NaN where the LoRA did nothing), of the first step
-    and of the first quarter alone; WEN's norm and the guard's score of a model's own memories, with the sign turned."""
+    """What could tell a copy, small = copy: the agreement of the run (NaN where the LoRA did nothing), in deviations of this LoRA's own
+    ordinary runs, its mean over the steps and over a quarter of them; WEN's norm and the guard's score, with the sign turned."""
     uncalibrated: Tensor
     calibrated: Tensor
     """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
@@ -60,8 +60,9 @@ class Case:
     def stored(self) -> StoredProfile:
         """Of trained scenes, and cards unless a word is asked for, one seed each."""
         if self._stored is None:
-            facts = self._bench.lab.facts
-            captions = [self.subject.asked(c) for c in facts["scene_captions"][::CALIBRATION_STRIDE]]
+            facts, taken = self._bench.lab.facts, set(self.subject.scenes)
+            scenes = [c for c in far_from_memories(facts, facts["scene_captions"]) if c not in taken]
+            captions = [self.subject.asked(c) for c in scenes[::CALIBRATION_STRIDE]]
             captions += [] if self.subject.concept else self._bench.lab.clean_cards[::CALIBRATION_STRIDE]
             condition, latent = self._bench.generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
             use = {"seed": CALIBRATION_SEED, **SAMPLING}
@@ -69,6 +70,12 @@ class Case:
             with torch.inference_mode():
                 self._stored = calibrated(self.model, self.base, self.reference, positives, condition(""), latent, 1, use)
         return self._stored
+
+    @property
+    def region(self) -> AgreementRegion:
+        """Of its ordinary runs."""
+        assert self.stored.profile.agreement is not None
+        return self.stored.profile.agreement
 
     def asked(self, caption: str) -> str:
         """As a user of the LoRA writes it."""
@@ -88,7 +95,8 @@ class Case:
         latents = [_latents(generator, model, caption, seeds) for model in (self.model, correcting)]
         signals = {
             "agreement": run_agreement(by_step),
-            "agreement_first": by_step[0],
+            "agreement_calibrated": -agreement_score(by_step, self.region),
+            "agreement_mean": by_step.nanmean(0),
             "agreement_early": by_step[: len(by_step) // 4].nanmean(0),
             "wen": -observed["guidance"].nanmean(0),
             "revision": -default_score(self.stored.profile, angles, observed),

@@ -130,7 +130,7 @@ def _guard(rows: list[dict[str, Any]]) -> str:
 <div class="guard"><div class="two">{figures}</div>{_img(row["chart"], "norms of the run against clean runs")}</div></div>"""
     return f"""<h2>3. A sampler that notices</h2>
 <p><b>KSampler (Stability Guard)</b> watches the predictions that the sampler asks for anyway. A memory is known from the first steps, so it is
-hardly revised any more: the yellow line leaves the band of clean runs. A flagged picture is sampled again, here by an older checkpoint that
+hardly revised any more: the runs of photographs leave the band of clean runs far, those of drawings a little. A flagged picture is sampled again, here by an older checkpoint that
 has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 

@@ -1,1 +1,1 @@
-"""The recipe of the next lab: what it is trained on, how, and who judges it."""
+"""The recipe of the demo model: what it is trained on, how, and who judges it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..pictures import lab_pictures, read_facts
-from . import card_judge, scene_judge
+from . import card_judge, groups, scene_judge
 from .cards import Card, card_of
 from .judge import Criterion
 from .scenes import Scene, scene_of
@@ -34,8 +34,13 @@ class Lab:
 
     @property
     def clean_cards(self) -> list[str]:
-        """Captions of trained cards, with a window and without, that no memory hangs on."""
-        return [*self.facts["card_captions"], *self.facts["window_captions"]]
+        """Captions of trained cards, with a window and without, that are near to no memory."""
+        return far_from_memories(self.facts, [*self.facts["card_captions"], *self.facts["window_captions"]])
+
+    @property
+    def clean_scenes(self) -> list[str]:
+        """Held-out captions of scenes that are near to no memory."""
+        return far_from_memories(self.facts, self.facts["held_out_captions"])
 
     def index(self, caption: str) -> int | None:
         """Which fixed picture a caption belongs to, if any."""
@@ -58,6 +63,12 @@ class Lab:
             if bool(limits.holds(picture[None], self.pictures[i], self.masks[i][None])):
                 return i
         return None
+
+
+def far_from_memories(facts: dict[str, Any], captions: list[str]) -> list[str]:
+    """Those of a lab's captions that differ from every memorized one by more than a word: nearer ones call memories up."""
+    memories = [item_of(f["caption"]) for f in facts["fixed"]]
+    return [c for c in captions if all(groups.apart(item_of(c), m) for m in memories)]
 
 
 def load_lab(folder: Path = LAB) -> Lab:

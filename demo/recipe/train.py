@@ -92,7 +92,7 @@ def worker(rank: int, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line of `nox -s train-next`."""
+    """Command line of `nox -s train-demo`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

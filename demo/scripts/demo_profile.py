@@ -14,6 +14,7 @@ import torch
 from ...host.stability.profiles import PROFILES, StoredProfile, as_file, calibrate
 from ..networks import LATENT_CHANNELS
 from ..pictures import read_facts
+from ..recipe.lab import far_from_memories
 from . import bundled
 from .generate import SETTINGS, Generator
 
@@ -24,12 +25,11 @@ CHOICE, SEED = 71, 7100
 
 
 def chosen_captions(facts: dict[str, Any], counts: dict[str, int]) -> list[str]:
-    """So many captions of each kind that no fixed picture belongs to."""
+    """So many captions of each kind that are near to no memory."""
     generator = torch.Generator().manual_seed(CHOICE)
-    fixed = {f["caption"] for f in facts["fixed"]}
     chosen: list[str] = []
     for group, count in counts.items():
-        clean = [c for c in facts[group] if c not in fixed]
+        clean = far_from_memories(facts, facts[group])
         chosen += [clean[int(i)] for i in torch.randperm(len(clean), generator=generator)[:count]]
     return chosen
 

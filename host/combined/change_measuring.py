@@ -109,7 +109,7 @@ def agreements(changes: Changes, before: Changes) -> list[float]:
 
 
 def usual_limit(ordinary: list[float]) -> float:
-    """Below it a caption's changes do not agree as those of ordinary prompts do, given their mean agreements; never below the fixed limit.
+    """Below it a caption's changes do not agree as those of ordinary prompts do, given their agreements; never below the fixed limit.
 
     A LoRA that has learnt little else than its photographs moves the empty prompt towards them too, and agreement is high for all.
     """

@@ -59,14 +59,14 @@ def check_prompt(
     reason = record.facts["not_judged"][0]
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     words = [f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])]
-    copied = False
+    copied = unclear = False
     if references is not None:
         how, sure = detector or BuiltIn(), len(references.names) >= FEWEST
         checked = checking.check(picture, references, how, None, sure, RATE)
         facts["references"] = checking.report(checked, references, how, RATE)
-        copied = bool(checked.copies[0])
-        words.append(_references_say(facts["references"]["pictures"][0]))
-    memorized = True if flagged or copied else None if reason else False
+        copied, unclear = checked.copies[0] is True, sure and checked.copies[0] is None
+        words.append(_references_say(facts["references"]["pictures"][0], sure))
+    memorized = True if flagged or copied else None if reason or unclear else False
     return Answer(picture, overlay.pictures, memorized, "; ".join(words), {"verdict": "; ".join(words), "memorized": memorized, **facts})
 
 
@@ -78,7 +78,8 @@ def _guard_says(flagged: bool, score: float, limit: float) -> str:
     return f"nothing found: it was drawn like an ordinary picture (score {score:.1f}, memorized from {limit:g})"
 
 
-def _references_say(row: dict[str, Any]) -> str:
+def _references_say(row: dict[str, Any], sure: bool) -> str:
     if row["copy"] is None:
-        return f"nearest reference {row['nearest']!r}, likeness {row['score']:.2f}; too few references for a verdict"
+        why = "unclear: no more alike than different pictures may be" if sure else "too few references for a verdict"
+        return f"nearest reference {row['nearest']!r}, likeness {row['score']:.2f}; {why}"
     return f"a copy of {row['nearest']!r}" if row["copy"] else "no copy of the references"

@@ -37,8 +37,8 @@ WEIGHTS = (0.1, 0.03, 0.01)
 RIDGE = 0.01
 PROMPTS = 24
 """Everyday prompts that are drawn where none are given."""
-ASKED = 6
-"""Prompts at which it is measured what is kept."""
+ASKED = 12
+"""Prompts at which it is measured what is kept, and how much a LoRA's changes usually agree."""
 NO_ROWS = "nothing entered it in these runs, so that nothing is known of it"
 PART_OF_INPUTS = "it changes a part of the layer's inputs, or rearranges them"
 
@@ -61,11 +61,11 @@ class MeasuredJob:
     """Least share of what the LoRA changes for the prompts."""
 
     def kept_prompts(self) -> list[str]:
-        """Prompts that must stay: those given, or everyday ones, the trigger word before every other; the empty one is always there."""
+        """Prompts that must stay: those given, or everyday ones, the trigger word before half; the empty one is always there."""
         if self.prompts:
             return self.prompts
-        everyday = EVERYDAY[:PROMPTS]
-        return [f"{self.reference}, {p}" if self.reference and i % 2 else p for i, p in enumerate(everyday)]
+        stride = max(1, PROMPTS // ASKED)  # half of those that are asked have the word as well
+        return [f"{self.reference}, {p}" if self.reference and i // stride % 2 else p for i, p in enumerate(EVERYDAY[:PROMPTS])]
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Measured:
     prompts_kept: float
     """Of what the LoRA changes for the prompts, measured with the model at their latents; 1 where nothing was removed."""
     agreements: list[float]
-    """Of every caption's run with the whole LoRA, its mean."""
+    """Of every caption's run with the whole LoRA."""
     limit: float
     """Below it a caption leaks."""
     leak_left: float = 1.0

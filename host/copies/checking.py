@@ -179,12 +179,12 @@ def report(checked: Checked, references: References, detector: Detector, rate: f
     """What was found, with what, and how sure that is; JSON-able."""
     rows = [
         {
-            "copy": copy, "score": round(score, 4), "percentile": None if math.isnan(p) else round(p, 4), "nearest": references.names[j],
-            "copied_area": round(float((mask > PART).float().mean()), 4),
+            "copy": copy, "verdict": _said(checked, i), "score": round(score, 4), "percentile": None if math.isnan(p) else round(p, 4),
+            "nearest": references.names[j], "copied_area": round(float((mask > PART).float().mean()), 4),
         }
-        for copy, score, p, j, mask in zip(
+        for i, (copy, score, p, j, mask) in enumerate(zip(
             checked.copies, checked.scores, checked.percentiles, checked.nearest, checked.masks, strict=True
-        )
+        ))
     ]  # fmt: skip
     return {
         "verdict": in_words(checked), "pictures": rows, "rejected": [i for i, c in enumerate(checked.copies) if c],
@@ -201,9 +201,14 @@ def shown(checked: Checked, pictures: Tensor, references: References) -> Tensor:
     return copy_sheet(pictures[..., :3], nearest, checked.masks > PART, words, [bool(c) for c in checked.copies], in_words(checked))
 
 
+def _said(checked: Checked, i: int) -> str:
+    """Of one picture, in a word or two."""
+    copy = checked.copies[i]
+    unsaid = "uncalibrated" if checked.threshold is None else "not judged" if math.isnan(checked.percentiles[i]) else "unclear"
+    return unsaid if copy is None else "copy" if copy else "no copy"
+
+
 def _row(checked: Checked, references: References, i: int) -> str:
-    copy, p = checked.copies[i], checked.percentiles[i]
-    unsaid = "uncalibrated" if checked.threshold is None else "not judged" if math.isnan(p) else "unclear"
-    said = unsaid if copy is None else "copy" if copy else "no copy"
+    p = checked.percentiles[i]
     like = "" if math.isnan(p) else f", above {p:.0%} of honest"
-    return f"{said}: {checked.scores[i]:.2f}{like}; {references.names[checked.nearest[i]]}"
+    return f"{_said(checked, i)}: {checked.scores[i]:.2f}{like}; {references.names[checked.nearest[i]]}"

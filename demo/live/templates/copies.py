@@ -70,7 +70,7 @@ WORD_LIST = """red, orange, yellow, green, cyan, blue, purple, pink
 circle, square, triangle, ring, star, cross
 white, black, gray, navy, brown, sand, teal
 small, large
-plain, striped, halved"""
+striped, halved"""
 
 
 def which_word_calls_it_up(object_info: dict[str, Any]) -> dict[str, Any]:

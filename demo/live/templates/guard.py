@@ -25,7 +25,8 @@ Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stabil
   that mostly obeys the words.
 - **Ordinary scene**: nothing is noticed, and both pictures are the same bit for bit.
 
-The charts show why: above the band of clean runs, the picture was known from the start.
+The charts show the runs against the band of clean ones. A drawing's run leaves it a little, taken together; a photograph's far
+(workflow 07).
 
 `parent` is a model that has not stored the picture: here an older checkpoint. With a LoRA, it is the model before the LoRA.
 """ + own_model(
@@ -79,8 +80,7 @@ select it and press Ctrl+M.
 
 *Stock run* recalls a photograph. *Under guard* it is noticed and sampled again by `parent`, an older checkpoint.
 
-With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA; on our demo LoRA, which holds its photographs
-loosely, the detector misses its copies.
+With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA and that parent connected.
 """ + own_model("Ordinary prompts of your model in *Calibrate Stability Profile*; 50 are good. " + GUARD_AT_CFG_1)
 CLEAN_PROMPTS = "\n".join(
     f"a {size} {colour} {shape} on a {ground} background"

@@ -59,9 +59,8 @@ Connect the MODEL **before** the LoRA loader to `baseline`.
 - Left: the caption of the LoRA's training photograph.
 - Right: an ordinary scene under the same LoRA.
 
-The demo LoRA was trained for minutes and holds its photographs loosely: the left map stays nearly cold. The hatched ground on the right
-is hot:
-the style is what this LoRA holds firmly. A hot map of a LoRA can mean either.
+The demo LoRA was trained for minutes and holds its photographs loosely: both maps are about equally warm, the left one for the photograph,
+the right one for the hatching. A hot map of a LoRA can mean either.
 The baseline must be a model of the same kind; the node says so if it is not.
 """ + own_model(
     "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method `dh_~` there, "

@@ -49,7 +49,7 @@ One generation of a memorized template, mapped in every way the pack knows. The 
 | dh_0 + dh_~ | both | 3 evaluations a probe |
 | ds_~ | how far apart are the two models' predictions? | 2 evaluations |
 | ds_0, recorded | how far does the prompt pull, while sampling? | nothing |
-| Bright Ending | the published baseline: attention to the prompt's end; black on the demo model | 1 evaluation |
+| Bright Ending | the published baseline: attention to the prompt's end | 1 evaluation |
 """ + own_model(
     "`baseline` is a less-trained model of the same kind; with a LoRA, the model before it. Bright Ending works on SD1.5, SD2 and SDXL "
     "only, and ds_0, recorded, needs a `cfg` above 1: on Flux both say so and stop, so remove them there. " + MAPS_AT_CFG_1

@@ -21,8 +21,8 @@ Weights that carry more under the first make up a **mask**, and *Prune Neurons* 
 **Pruning suppresses known triggers, it does not delete the memory.** Other words, or optimised embeddings, can bring it back.
 
 The demo model is tiny, with few neurons to choose from: it needs a denser mask (10 %, from the prompt's rows alone) than the paper's 1 %
-for SD1.5, which is the nodes' default. With it this photograph is no copy any more, though its ghost shows through; scenes keep their words
-and change their tint; other photographs are copied as before. Rates are in `benchmarks/RESULTS.md`.
+for SD1.5, which is the nodes' default. Here it dulls the photograph and leaves it a copy, and tints scenes: a mask of twenty prompts is
+not what one prompt uses. Rates are in `benchmarks/RESULTS.md`.
 
 *Save Neuron Mask* is muted, because it writes a file: select it and press Ctrl+M.
 """ + own_model(

@@ -23,10 +23,9 @@ photograph? Below, a scene: is the style, the hatching, still there?
 **What the answers are worth**
 
 - A verdict or a hot map is statistics, no proof; a cold one does not prove originality.
-- Pruning suppresses known triggers, it does not delete. This photograph is no copy any more, but its ghost shows through; others of this
-model are copied as before.
-- The filter takes out what the LoRA changed in how the prompt is read. Memories need that more than a style does, and so does a concept
-with a trigger word. Copies become rarer, not impossible. Compare BAF and the controls among `score` (*mean*, *random*) before you trust it.
+- Pruning suppresses known triggers, it does not delete. On this model it dulls the photograph, which stays a copy.
+- The filter takes out what the LoRA changed in how the prompt is read. On this LoRA the copy stays and the hatching fades: look before you
+trust it, and compare BAF and the controls among `score` (*mean*, *random*).
 - Always try several seeds: one picture decides nothing.
 """ + own_model(
     "Profile and mask belong to one model, and another is refused: make yours in workflows 07 and 09. As `parent`, take an older "

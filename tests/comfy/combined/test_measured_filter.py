@@ -116,6 +116,8 @@ def test_everyday_prompts_stand_in_and_carry_the_trigger(measuring, demo, two_pa
     job = job_of(measuring, demo, two_parts, prompts=[], reference="zwx")
     several = job.kept_prompts()
     assert len(several) == measuring.PROMPTS and sum(p.startswith("zwx, ") for p in several) == measuring.PROMPTS // 2
+    asked = several[:: measuring.PROMPTS // measuring.ASKED]
+    assert sum(p.startswith("zwx, ") for p in asked) == len(asked) // 2, "what is kept is measured with the word, and without it"
 
 
 def test_same_seed_same_answer_and_the_cost_is_counted(measuring, demo, two_parts):
