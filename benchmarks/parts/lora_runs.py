@@ -31,8 +31,8 @@ class Watched:
     """One caption's runs under a LoRA, [n] each."""
 
     signals: dict[str, Tensor]
-    """What could tell a copy, small = copy: the agreement of the run (NaN where the LoRA did nothing), in deviations of this LoRA's own
-    ordinary runs, its mean over the steps and over a quarter of them; WEN's norm and the guard's score, with the sign turned."""
+    """What could tell a copy, small = copy: the mean agreement of the run (NaN where the LoRA did nothing), in deviations of this LoRA's
+    own ordinary runs, at the first step and over the first quarter of them; WEN's norm and the guard's score, with the sign turned."""
     uncalibrated: Tensor
     calibrated: Tensor
     """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
@@ -96,7 +96,7 @@ class Case:
         signals = {
             "agreement": run_agreement(by_step),
             "agreement_calibrated": -agreement_score(by_step, self.region),
-            "agreement_mean": by_step.nanmean(0),
+            "agreement_first": by_step[0],
             "agreement_early": by_step[: len(by_step) // 4].nanmean(0),
             "wen": -observed["guidance"].nanmean(0),
             "revision": -default_score(self.stored.profile, angles, observed),

@@ -78,7 +78,7 @@ class Measured:
     prompts_kept: float
     """Of what the LoRA changes for the prompts, measured with the model at their latents; 1 where nothing was removed."""
     agreements: list[float]
-    """Of every caption's run with the whole LoRA."""
+    """Of every caption's run with the whole LoRA, its mean."""
     limit: float
     """Below it a caption leaks."""
     leak_left: float = 1.0

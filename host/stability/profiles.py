@@ -33,7 +33,7 @@ FACTS = {
     "shape": facts.several(facts.whole(1, 100_000), 1, 6),
 }  # fmt: skip
 """Of a file."""
-BEFORE = "before the LoRA"
+BEFORE = "before"
 """A further fact where a LoRA's changes were measured: what they were counted from."""
 ALWAYS = {"latent", "update", "prediction", "sharpness"}
 """Signals that every run has."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Epoch:
-    """A LoRA at a strength: agreement of each caption's run (NaN: it changes nothing), its common change along the strongest one's
+    """A LoRA at a strength: mean agreement of each caption's run (NaN: it changes nothing), its common change along the strongest one's
     (1 = as much), and how many pictures copy a reference (None: there are no references)."""
 
     name: str

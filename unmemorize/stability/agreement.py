@@ -2,9 +2,6 @@
 
 With B the model without the LoRA and L with it, at a step of L's own run: a style moves both predictions alike, a memory moves only that of
 the prompt it hangs on. A trigger word moves only its prompts' too: its own prediction then takes the place of the empty prompt's.
-
-The first step decides. There the prediction is the mean picture of a prompt; later the picture shows through the noise, and a LoRA that
-learnt it draws it for the empty prompt as well: all changes agree in the end.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ LEAST_SPREAD = 0.02
 
 @dataclass(frozen=True)
 class AgreementRegion:
-    """What runs of ordinary prompts under a LoRA keep to: `centre` of their agreement, and its `spread` downward."""
+    """What runs of ordinary prompts under a LoRA keep to: `centre` of their mean agreement, and its `spread` downward."""
 
     centre: float
     spread: float
@@ -52,9 +49,8 @@ def _counted(x: Tensor, region: Tensor | None) -> Tensor:
 
 
 def run_agreement(by_step: Tensor) -> Tensor:
-    """Agreement of runs at the first step at which the LoRA did something, [steps, n] -> [n]; NaN where it did nothing at any."""
-    first = by_step.isfinite().float().argmax(0)
-    return by_step.gather(0, first[None])[0]
+    """Mean agreement of runs over their steps, [steps, n] -> [n]; NaN where the LoRA did nothing at any step."""
+    return by_step.nanmean(0)
 
 
 def agreement_score(by_step: Tensor, region: AgreementRegion) -> Tensor:
