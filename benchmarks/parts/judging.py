@@ -86,8 +86,9 @@ def clean_captions(bench: Bench) -> list[str]:
 
 def near_captions(bench: Bench) -> list[str]:
     """Held-out scenes one word away from a memory."""
-    clean = set(bench.lab.clean_scenes)
-    return [c for c in bench.lab.facts["held_out_captions"] if c not in clean][::HELD_OUT_STRIDE]
+    facts = bench.lab.facts
+    clean = set(far_from_memories(facts, facts["held_out_captions"]))
+    return [c for c in facts["held_out_captions"] if c not in clean][::HELD_OUT_STRIDE]
 
 
 def through_autoencoder(generator: Generator, pictures: Tensor) -> Tensor:
