@@ -10,7 +10,8 @@ from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sa
 
 NOTE = """## Filter a LoRA
 Press **Run**. The demo LoRA *leaking* carries a style, a hatching, and four photographs. *BAF Filter LoRA* splits it in two that add up
-to it. By default what the LoRA changed in how the picture reads the prompt goes: memories are called up by their captions, a style hardly.
+to it. By default what the LoRA changed in how the picture reads the prompt goes.
+On this LoRA the kept part still copies, and its hatching fades.
 
 - **Rows**: the caption of a training photograph, and an ordinary scene.
 - **Columns**: the whole LoRA, the kept part, the removed part alone. Where did the photograph go, and where the style?
