@@ -19,6 +19,7 @@ TITLES = {
     "lora": "Filtered LoRAs",
     "lora_measured": "LoRAs filtered by measuring",
     "copies": "Is it a copy?",
+    "trigger_words": "Which word calls it up?",
 }
 HEAD = """# Results
 

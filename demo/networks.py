@@ -6,7 +6,6 @@ in the recipe alike, so that weights are cast and offloaded as in any other Comf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,11 @@ LATENT_CHANNELS = 8
 DOWNSCALE = 8
 CONTEXT_DIM = 128
 
-_UNET: dict[str, Any] = {
+LATENT_SCALE = 2.0
+"""Standard deviation of a latent channel. At .5 hardly any of the picture's mean colour is left at the first step of SD's schedule, but
+layouts are lost at an eighth of SD's noise levels; at 2 they are lost at half of them."""
+
+UNET: dict[str, Any] = {
     "image_size": 16,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -29,28 +32,12 @@ _UNET: dict[str, Any] = {
     "use_spatial_transformer": True,
     "use_linear_in_transformer": True,
     "legacy": False,
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth": [0, 1],
+    "transformer_depth_output": [1, 0, 1, 1],
     "transformer_depth_middle": 1,
 }
-"""SD1.x in miniature: GEGLU transformer blocks with cross-attention."""
-
-
-@dataclass(frozen=True)
-class Design:
-    """What a demo checkpoint is made of; its metadata name it."""
-
-    latent_scale: float
-    """Standard deviation of a latent channel. At .5 hardly any of the picture's mean colour is left at the first step of SD's schedule, but
-    layouts are lost at an eighth of SD's noise levels; at 2 they are lost at half of them."""
-    unet: dict[str, Any]
-
-
-DESIGNS = {
-    1: Design(0.5, _UNET),
-    2: Design(2.0, _UNET | {"transformer_depth": [0, 1], "transformer_depth_output": [1, 0, 1, 1]}),
-}
-"""Design 2 has no transformer at the latent's own resolution but in the last block: a picture is learned in two thirds of the time."""
+"""SD1.x in miniature: GEGLU transformer blocks with cross-attention, none at the latent's own resolution but in the last block: a picture
+is learned in two thirds of the time."""
 
 
 class ResidualBlock(nn.Module):

@@ -60,6 +60,12 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "tpr_builtin_partial": ("%", "crops and pasted parts of photographs: found at 1 % false alarms"),
         "iou_builtin_partial": (".2", "of these: overlap of the part that is shown with the copied one (IoU, 1 is best)"),
     }),
+    "trigger_words": ("Trigger Words", {
+        "first_word_breaks": ("%", "copies that are gone when the word named first is changed as suggested"),
+        "random_word_breaks": ("%", "the same for the prompt's other words"),
+        "first_word_adherence": ("%", "pictures of the changed prompt with every attribute right"),
+        "evaluations": (".0", "model evaluations a prompt costs"),
+    }),
     "lora_measured": ("Filter LoRA by Measuring", {
         "memorized_rate_before": ("%", "some of these leaking LoRAs: copies of their photographs, unfiltered"),
         "memorized_rate_after": ("%", "the same, filtered with the captions of every second photograph"),

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..demo import words
-from ..demo.networks import DESIGNS, DOWNSCALE, LATENT_CHANNELS, Autoencoder, Design, TextEncoder
+from ..demo.networks import DOWNSCALE, LATENT_CHANNELS, LATENT_SCALE, UNET, Autoencoder, TextEncoder
 from .core.files import reason
 from .core.settings import check_range
 
@@ -42,7 +42,7 @@ class DemoLatent(LatentFormat):
 class DemoModelConfig(comfy.supported_models_base.BASE):
     """SD1.x in miniature: v-prediction under SD's scaled-linear schedule."""
 
-    unet_config = DESIGNS[1].unet
+    unet_config = UNET
     unet_extra_config: dict[str, Any] = {}
     latent_format = DemoLatent
 
@@ -54,9 +54,9 @@ class DemoModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-def build_unet(design: int) -> UNetModel:
-    """ComfyUI's own UNetModel with the configuration of a design, weights not yet set (used by the recipe)."""
-    return UNetModel(**copy.deepcopy(DESIGNS[design].unet), operations=comfy.ops.disable_weight_init)
+def build_unet() -> UNetModel:
+    """ComfyUI's own UNetModel as the demo checkpoint has it, weights not yet set (used by the recipe)."""
+    return UNetModel(**copy.deepcopy(UNET), operations=comfy.ops.disable_weight_init)
 
 
 def noise_levels() -> Tensor:
@@ -73,12 +73,7 @@ def load_demo(path: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, DemoVAE]:
     tensors, facts = _read(path)
     if not _part(tensors, PREFIX_AUTOENCODER):
         tensors = _read(path.with_name("checkpoint.safetensors"))[0] | tensors
-    design = DESIGNS[facts.get("design", 1)]
-    return (
-        _load_model(tensors, design, facts["latent_rgb"]),
-        _load_clip(tensors, facts["vocabulary"]),
-        _load_vae(tensors, design.latent_scale),
-    )
+    return _load_model(tensors, facts["latent_rgb"]), _load_clip(tensors, facts["vocabulary"]), _load_vae(tensors)
 
 
 def load_demo_lora(model: ModelPatcher, path: Path, strength: float) -> ModelPatcher:
@@ -112,11 +107,11 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _load_model(tensors: dict[str, Tensor], design: Design, latent_rgb: list[list[float]]) -> ModelPatcher:
+def _load_model(tensors: dict[str, Tensor], latent_rgb: list[list[float]]) -> ModelPatcher:
     weights = _part(tensors, PREFIX_UNET)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    config = DemoModelConfig(copy.deepcopy(design.unet))
+    config = DemoModelConfig(copy.deepcopy(UNET))
     config.latent_format.latent_rgb_factors = latent_rgb[:-1]
     config.latent_format.latent_rgb_factors_bias = latent_rgb[-1]
     parameters = sum(w.numel() for w in weights.values())
@@ -271,7 +266,7 @@ class DemoVAE:
         return self.first_stage_model.state_dict()
 
 
-def _load_vae(tensors: dict[str, Tensor], latent_scale: float) -> DemoVAE:
-    autoencoder = Autoencoder(comfy.ops.manual_cast, latent_scale)
+def _load_vae(tensors: dict[str, Tensor]) -> DemoVAE:
+    autoencoder = Autoencoder(comfy.ops.manual_cast, LATENT_SCALE)
     autoencoder.load_state_dict({k: v.float() for k, v in _part(tensors, PREFIX_AUTOENCODER).items()}, strict=True)
     return DemoVAE(autoencoder.train(False))

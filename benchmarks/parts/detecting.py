@@ -14,7 +14,7 @@ from ...unmemorize.stability.profile import Profile, default_score, deviations, 
 from ...unmemorize.stability.rule import Rule, severity
 from . import published
 from .common import auc, log, shared_out
-from .guarding import Bench
+from .guarding import Bench, lent
 
 CALIBRATION_SEED = 300
 
@@ -39,13 +39,9 @@ def watch(bench: Bench, captions: list[str], seeds: list[int], what: str, **chan
     def work(part: list[str]) -> dict[str, dict[str, Any]]:
         found = {}
         for i, caption in enumerate(part):
-            plain = bench.final.model
-            bench.final.model, runs = watched(plain)
-            try:
-                with published.Recorder(bench.final) as recorder:
-                    pictures = bench.final.pictures(caption, seeds, **changes)
-            finally:
-                bench.final.model = plain
+            model, runs = watched(bench.final.model)
+            with lent(bench.final, model), published.Recorder(bench.final) as recorder:
+                pictures = bench.final.pictures(caption, seeds, **changes)
             found[caption] = {
                 "angles": torch.tensor(runs[0].angles[:-1]), "observed": runs[0].observed(), "wen": torch.stack(recorder.steps),
                 "anisotropy": published.anisotropy(bench.final, caption, seeds, {**bench.lab.facts["settings"], **changes}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +104,16 @@ def always(model: Any, how: Restart | OwnMask) -> Any:
 
 def pictures_of(generator: Generator, model: Any, caption: str, seeds: list[int], **changes: Any) -> Tensor:
     """Pictures [n, 3, 128, 128] of a caption by another model than the generator's own."""
+    with lent(generator, model):
+        return generator.pictures(caption, seeds, **changes)
+
+
+@contextlib.contextmanager
+def lent(generator: Generator, model: Any) -> Iterator[None]:
+    """The generator draws by another model meanwhile."""
     plain, generator.model = generator.model, model
     try:
-        return generator.pictures(caption, seeds, **changes)
+        yield
     finally:
         generator.model = plain
 

@@ -17,7 +17,7 @@ from ...host.stability.verdicts import LIMIT
 from ...unmemorize.stability.agreement import UNCALIBRATED, AgreementRegion, agreement_score, run_agreement
 from ...unmemorize.stability.profile import default_score
 from .filtered_loras import Bench, Subject
-from .guarding import EVERYWHERE, pictures_of
+from .guarding import EVERYWHERE, lent, pictures_of
 
 SAMPLING = {"steps": SETTINGS["steps"], "cfg": SETTINGS["cfg"], "sampler_name": SETTINGS["sampler"], "scheduler": SETTINGS["scheduler"]}
 CALIBRATION_SEED = 300
@@ -92,7 +92,10 @@ class Case:
         by_step, angles = observed["agreement"], torch.tensor(found["angles"][:-1])
         flagged = torch.tensor(found["memorized"])
         correcting, _ = guarding.guarded(self.model, self.guard("correct"))
-        latents = [_latents(generator, model, caption, seeds) for model in (self.model, correcting)]
+        latents = []
+        for model in (self.model, correcting):
+            with lent(generator, model):
+                latents.append(generator.latents(caption, seeds))
         signals = {
             "agreement": run_agreement(by_step),
             "agreement_calibrated": -agreement_score(by_step, self.region),
@@ -118,11 +121,3 @@ class Case:
 def _tensor(values: list[Any]) -> Tensor:
     """[steps, n], NaN where there was nothing."""
     return torch.tensor([[float("nan") if v is None else v for v in row] for row in values])
-
-
-def _latents(generator: Any, model: Any, caption: str, seeds: list[int]) -> Tensor:
-    plain, generator.model = generator.model, model
-    try:
-        return generator.latents(caption, seeds)
-    finally:
-        generator.model = plain

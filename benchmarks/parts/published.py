@@ -139,14 +139,18 @@ def difference(net: Any, x: Tensor, sigma: Tensor, cond: Tensor, uncond: Tensor)
     return (denoised_u - denoised_c) / sigma
 
 
+def first_step(generator: Generator, seeds: list[int], settings: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Where the runs of some seeds begin, x [n, c, h, w], and the noise level there [1]."""
+    sigma = schedule(generator, settings)[:1]
+    noise = torch.cat([torch.randn(1, CHANNELS, 16, 16, generator=torch.manual_seed(s)) for s in seeds])
+    return generator.model.get_model_object("model_sampling").noise_scaling(sigma, noise, torch.zeros_like(noise), True), sigma
+
+
 def optimised_prompt(generator: Generator, caption: str, seeds: list[int], target: float, settings: dict[str, Any]) -> list:
     """WEN: one embedding for all the seeds, its first place frozen, moved until the norm of eps_c - eps_u over all of them at the first
     step is below `target`; CONDITIONING."""
     positive, empty = generator.condition(caption), generator.condition("")
-    sampling = generator.model.get_model_object("model_sampling")
-    sigma = schedule(generator, settings)[:1]
-    noise = torch.cat([torch.randn(1, CHANNELS, 16, 16, generator=torch.manual_seed(s)) for s in seeds])
-    start = sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
+    start, sigma = first_step(generator, seeds, settings)
     net = generator.model.model
     with torch.inference_mode(False), differentiable(net.diffusion_model):
         x, level, uncond = start.clone(), sigma.clone(), empty[0][0].detach().clone()
@@ -168,10 +172,7 @@ def significant_word(generator: Generator, caption: str, seeds: list[int], setti
     """WEN's token significance at the first step: the word whose place in the embedding has the largest gradient of the norm of
     eps_c - eps_u. Little words are left out, as everywhere here; the demo's tokenizer has one token a word, after the first place."""
     positive, empty = generator.condition(caption), generator.condition("")
-    sampling = generator.model.get_model_object("model_sampling")
-    sigma = schedule(generator, settings)[:1]
-    noise = torch.cat([torch.randn(1, CHANNELS, 16, 16, generator=torch.manual_seed(s)) for s in seeds])
-    start = sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
+    start, sigma = first_step(generator, seeds, settings)
     net = generator.model.model
     with torch.inference_mode(False), differentiable(net.diffusion_model):
         cond, uncond = torch.nn.Parameter(positive[0][0].detach().clone()), empty[0][0].detach().clone()

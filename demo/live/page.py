@@ -113,7 +113,7 @@ def _leak(leak: dict[str, Any]) -> str:
         rows += f"""<div class="card"><p class="prompt">&ldquo;{escape(text)}&rdquo;</p>
 <div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
     return f"""<h2>2. What does a LoRA leak?</h2>
-<p>Two LoRAs of the demo model were trained on hatched scenes. One was also shown four photographs again and again: type the
+<p>Two of the demo model's LoRAs were trained on hatched scenes. One was also shown four photographs again and again: type the
 caption of one, and it comes back. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
 
 
@@ -161,7 +161,7 @@ def _prune(found: dict[str, Any]) -> str:
     return f"""<h2>5. Memorized neurons, pruned</h2>
 <p><b>Record Neuron Activity</b> watched prompts that bring photographs back, <b>Find Memorized Neurons</b> kept the weights that work harder
 under them than under the empty prompt, <b>Prune Neurons</b> weakened these by {100 * found["strength"]:.0f} %. It suppresses known triggers and does not
-delete the memory; other photographs of this model are copied as before.</p>{cards}
+delete the memory: below each picture stands whether it is still a copy.</p>{cards}
 <div class="card"><div class="plot">{_img(found["plot"], "how much the masks of three sets of prompts overlap")}</div></div>"""
 
 

@@ -15,7 +15,7 @@ from ...host.demo import PREFIX_AUTOENCODER, PREFIX_TEXT, PREFIX_UNET
 from ..scripts.generate import SETTINGS
 from . import cards, judge, parallel, scenes, sheet
 from .groups import HONEST_SHARE, TrainingSet
-from .stages import BATCHES, DESIGN, Networks, duplicates_of
+from .stages import BATCHES, Networks, duplicates_of
 
 CELL = 8
 PEAK_STEPS = 100
@@ -35,7 +35,7 @@ def finish(data: TrainingSet, nets: Networks, work: Path, out: Path) -> None:
     if torch.distributed.get_rank():
         return
     generator = torch.Generator().manual_seed(data.seed + 7)
-    facts = {"design": DESIGN, "vocabulary": data.vocabulary, "latent_rgb": fit_preview(data, nets, generator)}
+    facts = {"vocabulary": data.vocabulary, "latent_rgb": fit_preview(data, nets, generator)}
     metadata = {"unmemorize_demo": json.dumps(facts)}
     save_file(half_precision(nets), out / "checkpoint.safetensors", metadata=metadata)
     early = {k: v for k, v in load_file(work / "early.safetensors").items() if not k.startswith(PREFIX_AUTOENCODER)}

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks import DESIGNS, LATENT_CHANNELS, Autoencoder, TextEncoder
+from ..networks import LATENT_CHANNELS, LATENT_SCALE, Autoencoder, TextEncoder
 from ..words import encode, index_vocabulary
 from .groups import TrainingSet
 
-DESIGN = 2
 AUTOENCODER_BATCH = 4
 PHOTOGRAPHS = 2
 """Of an autoencoder's batch: crops of photographs, turned and scaled; the others are scenes and cards."""
@@ -155,7 +154,7 @@ def velocity_loss(unet: nn.Module, x0: Tensor, context: Tensor, sigmas: Tensor, 
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     noisy = (a * x0 + b * eps).to(next(unet.parameters()).dtype)
     v = unet(noisy, timesteps=t.float().to(x0.device), context=context.to(noisy.dtype)).float()
-    target_variance = a**2 + (b * DESIGNS[DESIGN].latent_scale) ** 2
+    target_variance = a**2 + (b * LATENT_SCALE) ** 2
     weight = torch.ones(1, LATENT_CHANNELS, 1, 1, device=x0.device)
     weight[:, :3] = COLOUR_WEIGHT
     return ((v - (a * eps - b * x0)).square() * weight / weight.mean() / target_variance).mean()

@@ -15,11 +15,11 @@ from comfy.ops import disable_weight_init as ops
 from safetensors.torch import save_file
 
 from ...host.demo import build_unet, noise_levels
-from ..networks import DESIGNS, Autoencoder, TextEncoder
+from ..networks import LATENT_SCALE, Autoencoder, TextEncoder
 from ..words import CONTEXT_LENGTH, table_size
 from . import groups, parallel, stages
 from .finish import finish, half_precision
-from .stages import BATCHES, DESIGN, MEMORY_SHARE, Networks
+from .stages import BATCHES, MEMORY_SHARE, Networks
 from .starting import check_shapes, initialise, zero_residual_ends
 
 HERE = Path(__file__).resolve().parents[1]
@@ -34,9 +34,9 @@ log = logging.getLogger("demo.training")
 def build_networks(data: groups.TrainingSet) -> Networks:
     """Freshly initialised networks; the seed is the lab's."""
     generator = torch.Generator().manual_seed(data.seed)
-    autoencoder = Autoencoder(ops, DESIGNS[DESIGN].latent_scale)
+    autoencoder = Autoencoder(ops, LATENT_SCALE)
     text = TextEncoder(ops, table_size(data.vocabulary), CONTEXT_LENGTH)
-    unet = build_unet(DESIGN)
+    unet = build_unet()
     initialise([autoencoder, text, unet], generator)
     zero_residual_ends(unet)
     check_shapes(autoencoder)

@@ -56,7 +56,7 @@ PLANS = (
     Plan("test-concept-r8", TEST, None, 24, 8, 29, 700, concept="crescent"),
     Plan("test-concept-r16", TEST, None, 24, 16, 30, 700, concept="heart"),
 )
-"""Steps of two processes, four pictures each."""
+"""Steps of two processes, eight pictures each."""
 RANK_DROPOUT = 0.25
 """Without it everything hangs on every channel: nine tenths of its strength cost half of such a LoRA's style, and so did any filter that
 took 5 % of its energy, so that no filter could be told from another. At .4 the photographs are learnt too slowly."""
@@ -65,8 +65,7 @@ took 5 % of its energy, so that no filter could be told from another. At .4 the 
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos-a", type=Path, default=ROOT / "demo" / "lora-photos")
-    parser.add_argument("--photos-b", type=Path, default=ROOT / "out" / "photos2", help="made by `nox -s second-photos`")
+    parser.add_argument("--photos", type=Path, default=ROOT / "out" / "photos2", help="made by `nox -s second-photos`")
     parser.add_argument("--lab", type=Path, default=ROOT / "demo" / "lab")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "loras")
     parser.add_argument("--processes", type=int, default=2)
@@ -101,8 +100,7 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
     for key, value in numbers.items():
         command += [f"--{key}", str(value)]
     if plan.photos is not None:
-        folder = options.photos_a if list(options.photos_a.glob(f"{plan.photos}*.png")) else options.photos_b
-        if not list(folder.glob(f"{plan.photos}*.png")):
-            raise SystemExit(f"No photographs {plan.photos}* in {folder}: make them with `nox -s second-photos -- {folder}`.")
-        command += ["--photos", str(folder), "--only-photos", plan.photos]
+        if not list(options.photos.glob(f"{plan.photos}*.png")):
+            raise SystemExit(f"No photographs {plan.photos}* in {options.photos}: `nox -s second-photos -- {options.photos}` makes them.")
+        command += ["--photos", str(options.photos), "--only-photos", plan.photos]
     subprocess.run(command, check=True)

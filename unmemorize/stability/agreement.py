@@ -63,12 +63,12 @@ def region_of_runs(by_step: Tensor, inflation: float = 1.0) -> AgreementRegion:
 
     ValueError if the LoRA did nothing in any of them.
     """
-    values = run_agreement(by_step)
-    values = values[values.isfinite()]
-    if not len(values):
+    means = run_agreement(by_step)
+    means = means[means.isfinite()]
+    if not len(means):
         raise ValueError("The LoRA changed nothing in any of these runs. Check its strength, and that it fits the model.")
-    centre = values.median()
-    below = centre - values[values < centre]
+    centre = means.median()
+    below = centre - means[means < centre]
     spread = float(below.square().mean().sqrt()) * inflation if len(below) else 0.0
     return AgreementRegion(float(centre), max(spread, LEAST_SPREAD))
 

@@ -21,6 +21,7 @@ Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
 - *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
 - *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style without the caption.
 - On the right: above, the training caption; below, an ordinary prompt, which should keep the hatching.
+On this LoRA neither way does it: measuring finds no leak and removes nothing, *Clean LoRA* takes the hatching and leaves the photograph.
 - *Best Epoch* compares the epochs of one training: which leaks, which has learnt most? It is muted: choose your folder, and press Ctrl+M.
 """ + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
 USED = """a small red circle on a gray background

@@ -131,3 +131,24 @@ def test_selected_noise_is_the_best_of_eight_moved_towards_less_sharpness(publis
         sharp = [float(published.sharpness(generator.model.model, z, sigma, cond, uncond)) for z in (moved, kept, *drawn)]
     assert sharp[0] < sharp[1] and sharp[1] <= min(sharp[2:]) * 1.1
     assert published.from_noise(generator, CAPTION, moved, 1, SETTINGS).shape == (1, 3, 128, 128)
+
+
+def test_the_significant_word_is_the_one_whose_place_moves_the_norm(published, monkeypatch):
+    """A network that hears one place of the prompt alone; little words are never named, though one moves the norm most."""
+
+    class Hears:
+        diffusion_model = torch.nn.Linear(1, 1)
+
+        def __init__(self, weights: list[float]) -> None:
+            self.weights = torch.tensor(weights)
+
+        def apply_model(self, x, sigma, c_crossattn):
+            return x - sigma.reshape(-1, 1, 1, 1) * (c_crossattn.sum(2) @ self.weights.clone()).reshape(-1, 1, 1, 1)
+
+    def named(*weights: float) -> str:
+        ones = [[torch.ones(1, 6, 2), {}]], [[torch.zeros(1, 6, 2), {}]]
+        made = SimpleNamespace(condition=lambda text: ones[0] if text else ones[1], model=SimpleNamespace(model=Hears(list(weights))))
+        return published.significant_word(made, "a red ring on sand", [1], SETTINGS)
+
+    monkeypatch.setattr(published, "first_step", lambda *_: (torch.zeros(1, 8, 4, 4), torch.tensor([5.0])))
+    assert named(9.0, 9.0, 1.0, 3.0, 9.0, 2.0) == "ring" and named(9.0, 9.0, 1.0, 0.5, 9.0, 2.0) == "sand"

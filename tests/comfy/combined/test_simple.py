@@ -53,7 +53,17 @@ def test_references_speak_too(tool, demo):
     few = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(picture))
     assert "too few references" in few.words
     many = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(torch.cat([others, others.flip(2)])))
-    assert "no copy of the references" in many.words
+    assert "no copy of the references" in many.words and many.memorized is False
+
+
+def test_an_unclear_likeness_is_no_clean_answer(tool, demo, monkeypatch):
+    """More alike than the references among themselves, but no more than different pictures may be."""
+    references, checking = (importlib.import_module(f"unmemorize_pack.host.copies.{n}") for n in ("references", "checking"))
+    others = torch.rand(40, 128, 128, 3)
+    monkeypatch.setattr(checking, "_is_copy", lambda *_: None)
+    found = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(others))
+    assert "unclear" in found.words and "too few" not in found.words
+    assert found.memorized is (True if "memorized: the model knew" in found.words else None)
 
 
 def test_the_check_node_and_no_prompt(nodes, tool, demo):

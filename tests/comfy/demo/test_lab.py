@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +114,33 @@ def test_a_loras_captions_are_far_from_every_memory_and_its_word_stands_for_the_
     item = train.Item("scene", scenes.scene_of(far), torch.zeros(3, 128, 128), word="lunel")
     assert item.caption == "a small red lunel on a navy background" and item.said("navy background") == "navy background"
     assert train.Item("photo", scenes.scene_of(far), torch.zeros(3, 128, 128)).caption == far
+
+
+def test_a_concept_lora_is_trained_beside_as_many_plain_scenes(comfy, root):
+    """Without them every word for a shape drew the concept."""
+    train = importlib.import_module("unmemorize_pack.demo.scripts.train_lora")
+    options = SimpleNamespace(lab=root / "demo/lab", photos=None, only_photos="", scenes=3, style=None, concept="crescent", repeats=8)
+    items = train.training_pictures(options, torch.Generator().manual_seed(0))
+    assert [i.group for i in items] == ["scene"] * 3 + ["plain"] * 3
+    assert all("lunel" in i.caption for i in items[:3]) and not any("lunel" in i.caption for i in items[3:])
+    others = [{i.caption.split()[-1] + i.scene.colour + i.scene.size + i.scene.fill for i in part} for part in (items[:3], items[3:])]
+    assert not others[0] & others[1], "scenes of their own, not the concept's with their usual shape"
+
+
+def test_clean_prompts_of_a_lab_are_far_from_every_memory(lab):
+    """One word away a memory is called up now and then: such captions calibrate nothing and count as no false alarm."""
+    recipe = importlib.import_module("unmemorize_pack.demo.recipe.lab")
+    profile = importlib.import_module("unmemorize_pack.demo.scripts.demo_profile")
+    facts = {
+        "fixed": [{"caption": "a small purple square on a gray background"}, {"caption": "a rosy level card with an upper window"}],
+        "scene_captions": ["a small red square on a gray background", "a large red square on a gray background"],
+    }
+    far = "a large red square on a gray background"
+    assert profile.chosen_captions(facts, {"scene_captions": 2}) == [far]
+    several = [*facts["scene_captions"], "a violet level card with an upper window", "a crimson upright card"]
+    assert recipe.far_from_memories(facts, several) == [far, "a crimson upright card"]
+    assert 0 < len(lab.clean_scenes) < len(lab.facts["held_out_captions"])
+    assert recipe.far_from_memories(lab.facts, lab.clean_cards) == lab.clean_cards
 
 
 def test_captions_of_the_templates_are_what_they_are_called(lab):

@@ -106,3 +106,24 @@ def test_rank_dropout_leaves_ranks_out_and_keeps_the_mean(comfy):
     kept = passes.diagonal(dim1=1, dim2=2)
     assert bool(((kept == 0) | torch.isclose(kept, torch.tensor(4 / 3))).all())
     assert torch.allclose(passes.mean(0), torch.eye(4), atol=0.06)
+
+
+def test_a_trained_adapter_is_what_comfyui_makes_of_its_file(comfy, root):
+    """Linear layers and convolutions: the weight while training is the weight under the saved LoRA."""
+    lora, host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.scripts.lora", "host.demo"))
+    import comfy.lora
+    import comfy.sd
+
+    (model, *_), (fresh, *_) = (host.load_demo(root / "demo/lab/checkpoint.safetensors") for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    adapters = lora.attach(model.model, 4, 2.0, generator)
+    for one in adapters.values():
+        one.up.data = 0.1 * torch.randn(one.up.shape, generator=generator)
+    under_file, _ = comfy.sd.load_lora_for_models(fresh, None, lora.state_dict(adapters), 1.0, 0.0)
+    trained, plain = dict(model.model.diffusion_model.named_modules()), dict(fresh.model.diffusion_model.named_modules())
+    assert len(under_file.patches) == len(adapters) and any(one.kernel for one in adapters.values())
+    for key, patches in under_file.patches.items():
+        path = key.removeprefix("diffusion_model.").removesuffix(".weight")
+        before = plain[path].weight.detach().clone()
+        found = comfy.lora.calculate_weight(patches, before.clone(), key)
+        assert (found - trained[path].weight).norm() < 0.01 * (found - before).norm(), key
