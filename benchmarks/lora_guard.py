@@ -27,12 +27,11 @@ HONEST = ("scene", "card", "style", "concept")
 """Scenes and cards under leaking LoRAs; both under style LoRAs; scenes with a concept LoRA's word, the word alone as reference."""
 
 ABOUT = {
-    "auc_agreement": "copies of leaking LoRAs against all honest runs, by the mean agreement of a run (aim >= .99)",
+    "auc_agreement": "copies of leaking LoRAs against all honest runs, by the mean agreement of a run's first steps (aim >= .99)",
     "auc_agreement_calibrated": "the same, in deviations of each LoRA's own ordinary runs (aim >= .99)",
     "auc_agreement_worst": "against the worst honest group (aim >= .99)",
     "auc_agreement_concept_without_reference": "against a trigger word's runs where no reference is connected",
     "auc_agreement_first": "by the agreement of the first step alone",
-    "auc_agreement_early": "by the mean of the first quarter of the steps",
     "auc_wen": "by WEN's norm, under the LoRA",
     "auc_revision": "the same runs by the guard's detector of a model's own memories",
     "flagged_honest_uncalibrated": "honest runs flagged without a profile, worst group (aim <= .02)",

@@ -32,7 +32,7 @@ class Watched:
 
     signals: dict[str, Tensor]
     """What could tell a copy, small = copy: the mean agreement of the run (NaN where the LoRA did nothing), in deviations of this LoRA's
-    own ordinary runs, at the first step and over the first quarter of them; WEN's norm and the guard's score, with the sign turned."""
+    own ordinary runs, at the first step; WEN's norm and the guard's score, with the sign turned."""
     uncalibrated: Tensor
     calibrated: Tensor
     """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
@@ -98,15 +98,14 @@ class Case:
                 latents.append(generator.latents(caption, seeds))
         signals = {
             "agreement": run_agreement(by_step),
-            "agreement_calibrated": -agreement_score(by_step, self.region),
+            "agreement_calibrated": -agreement_score(by_step, self.region, LIMIT),
             "agreement_first": by_step[0],
-            "agreement_early": by_step[: len(by_step) // 4].nanmean(0),
             "wen": -observed["guidance"].nanmean(0),
             "revision": -default_score(self.stored.profile, angles, observed),
         }
         return Watched(
             signals,
-            agreement_score(by_step, UNCALIBRATED) > LIMIT,
+            agreement_score(by_step, UNCALIBRATED, LIMIT) > LIMIT,
             flagged,
             self.copies(pictures),
             torch.tensor([bool(torch.equal(a, b)) for a, b in zip(*latents, strict=True)]),

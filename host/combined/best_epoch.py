@@ -27,7 +27,7 @@ from ..core.settings import check_range, check_sampling
 from ..lora import lora_files
 from ..lora.folder import folders
 from ..lora.lora_files import LORAS
-from .change_measuring import AGREES, PLACES, Latents, agreements, changes_of
+from .change_measuring import AGREES, PLACES, Latents, changes_of
 
 MOST = 64
 
@@ -113,7 +113,7 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values
             copies = int((best > c.copy_limit).sum())
         common = projected([(u, b) for (_, u), (_, b) in zip(changes, whole, strict=True)])
-        found.append(Epoch(name, strength, latents.by_caption(agreements(changes, before)), common, copies))
+        found.append(Epoch(name, strength, latents.agreements(changes, before), common, copies))
         pictures.append(made)
     return found, torch.stack(pictures)
 

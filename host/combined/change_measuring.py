@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.lora.measured import Changes
-from ...unmemorize.stability.agreement import UNCALIBRATED, agreement, region_of_runs
+from ...unmemorize.stability.agreement import EARLY, UNCALIBRATED, agreement, region_of_runs
 from ..core.hooks import as_function
+from ..core.noise import noise_level
 from ..core.predictions import Point, predict_along
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampler_call import RunCall
 from ..core.seeds import later_seed
-from ..stability.verdicts import LIMIT
 from ..stability.watching import SAME_LEVEL
 
-PLACES = (0.1, 0.3, 0.5, 0.7)
-"""Parts of a run's steps at which the models are asked."""
-AGREES = UNCALIBRATED.centre - LIMIT * UNCALIBRATED.spread
-"""Below it a LoRA's changes do not agree: the guard's fixed limit."""
+PLACES = (0.0, 0.1, 0.3, 0.5, 0.7)
+"""Parts of a run's steps at which the models are asked; the first two are those at which agreement says something."""
+AGREES = UNCALIBRATED.limit
+"""Below it a caption asks for something else under a LoRA: the guard's fixed limit."""
 LEAST_PROMPTS = 5
 """From so many on, ordinary prompts say what agreement is usual under a LoRA."""
 
@@ -93,7 +93,21 @@ class Latents:
             self.evaluations += 2 * len(points)
         return found
 
-    def by_caption(self, values: list[float]) -> list[float]:
+    def agreements(self, changes: Changes, before: Changes) -> list[float]:
+        """How far each caption asks for the same under a LoRA: the mean over its early points; NaN where the LoRA changes nothing."""
+        early = [self._is_early(call, point) for call, points in self._runs for point in points]
+        values = [
+            float(agreement(b + c, a + u, b, a)) if counts else math.nan
+            for (c, u), (b, a), counts in zip(changes, before, early, strict=True)
+        ]
+        return self._by_caption(values)
+
+    @staticmethod
+    def _is_early(call: RunCall, point: Point) -> bool:
+        level = noise_level(call.guider.model_patcher.get_model_object("model_sampling"), point.sigma)
+        return math.atan2(level.b, level.a) >= EARLY
+
+    def _by_caption(self, values: list[float]) -> list[float]:
         """Means of what was found at every point; NaN where nothing was."""
         return torch.tensor(values).view(len(self._runs), -1).nanmean(1).tolist() if self._runs else []
 
@@ -103,18 +117,9 @@ def changes_of(after: Changes, before: Changes) -> Changes:
     return [(c - b, u - a) for (c, u), (b, a) in zip(after, before, strict=True)]
 
 
-def agreements(changes: Changes, before: Changes) -> list[float]:
-    """Of every point; NaN where the LoRA changed nothing."""
-    return [float(agreement(c, u, d)) for (c, u), (d, _) in zip(changes, before, strict=True)]
-
-
 def usual_limit(ordinary: list[float]) -> float:
-    """Below it a caption's changes do not agree as those of ordinary prompts do, given their agreements; never below the fixed limit.
-
-    A LoRA that has learnt little else than its photographs moves the empty prompt towards them too, and agreement is high for all.
-    """
+    """Below it a caption asks for something else, given the agreement of ordinary prompts; the fixed limit where these are few, or hardly
+    agree themselves (a model that does not know their words)."""
     known = torch.tensor([value for value in ordinary if not math.isnan(value)])
-    if len(known) < LEAST_PROMPTS:
-        return AGREES
-    region = region_of_runs(known[None])
-    return max(AGREES, region.centre - LIMIT * region.spread)
+    region = region_of_runs(known[None]) if len(known) >= LEAST_PROMPTS else UNCALIBRATED
+    return region.limit if region.tells else AGREES

@@ -28,7 +28,7 @@ from ..lora.layers import NOTHING, TOO_LARGE, is_finite
 from ..lora.linalg import linalg_device
 from ..lora.report import TOOL
 from ..lora.rewriting import Rewritten, with_changes
-from .change_measuring import PLACES, Latents, agreements, changes_of, usual_limit
+from .change_measuring import PLACES, Latents, changes_of, usual_limit
 from .layer_inputs import LayerInputs
 
 METHOD = "least squares on layer inputs (ours)"
@@ -145,8 +145,8 @@ class _Measuring:
         self._whole = changes_of(self._prompts.predicted(model, clip), self._before)
         before = self._captions.predicted(job.model, job.clip)
         self._caption_changes = changes_of(self._captions.predicted(model, clip), before)
-        self.agreements = self._captions.by_caption(agreements(self._caption_changes, before))
-        self.limit = usual_limit(self._prompts.by_caption(agreements(self._whole, self._before)))
+        self.agreements = self._captions.agreements(self._caption_changes, before)
+        self.limit = usual_limit(self._prompts.agreements(self._whole, self._before))
         self._leaking = [i for i, value in enumerate(self.agreements) if value < self.limit]
 
     def _begin(self, caption: int) -> None:

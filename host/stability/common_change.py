@@ -25,7 +25,7 @@ REFERENCE = "reference"
 class CommonChange:
     """Draw flagged samples again without what the LoRA changed for their prompt alone.
 
-    With `gate`, only at the steps whose changes agree less than this; None: at every step of a flagged run.
+    With `gate`, only at the steps at which the prompt agrees less than this; None: at every step of a flagged run.
     """
 
     lora: Lora
@@ -76,6 +76,6 @@ class _Lent:
             return with_common_change(facts["denoised"], own, asked_meanwhile(lora.model, lora.parent, [None, reference], facts)[1])
         sides = [facts["cond"], reference, facts["uncond"] or reference]
         cond, common, uncond = asked_meanwhile(lora.model, lora.parent, sides, facts)
-        now = agreement(cond - facts["cond_denoised"], common - own, cond).nan_to_num(1.0)
+        now = agreement(cond, common, facts["cond_denoised"], own).nan_to_num(1.0)
         whole = uncond + facts["cond_scale"] * (cond - uncond)
         return gated(now, gate, whole, with_common_change(facts["denoised"], own, common))

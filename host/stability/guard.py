@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.views import guard_view
+from ...unmemorize.stability.agreement import EARLY
 from ...unmemorize.stability.profile import WINDOW
 from ..core.guiders import other_prompts
 from ..core.hooks import as_function
@@ -149,6 +150,8 @@ class _Control:
             return
         self._correcting = True
         trouble = note_agreement(run.watch, self._lora, call)
+        if run.before is not None and run.before.watch.agreements:
+            trouble = ""  # the first steps were those of an earlier stage
         run.watch.kept.clear()
         self._correcting = False
         run.verdict = self._guard.judge(run.whole, self._lora, trouble)
@@ -189,7 +192,7 @@ class _Control:
         if self._run is not None or self._correcting or len(call.sigmas) < 2:
             return executor(*arguments, **more)
         watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, shape=tuple(call.noise.shape))
-        watch.keeps = self._lora is not None
+        watch.keeps_from = math.inf if self._lora is None else EARLY
         watch.obstacle = other_prompts(call.guider) or self._unseen_beginning(call)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)

@@ -1,7 +1,7 @@
-"""Watch a LoRA: after a run, the model before it is asked about the same latents, and the changes are compared.
+"""Watch a LoRA: after a run, the model before it is asked about the latents of the first steps, and what the prompt asks for is compared.
 
-Asked afterwards, the weights are exchanged once a run and not once a step. Two predictions a step are added by the parent; a reference
-prompt, or a run without guidance, adds one more by the model itself.
+Asked afterwards, the weights are exchanged once a run and not once a step. The parent adds two predictions at each of the first steps (four
+of twenty on SD's schedule); a reference prompt, or a run without guidance, adds two more by the model itself.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sampler_helpers
+import torch
 from torch import Tensor
 
-from ...unmemorize.stability.agreement import UNCALIBRATED, AgreementRegion, agreement
+from ...unmemorize.stability.agreement import EARLY, UNCALIBRATED, AgreementRegion, agreement
 from ..core.another_model import before_the_lora, has_a_lora_beyond
 from ..core.identity import identity
 from ..core.predictions import Conds, Point, predict_along
@@ -20,7 +21,6 @@ from ..core.progress import Progress
 from ..core.prompts import digest_of
 from ..core.sampler_call import RunCall
 from .profiles import BEFORE, StoredProfile, calibrate
-from .verdicts import LIMIT
 from .watching import Watch, Watcher
 
 ALTERING = ("sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
@@ -52,8 +52,8 @@ class Lora:
             return [compared]
         return [
             compared,
-            f"What ordinary prompts look like under this LoRA was not measured: its changes are judged by a fixed limit (agreement below "
-            f"{self.region.centre - LIMIT * self.region.spread:.2g}). Calibrate Stability Profile with the parent connected measures it.",
+            f"What ordinary prompts look like under this LoRA was not measured: it is judged by a fixed limit (agreement below "
+            f"{self.region.limit:.2g}). Calibrate Stability Profile with the parent connected measures it.",
         ]
 
 
@@ -73,29 +73,30 @@ def before_of(parent: Any, reference: Any) -> str:
 
 
 def note_agreement(watch: Watch, lora: Lora, call: RunCall) -> str:
-    """Add the agreement of every step to a watch that kept its calls; returns why there is none, in words, or ""."""
+    """Add the agreement of the first steps to a watch that kept its calls; returns why there is none, in words, or ""."""
     kept = dict(sorted(watch.kept.items()))
     positive, other = lora.prompts(call.guider.original_conds)
     if other is None:
         return "The run has no negative prompt that the LoRA's change could be compared on. Connect one, or a reference."
-    if not kept:
-        return "Nothing was seen of the run."
+    if 0 not in kept:
+        return (
+            f"Its first step, at noise level {watch.sigmas[0]:.3g}, was not seen, or comes after those in which a LoRA's memories show. "
+            "Guard the run from its start."
+        )
     points = [Point(c.z * watch.scales[step], watch.sigmas[step]) for step, c in kept.items()]
     altered = any(call.guider.model_options.get(name) for name in ALTERING)
     ours_missing = altered or lora.reference is not None or any(c.uncond is None for c in kept.values())
     progress = Progress(len(points) * (2 if ours_missing else 1))
     steps, calls = list(kept), list(kept.values())
-    cond, uncond = [c.cond for c in calls], [c.uncond for c in calls if c.uncond is not None]
+    ours = [(c.cond, c.uncond) for c in calls]
     if ours_missing:
         own = _own(lora, positive if altered else None, other, call, points, progress)
-        uncond = [side for _, side in own]
-        cond = [side for side, _ in own] if altered else cond
+        ours = [(mine if altered else c.cond, uncond) for (mine, uncond), c in zip(own, calls, strict=True)]
 
-    def compare(k: int, found: list[Tensor]) -> None:
-        cond_before, uncond_before = (d.to(cond[k]) for d in found)
-        change_uncond = uncond[k].to(uncond_before) - uncond_before
-        region = None if watch.region is None else watch.region.to(change_uncond.device)
-        watch.agreements[steps[k]] = agreement(cond[k] - cond_before, change_uncond, cond[k], region).cpu()
+    def compare(k: int, before: list[Tensor]) -> None:
+        cond, uncond = (torch.as_tensor(d).to(before[0]) for d in ours[k])
+        region = None if watch.region is None else watch.region.to(before[0].device)
+        watch.agreements[steps[k]] = agreement(cond, uncond, *before, region).cpu()
         progress.advance()
 
     predict_along(lora.parent, positive, other, call, points, compare)
@@ -129,7 +130,7 @@ def calibrated(
     lora = lora_between(model, parent, reference, None)
     if lora is None:
         raise ValueError(
-            "The parent is another checkpoint, not the model before a LoRA: there are no changes of a LoRA to measure. Connect the MODEL "
+            "The parent is another checkpoint, not the model before a LoRA: there is no LoRA to measure. Connect the MODEL "
             "that goes into the LoRA loader, or nothing."
         )
 
@@ -140,7 +141,7 @@ def calibrated(
         watch.kept.clear()
 
     def observe(observed: Any) -> tuple[Any, list[Watch]]:
-        watcher = Watcher(afterwards)
+        watcher = Watcher(afterwards, EARLY)
         return watcher.attached(observed), watcher.runs
 
     stored = calibrate(model, positives, negative, latent, seeds, sampling, observe)

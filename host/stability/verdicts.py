@@ -21,8 +21,13 @@ LIMIT = 3.0
 
 EMPTY = "Hardly anything of this picture counts: nowhere is it both generated (noise mask) and under a prompt (areas, masks)."
 NOTHING_CHANGED = (
-    "The LoRA changes nothing at any step of this picture, so that there is nothing to judge it by. Check its strength, and that it fits "
-    "the model."
+    "The LoRA changes nothing of this prompt's predictions, or the prompt asks for nothing that the negative prompt does not: there is "
+    "nothing to judge by. Check the LoRA's strength, and that it fits the model."
+)
+HARDLY = (
+    "Under this LoRA even ordinary prompts hardly ask for what they asked for before (agreement {0.centre:.2f} +- {0.spread:.2f} while "
+    "calibrating), so that a memory cannot be told from them. For a trigger word connect a prompt of that word alone as reference; or "
+    "lower the LoRA's strength."
 )
 BROKEN = "This run produced values that are not numbers: check the model's precision."
 
@@ -70,12 +75,12 @@ def _sound(watch: Watch, score: Tensor, no_number: str = BROKEN) -> list[str]:
 
 
 def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, trouble: str = "") -> Verdict:
-    """Does a LoRA give back a picture here? By its changes alone; `trouble`: why they could not be compared, in words."""
+    """Does a LoRA give back a picture here? By what the prompt asks for alone; `trouble`: why that could not be compared, in words."""
     observed = watch.observed()
-    reason = _seen_in_part(watch) or trouble
+    reason = _seen_in_part(watch) or trouble or ("" if region.tells else HARDLY.format(region))
     if reason or "agreement" not in observed:
         return _none(watch, reason or "The LoRA's changes were not compared in this run.")
-    score = agreement_score(observed["agreement"], region)
+    score = agreement_score(observed["agreement"], region, LIMIT)
     reasons = _sound(watch, score, NOTHING_CHANGED)
     sound = torch.tensor([not why for why in reasons])
     return Verdict(score.masked_fill(~sound, math.nan), (score > limit) & sound, "agreement", observed, reasons, (score > limit) & sound)
@@ -160,11 +165,11 @@ def regions_of(
 ) -> dict[str, list[list[float]]]:
     """Mean and standard deviation of clean runs by step, [steps][2], of those signals that the profile knows.
 
-    `agreement`: what the LoRA's changes were judged by, drawn as it is where the profile was measured without this LoRA.
+    `agreement`: what a LoRA is judged by, with its limit at the edge of what is drawn as ordinary.
     """
     angles = torch.tensor(watch.angles[:-1])
     known = {} if profile is None else profile.mean
     found = {name: torch.stack(region_along(profile, name, angles), 1).tolist() for name in names if profile is not None and name in known}
-    if agreement is not None and "agreement" in names and (profile is None or profile.agreement != agreement):
-        found["agreement"] = [[agreement.centre, agreement.spread]] * watch.steps
+    if agreement is not None and "agreement" in names:
+        found["agreement"] = [[agreement.centre, (agreement.centre - agreement.limit) / LIMIT]] * watch.steps
     return found

@@ -64,12 +64,12 @@ class Watch:
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan
-    keeps: bool = False
-    """Are the calls kept, for what is measured on them afterwards?"""
+    keeps_from: float = math.inf
+    """Calls at angles from here up are kept, for what is measured on them afterwards."""
     kept: dict[int, Call] = field(default_factory=dict)
     """Step -> its call."""
     agreements: dict[int, Tensor] = field(default_factory=dict)
-    """Step -> how far a LoRA's changes agree there, [n]; measured after the run (`lora_watch`)."""
+    """Step -> how far the prompt asks for the same under a LoRA, [n]; measured after the run (`lora_watch`)."""
     before: Call | None = None
     now: Call | None = None
 
@@ -102,7 +102,7 @@ class Watch:
         if self.now is None or step > self.now.step:
             self.before = self.now
         self.now = call
-        if self.keeps:
+        if self.angles[step] >= self.keeps_from:
             self.kept[step] = call
         self.cond_scale = float(facts["cond_scale"])
         self._note(call)
@@ -234,13 +234,14 @@ def new_watch(
 class Watcher:
     """Only notes. `runs` gets a Watch when a run of the model that it is attached to ends; a run that is cancelled leaves none.
 
-    `afterwards` is given each watch and what the whole run was asked with, to measure more on the calls that were kept.
+    `afterwards` is given each watch and what the whole run was asked with, to measure more on the calls that were kept: those at angles
+    from `keeps_from` up.
     """
 
-    def __init__(self, afterwards: Callable[[Watch, RunCall], None] | None = None) -> None:
+    def __init__(self, afterwards: Callable[[Watch, RunCall], None] | None = None, keeps_from: float = math.inf) -> None:
         self.runs: list[Watch] = []
         self._now: Watch | None = None
-        self._afterwards = afterwards
+        self._afterwards, self._keeps_from = afterwards, keeps_from
 
     def attached(self, model: Any) -> Any:
         """A clone of MODEL that is watched."""
@@ -264,7 +265,7 @@ class Watcher:
             return executor(*arguments, **more)
         model_sampling = call.guider.inner_model.model_sampling
         watch = self._now = new_watch(model_sampling, call.sigmas, call.mask, every_sharpness=True)
-        watch.keeps = self._afterwards is not None
+        watch.keeps_from = self._keeps_from
         try:
             result = executor(*arguments, **more)
         finally:

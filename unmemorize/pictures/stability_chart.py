@@ -21,7 +21,7 @@ PANELS = {
     "update": "length of the update, by radian",
     "prediction": "norm of the predicted picture",
     "revision": "how much less the prompt's prediction is still revised (log ratio)",
-    "agreement": "how alike the LoRA moves the predictions of the prompt and of none (cosine)",
+    "agreement": "does the prompt ask for the same with the LoRA as without it? (cosine)",
 }
 OF_THE_LORA = "agreement"
 """The detector that watches nothing but a LoRA."""

@@ -1,7 +1,9 @@
-"""Does a LoRA move the prompt's prediction and the empty prompt's in the same direction? (our own measurement, no paper's)
+"""Does a prompt still ask for the same under a LoRA? (our own measurement, no paper's)
 
-With B the model without the LoRA and L with it, at a step of L's own run: a style moves both predictions alike, a memory moves only that of
-the prompt it hangs on. A trigger word moves only its prompts' too: its own prediction then takes the place of the empty prompt's.
+With B the model without the LoRA and L with it, at the first steps of L's own run: what the prompt adds to no prompt, D_c - D_u, has a
+direction. A style moves both predictions alike and leaves it as it was; a memory answers the prompt with a stored picture, whose direction
+is unrelated to what the words mean. A trigger word means nothing to B: the prediction of the word alone then takes the empty prompt's
+place.
 """
 
 from __future__ import annotations
@@ -10,14 +12,24 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .signals import by_sample
 
+GRID = 4
+"""Parts of each side of a picture whose mean says nothing: a LoRA's tones live there, and a scene's in every prompt's direction."""
 LEAST_CHANGE = 1e-4
 """Of a prediction's norm: a smaller change is rounding, and has no direction."""
+EARLY = 1.39
+"""Agreement is asked at angles above this (radians; sigma 5.6): later the layout stands, and all predictions go towards it."""
 LEAST_SPREAD = 0.02
-"""A LoRA whose every prompt agrees alike still has room for chance."""
+"""A LoRA under which every prompt agrees alike still has room for chance."""
+UNRELATED = 0.06
+"""Deviation of the mean agreement of runs that were copies, about 0 (selection set of LoRAs)."""
+
+LEAST_APART = 1.5
+"""Deviations between ordinary runs and their limit, and between it and what is unrelated: nearer together they cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +39,41 @@ class AgreementRegion:
     centre: float
     spread: float
 
+    @property
+    def limit(self) -> float:
+        """Lower agreement is a memory's: as many deviations from ordinary runs as from directions that are unrelated."""
+        return self.centre * UNRELATED / (UNRELATED + self.spread)
 
-UNCALIBRATED = AgreementRegion(0.75, 1 / 12)
-"""Three deviations below it lies .5, halfway between a LoRA that changes both predictions alike and one that changes the prompt's alone."""
+    @property
+    def tells(self) -> bool:
+        """Do ordinary runs agree so much that a memory could be told from them?"""
+        return self.centre >= LEAST_APART * (self.spread + UNRELATED)
 
 
-def agreement(change_cond: Tensor, change_uncond: Tensor, prediction: Tensor, region: Tensor | None = None) -> Tensor:
-    """cos(D_c^L - D_c^B, D_u^L - D_u^B) of each sample of [n, c, ...], where `region` (broadcastable, 1 = counts) says; [n].
+UNCALIBRATED = AgreementRegion(0.42, 0.13)
+"""Of held-out scenes and cards under the LoRAs of the selection set: limit .13."""
 
-    NaN where one of the changes is nothing beside the `prediction`: the LoRA does nothing there.
+
+def agreement(cond: Tensor, uncond: Tensor, cond_before: Tensor, uncond_before: Tensor, region: Tensor | None = None) -> Tensor:
+    """cos(D_c^L - D_u^L, D_c^B - D_u^B) of each sample of [n, c, ...], without the means of a grid of GRID x GRID parts, where `region`
+    (broadcastable, 1 = counts) says; [n].
+
+    NaN where it says nothing: the LoRA changes nothing of the prompt's prediction, or the prompt adds nothing.
     """
-    a, b, d = (_counted(x, region) for x in (change_cond, change_uncond, prediction))
-    norms, least = torch.stack([a.norm(dim=1), b.norm(dim=1)]), LEAST_CHANGE * d.norm(dim=1)
-    cosine = (a * b).sum(1) / norms.prod(0).clamp_min(1e-30)
-    return cosine.masked_fill((norms <= least).any(0), math.nan)
+    size = LEAST_CHANGE * _counted(cond, region).norm(dim=1)
+    ours, before = (_counted(structure(c - u), region) for c, u in ((cond, uncond), (cond_before, uncond_before)))
+    norms = torch.stack([ours.norm(dim=1), before.norm(dim=1)])
+    unchanged = _counted(cond - cond_before, region).norm(dim=1) <= size
+    cosine = (ours * before).sum(1) / norms.prod(0).clamp_min(1e-30)
+    return cosine.masked_fill(unchanged | (norms <= size).any(0), math.nan)
+
+
+def structure(x: Tensor) -> Tensor:
+    """[n, c, ..., h, w] without the mean of each part of a grid; float32."""
+    height, width = x.shape[-2:]
+    flat = x.float().reshape(-1, 1, height, width)
+    parts = F.adaptive_avg_pool2d(flat, (min(GRID, max(1, height // 2)), min(GRID, max(1, width // 2))))
+    return (flat - F.interpolate(parts, size=(height, width))).view(x.shape)
 
 
 def _counted(x: Tensor, region: Tensor | None) -> Tensor:
@@ -49,19 +82,19 @@ def _counted(x: Tensor, region: Tensor | None) -> Tensor:
 
 
 def run_agreement(by_step: Tensor) -> Tensor:
-    """Mean agreement of runs over their steps, [steps, n] -> [n]; NaN where the LoRA did nothing at any step."""
+    """Mean agreement of runs over their steps, [steps, n] -> [n]; NaN where it says nothing at any step."""
     return by_step.nanmean(0)
 
 
-def agreement_score(by_step: Tensor, region: AgreementRegion) -> Tensor:
-    """How far below ordinary runs the agreement lies, in their deviations, [steps, n] -> [n]; 0 = their median, large = a memory."""
-    return (region.centre - run_agreement(by_step)) / region.spread
+def agreement_score(by_step: Tensor, region: AgreementRegion, at_limit: float) -> Tensor:
+    """How near a memory a run is, [steps, n] -> [n]: 0 = the median of ordinary runs, `at_limit` = the region's limit, more = a memory."""
+    return at_limit * (region.centre - run_agreement(by_step)) / max(region.centre - region.limit, LEAST_SPREAD)
 
 
 def region_of_runs(by_step: Tensor, inflation: float = 1.0) -> AgreementRegion:
     """Of ordinary runs, [steps, runs]: the median of their agreement, and the RMS distance from it of those below times `inflation`.
 
-    ValueError if the LoRA did nothing in any of them.
+    ValueError if it says nothing in any of them.
     """
     means = run_agreement(by_step)
     means = means[means.isfinite()]
@@ -79,5 +112,5 @@ def with_common_change(base_guided: Tensor, base_uncond: Tensor, lora_uncond: Te
 
 
 def gated(agreement_now: Tensor, limit: float, lora: Tensor, without_leak: Tensor) -> Tensor:
-    """The LoRA's own prediction where its changes agree at this step, [n, c, ...], else the one without the leak."""
+    """The LoRA's own prediction where the prompt asks for the same at this step, [n, c, ...], else the one without the leak."""
     return torch.where(by_sample(agreement_now, lora) < limit, without_leak, lora)

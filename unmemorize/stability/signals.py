@@ -20,7 +20,7 @@ guidance    ||D_c - D_u|| (for R2, and for comparison)
 revision    log ||D_u(t) - D_u(t-1)|| - log ||D_c(t) - D_c(t-1)||: how much less the conditional prediction is still revised
             than the unconditional one. A memory is known from the start.
 sharpness   log RMS gradient of D_c: at the first steps an honest prediction is a blur, a memory is not.
-agreement   of a LoRA's changes of D_c and D_u (see `agreement`); only where the model before the LoRA is known.
+agreement   of what the prompt asks for with a LoRA and without it (see `agreement`); only where the model before the LoRA is known.
 """
 
 

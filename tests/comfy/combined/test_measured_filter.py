@@ -21,6 +21,12 @@ def measuring(comfy):
     return importlib.import_module("unmemorize_pack.host.combined.measured_filter")
 
 
+@pytest.fixture(autouse=True)
+def limit(measuring, monkeypatch):
+    """The planted part is no picture: its caption asks for much the same, at agreement .6."""
+    monkeypatch.setattr(measuring, "usual_limit", lambda _: 0.9)
+
+
 @pytest.fixture(scope="module")
 def file(nodes):
     with torch.inference_mode():
@@ -40,7 +46,7 @@ def two_parts(demo, host):
         if weight is None or weight.ndim != 2 or not ("attn2.to_k" in name or "ff.net.2" in name):
             continue
         key = "lora_unet_" + name.removeprefix("diffusion_model.").replace(".", "_")
-        size = 0.25 if "attn2" in name else 0.02
+        size = 3.0 if "attn2" in name else 0.02
         up, down = torch.randn(weight.shape[0], 2, generator=generator), torch.randn(2, weight.shape[1], generator=generator)
         tensors |= {
             f"{key}.lora_up.weight": size * up,
@@ -61,10 +67,9 @@ def job_of(measuring, demo, lora, **changes):
     return measuring.MeasuredJob(**(facts | changes))
 
 
-def test_the_captions_lose_more_than_the_prompts(measuring, demo, file, sample, monkeypatch):
+def test_the_captions_lose_more_than_the_prompts(measuring, demo, file, sample):
     """The bundled LoRA and the caption of one of its photographs, at a limit that it lies below; every layer is solved for, the model draws
     what it drew."""
-    monkeypatch.setattr(measuring, "usual_limit", lambda _: 0.9)
     caption = next(i["caption"] for i in json.loads((LAB / "loras" / "leaking.json").read_text())["items"] if i["group"] == "photo")
     before = sample(CAPTION)
     found = measuring.filter_by_measuring(job_of(measuring, demo, file[0], captions=[caption], use=USE | {"steps": 12}))
@@ -77,12 +82,13 @@ def test_the_captions_lose_more_than_the_prompts(measuring, demo, file, sample, 
     assert set(found.kept) == set(file[0]) and {t.dtype for t in found.kept.values()} == {t.dtype for t in file[0].values()}
 
 
-def test_what_agrees_less_than_ordinary_prompts_do_leaks(measuring):
-    """High agreement everywhere: a caption that stands out leaks; too few prompts, or widely scattered ones, leave the fixed limit."""
-    limit = measuring.usual_limit
-    assert 0.85 < limit([0.95, 0.96, 0.95, 0.94, 0.95]) < 0.92
-    assert limit([0.95, 0.96, 0.95, 0.94]) == limit([]) == limit([math.nan] * 6) == pytest.approx(0.5)
-    assert limit([0.9, 0.2, 0.6, 0.4, 0.8]) == pytest.approx(0.5)
+def test_what_agrees_less_than_ordinary_prompts_do_leaks():
+    """High agreement everywhere: a caption that stands out leaks; too few prompts, or such as hardly agree, leave the fixed limit."""
+    change_measuring = importlib.import_module("unmemorize_pack.host.combined.change_measuring")
+    limit, fixed = change_measuring.usual_limit, change_measuring.AGREES
+    assert 0.6 < limit([0.95, 0.96, 0.95, 0.94, 0.95]) < 0.8
+    assert limit([0.95, 0.96, 0.95, 0.94]) == limit([]) == limit([math.nan] * 6) == fixed
+    assert limit([0.1, 0.02, 0.3, 0.05, 0.2]) == fixed < limit([0.6, 0.5, 0.55, 0.4, 0.65])
 
 
 def test_kept_and_removed_add_up(measuring, demo, two_parts):

@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 from unmemorize_pack.unmemorize.stability.agreement import (
+    LEAST_SPREAD,
     UNCALIBRATED,
+    UNRELATED,
     AgreementRegion,
     agreement,
     agreement_score,
     gated,
     region_of_runs,
     run_agreement,
+    structure,
     with_common_change,
 )
 
@@ -24,47 +27,83 @@ def denoised(seed=0, n=3):
     return [torch.randn(n, 4, 8, 8, generator=generator) for _ in range(4)]
 
 
-def test_a_common_change_agrees_wholly_and_one_of_the_prompt_alone_not_at_all():
-    """D^L = D^B + s for both prompts: 1, whatever its size. D_c^L alone moved, D_u^L across it: 0; the other way: -1."""
-    cond, _, style, memory = denoised()
-    assert torch.allclose(agreement(0.01 * style, 3.0 * style, cond), torch.ones(3), atol=1e-5)
-    flat_style = style.flatten(1)
-    across = memory.flatten(1)
-    across = across - (across * flat_style).sum(1, keepdim=True) / flat_style.square().sum(1, keepdim=True) * flat_style
-    assert agreement(across.view_as(memory), style, cond).abs().max() < 1e-5
-    assert torch.allclose(agreement(-style, style, cond), -torch.ones(3), atol=1e-5)
+def across(x, y):
+    """x without what lies along y, by sample, both without the means of the grid."""
+    x, y = structure(x).flatten(1), structure(y).flatten(1)
+    return (x - (x * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y).view(-1, 4, 8, 8)
 
 
-def test_a_memory_on_top_of_a_style_lowers_it_by_its_share():
-    """c = s + m with m across s and as long: cos = 1 / sqrt 2."""
-    cond = torch.ones(1, 1, 2, 2)
-    style, memory = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 2, 2), torch.tensor([0, 1.0, 0, 0]).view(1, 1, 2, 2)
-    assert float(agreement(style + memory, style, cond)) == pytest.approx(1 / math.sqrt(2))
+def test_a_common_change_agrees_wholly():
+    """D^L = D^B + s for both prompts: 1, whatever its size."""
+    cond, uncond, style, _ = denoised()
+    for size in (0.01, 30.0):
+        assert torch.allclose(agreement(cond + size * style, uncond + size * style, cond, uncond), torch.ones(3), atol=1e-4)
+
+
+def test_a_prompt_that_is_answered_with_something_unrelated_does_not_agree_at_all():
+    """The prompt's alone moved: D_c^L - D_u^L across D_c^B - D_u^B: 0; the other way: -1."""
+    cond, uncond, style, memory = denoised()
+    stored = across(memory, cond - uncond)
+    assert agreement(uncond + stored, uncond, cond, uncond).abs().max() < 1e-5
+    assert agreement(uncond + style + stored, uncond + style, cond, uncond).abs().max() < 1e-5, "on top of a style as well"
+    assert torch.allclose(agreement(2 * uncond - cond, uncond, cond, uncond), -torch.ones(3), atol=1e-5)
+
+
+def test_a_change_across_what_the_words_mean_lowers_it_by_its_share():
+    """g + m with m across g and as long: cos = 1 / sqrt 2."""
+    cond, uncond, _, memory = denoised()
+    g = structure(cond - uncond)
+    m = across(memory, g)
+    m = m * (g.flatten(1).norm(dim=1) / m.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    assert agreement(cond + m, uncond, cond, uncond).tolist() == pytest.approx([1 / math.sqrt(2)] * 3, abs=1e-4)
+
+
+def test_tones_do_not_count():
+    """A colour of the prompt's alone, the same in every part of a picture or in each of the grid's parts, changes nothing."""
+    cond, uncond, _, _ = denoised()
+    tone = torch.randn(3, 4, 4, 4).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert torch.allclose(agreement(cond + 5 * tone, uncond, cond, uncond), torch.ones(3), atol=1e-4)
+    assert structure(tone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1, 1), (2, 4, 3, 5), (1, 16, 2, 7, 9), (2, 8, 6, 130)])
+def test_latents_of_any_shape_have_structure_or_none(shape):
+    """Video, audio, sides that no grid divides: as large as it came, and each part's mean is nearly gone."""
+    x = torch.randn(shape, dtype=torch.float16)
+    assert structure(x).shape == x.shape and structure(x).dtype == torch.float32
+    assert structure(torch.ones(shape)).abs().max() < 1e-6
 
 
 def test_what_does_not_count_does_not_count():
-    cond, _, style, memory = denoised()
+    cond, uncond, _, memory = denoised()
     region = torch.zeros(3, 1, 8, 8)
     region[..., :4] = 1
-    spoiled = torch.where(region > 0, style, memory)
-    assert torch.allclose(agreement(spoiled, style, cond, region), torch.ones(3), atol=1e-5)
-    assert agreement(spoiled, style, cond).max() < 0.9
+    spoiled = torch.where(region > 0, cond, 5 * memory)
+    assert torch.allclose(agreement(spoiled + 0.1 * cond, uncond + 0.1 * cond, cond, uncond, region), torch.ones(3), atol=1e-4)
+    assert agreement(spoiled, uncond, cond, uncond).max() < 0.9
 
 
 def test_a_lora_that_does_nothing_has_no_agreement():
-    """No change, or one of rounding: not a number, never 'clean'; other samples of the batch keep theirs."""
-    cond, _, style, _ = denoised()
+    """No change, or one of rounding, or a prompt that adds nothing: not a number, never 'clean'; other samples keep theirs."""
+    cond, uncond, style, _ = denoised()
     style[1] *= 1e-6
-    for found in (agreement(style, style, cond), agreement(style, torch.ones_like(style), cond)):
-        assert found.isnan().tolist() == [False, True, False]
-    assert agreement(torch.zeros_like(style), torch.zeros_like(style), cond).isnan().all()
+    assert agreement(cond + style, uncond, cond, uncond).isnan().tolist() == [False, True, False]
+    assert agreement(cond, uncond, cond, uncond).isnan().all()
+    assert agreement(uncond + style, uncond + style, uncond, uncond).isnan().all()
 
 
 def test_steps_without_a_value_are_left_out_of_a_runs_mean():
     by_step = torch.tensor([[math.nan, math.nan], [0.2, math.nan], [0.4, math.nan]])
     assert run_agreement(by_step)[0] == pytest.approx(0.3) and run_agreement(by_step)[1].isnan()
-    assert agreement_score(by_step, AgreementRegion(0.9, 0.2))[0] == pytest.approx(3.0)
-    assert agreement_score(torch.tensor([[0.5]]), UNCALIBRATED) == pytest.approx(3.0)
+
+
+def test_the_limit_lies_as_many_deviations_from_ordinary_runs_as_from_unrelated_directions():
+    region = AgreementRegion(0.5, 0.2)
+    assert (region.centre - region.limit) / region.spread == pytest.approx(region.limit / UNRELATED)
+    at = torch.tensor([[region.centre, region.limit, 0.0]])
+    score = agreement_score(at, region, 3.0)
+    assert score.tolist()[:2] == pytest.approx([0.0, 3.0]) and score[2] > 3
+    assert 0.1 < UNCALIBRATED.limit < 0.2
 
 
 def test_the_region_of_ordinary_runs_is_their_median_and_what_lies_below():
@@ -72,7 +111,15 @@ def test_the_region_of_ordinary_runs_is_their_median_and_what_lies_below():
     runs = torch.tensor([[0.7, 0.8, 0.9, 0.95, 0.99]])
     region = region_of_runs(runs)
     assert region.centre == pytest.approx(0.9) and region.spread == pytest.approx(math.sqrt((0.2**2 + 0.1**2) / 2))
-    assert region_of_runs(torch.full((4, 6), 0.9)).spread == 0.02
+    assert region_of_runs(torch.full((4, 6), 0.9)).spread == LEAST_SPREAD
+
+
+def test_ordinary_runs_that_hardly_agree_tell_nothing():
+    """A trigger word without its reference: nothing could be told from a memory."""
+    assert not region_of_runs(torch.tensor([[0.05, 0.1, 0.12, 0.3, -0.1]])).tells
+    assert region_of_runs(torch.tensor([[0.3, 0.4, 0.5]])).tells and UNCALIBRATED.tells
+    with pytest.raises(ValueError, match="changed nothing"):
+        region_of_runs(torch.full((4, 2), math.nan))
 
 
 def test_the_leak_is_left_out_and_the_common_change_kept():
