@@ -36,6 +36,7 @@ ABOUT = {
     "memorized_rate_before": "strong captions, all runs: copies without the guard",
     "memorized_rate_after": "with the default correction and the early checkpoint as parent (aim 0)",
     "memorized_rate_after_without_parent": "with the default correction and no parent",
+    "memorized_rate_after_with_alternatives": "no parent, with the variants of Alternative Prompts (nearest words; aim <= .05)",
     "mc_adherence_before": "memorized scenes: all attributes right",
     "mc_adherence_after": "the same after correction (drop at most .05)",
     "mc_new_and_right": "memorized scenes after correction: no copy, and all attributes right",
@@ -79,7 +80,7 @@ def corrections(bench: Bench, stored: Any, runs: dict[str, Any], seeds: list[int
     for name, (draw, cost) in repairs(bench, stored).items():
         made = outcome(bench, draw, groups, use, flagged, name)
         after: Outcome = {k: [*made[k], *_kept(before[k], flagged[k[1]])] for k in before}
-        suffix = {"guard": "after", "guard_without_parent": "after_without_parent"}.get(name, f"after_{name}")
+        suffix = {"guard": "after"}.get(name, "after_" + name.removeprefix("guard_"))
         found |= summary(after, groups, suffix)
         found[f"cost_{name}"] = cost
     for g in ("mc", "mv"):
@@ -162,9 +163,9 @@ def sheet(bench: Bench, stored: Any, name: str) -> None:
         training = [] if fixed is None else [(bench.lab.pictures[fixed], False)]
         with torch.inference_mode():
             drawn = [pictures_of(bench.final, bench.final.model, caption, SHEET_SEEDS)]
-            drawn += [tried[k][0](caption, SHEET_SEEDS) for k in ("guard", "guard_without_parent", "paper")]
+            drawn += [tried[k][0](caption, SHEET_SEEDS) for k in ("guard", "guard_without_parent", "guard_with_alternatives")]
         rows.append((caption, [training, *([(p, bench.lab.copied(p) is not None) for p in several] for several in drawn)]))
-    write_sheet(name, ["training picture", "without guard", "guard with parent", "guard without parent", "the paper's rule"], rows)
+    write_sheet(name, ["training picture", "without guard", "guard with parent", "guard without parent", "with other words"], rows)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .combined import BestEpoch, MeasuredLoRAFilter, TriggerWords
+from .combined import AlternativePrompts, BestEpoch, MeasuredLoRAFilter, TriggerWords
 from .combined_audit import MemorizationAudit
 from .combined_simple import CleanLoRA, MemorizationCheck
 from .copies import LoRALeakProbe
@@ -33,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     KSamplerStabilityGuard,
     StabilityGuard,
     StabilityChart,
+    AlternativePrompts,
     SaveStabilityProfile,
     LoadStabilityProfile,
     LoadLoRABAF,

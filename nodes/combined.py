@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host.combined import best_epoch, trigger_words
+from ..host.combined.alternative_prompts import with_alternatives
 from ..host.combined.measured_filter import MeasuredJob, filter_by_measuring, provenance, report
 from ..host.copies.detectors import BuiltIn
 from ..host.core.prompts import prompt_list
@@ -158,6 +159,42 @@ class TriggerWords(io.ComfyNode):
             word, share, changed, json.dumps(facts, indent=1),
             ui={"unmemorize_report": [facts], "unmemorize_words": [trigger_words.shown(answer, question)]},
         )  # fmt: skip
+
+
+class AlternativePrompts(io.ComfyNode):
+    """A prompt, and others that say nearly the same."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeAlternativePrompts",
+            display_name="Alternative Prompts",
+            category="unmemorize/stability",
+            description="Encodes a prompt, and variants of it in which one word is another. A stability guard in mode correct draws a "
+            "picture that it flags again with those of them that do not call the memory up, and goes over to your exact words once the "
+            "layout stands.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder."),
+                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What you want in the picture."),
+                io.String.Input(
+                    "word_list",
+                    multiline=True,
+                    default="",
+                    tooltip="Words that may stand for each other, one group a line: red, blue, green. Only words of such groups are then "
+                    "changed. Empty: every word but the little ones, to those that the text encoder has nearest.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive", tooltip="The prompt as it is."),
+                io.Conditioning.Output("alternatives", display_name="alternatives", tooltip="For a stability guard's input of that name."),
+                io.String.Output("text", display_name="text", tooltip="The variants, one a line."),
+            ],
+            **hints(io.Schema, search_aliases=["prompt variants", "synonyms", "loosen", "memorization", "reword"]),
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, text: str, word_list: str) -> io.NodeOutput:
+        return io.NodeOutput(*with_alternatives(clip, text, word_list))
 
 
 class BestEpoch(io.ComfyNode):

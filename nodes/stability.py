@@ -29,11 +29,16 @@ METHOD_TOOLTIP = (
 )
 PARENT_TOOLTIP = (
     "With a LoRA: the MODEL that goes into the LoRA loader. The guard then notices pictures that the LoRA gives back, without any profile, "
-    "for two more predictions a step. Otherwise an older checkpoint, for correct alone: a model that has not stored the picture."
+    "for two more predictions at each of the first steps. Otherwise an older checkpoint, for correct alone: a model that has not stored "
+    "the picture."
 )
 REFERENCE_TOOLTIP = (
     "For a LoRA with a trigger word: a prompt of the trigger word alone. It takes the empty prompt's place where the LoRA's changes are "
-    "compared, so that the subject itself is no leak. One more prediction a step."
+    "compared, so that the subject itself is no leak."
+)
+ALTERNATIVES_TOOLTIP = (
+    "From Alternative Prompts, or prompts of your own that say nearly the same, combined: without a parent, correct draws the early steps "
+    "again with those of them that do not call the memory up, and the later ones with your exact words."
 )
 PROFILE_TOOLTIP = (
     "From Load or Calibrate Stability Profile, measured on this model: finds the memories of the checkpoint. A LoRA with its parent "
@@ -64,6 +69,7 @@ class KSamplerStabilityGuard(io.ComfyNode):
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
                 io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
+                io.Conditioning.Input("alternatives", optional=True, tooltip=ALTERNATIVES_TOOLTIP),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="LATENT", tooltip="The sampled latent, corrected where mode says so."),
@@ -89,10 +95,10 @@ class KSamplerStabilityGuard(io.ComfyNode):
     def execute(
         cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any, negative: Any,
         latent_image: dict, denoise: float, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None,
-        reference: Any = None,
+        reference: Any = None, alternatives: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        guard = Guard(profile, mode, method, parent, reference, sampling=use)
+        guard = Guard(profile, mode, method, parent, reference, alternatives, sampling=use)
         check(guard, model)
         clone, record = guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
@@ -122,6 +128,7 @@ class StabilityGuard(io.ComfyNode):
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
                 io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
+                io.Conditioning.Input("alternatives", optional=True, tooltip=ALTERNATIVES_TOOLTIP),
             ],
             outputs=[
                 io.Model.Output("guarded", display_name="MODEL", tooltip="The model under guard, for one sampler."),
@@ -132,9 +139,10 @@ class StabilityGuard(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None, reference: Any = None
-    ) -> io.NodeOutput:
-        guard = Guard(profile, mode, method, parent, reference)
+        cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None, reference: Any = None,
+        alternatives: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        guard = Guard(profile, mode, method, parent, reference, alternatives)
         check(guard, model)
         return io.NodeOutput(*guarded(model, guard))
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ...demo.recipe.lab import is_card
+from ...host.combined.alternative_prompts import with_alternatives
 from ...host.stability import guard as guarding
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.restart import Phase, Restart, nothing
+from ...unmemorize.stability.loosened import MOST
 from ...unmemorize.stability.rule import Rule
 from . import published
 from .common import log, shared_out
@@ -53,10 +55,15 @@ def repairs(bench: Bench, stored: StoredProfile) -> dict[str, tuple[Draw, float]
     def selected(caption: str, seeds: list[int]) -> Tensor:
         return with_selected_noise(bench, caption, seeds, sharps[is_card(caption)])
 
+    def with_other_words(caption: str, seeds: list[int]) -> Tensor:
+        alternatives = with_alternatives(bench.final.clip, caption, "")[1]
+        return guarded(alternatives=alternatives)(caption, seeds)
+
     off = Rule(rescale=False, clamp_update=False, clamp_latent=False)
     return {
         "guard": (guarded(parent=early), 1.0),
         "guard_without_parent": (guarded(), 1.0),
+        "guard_with_alternatives": (with_other_words, 1.0 + MOST / 40),
         "paper": (guarded(method="paper"), 0.0),
         "paper_r1": (guarded(method="paper", rule=Rule(reflect=True)), 0.0),
         "paper_r2": (guarded(method="paper", rule=dataclasses.replace(off, renormalise_guidance=True)), 0.0),

@@ -57,3 +57,34 @@ def predict_along(
     sampler = _Along(points, work)
     with torch.no_grad():
         guider.sample(torch.zeros_like(call.noise), call.latent, sampler, call.sigmas, call.mask, None, True, call.seed)
+
+
+class _AtStart(comfy.samplers.Sampler):
+    """A sampler that asks the model about its first latent, under every prompt it was given."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor, latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None, disable_pbar: bool = False, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        model = model_wrap.inner_model
+        latent = torch.zeros_like(noise) if latent_image is None else latent_image
+        x = model.model_sampling.noise_scaling(sigmas[0], noise, latent, self.max_denoise(model_wrap, sigmas))
+        for cond in model_wrap.conds.values():
+            with kept_generators(x.device, seed=0):
+                level = sigmas[:1].expand(len(x))
+                self.found += comfy.samplers.calc_cond_batch(model, [cond], x, level, extra_args["model_options"])
+        return noise
+
+
+def predict_at_start(call: RunCall, prompts: list[Conds]) -> list[Tensor]:
+    """D of each prompt, [n, c, ...] each, at the latent that a run begins with, by its own model: an evaluation a prompt."""
+    guider = comfy.samplers.CFGGuider(call.guider.model_patcher)
+    guider.model_options = {**call.guider.model_options, DRAWN_AGAIN: True}
+    guider.original_conds = {f"prompt {k}": conds for k, conds in enumerate(prompts)}
+    sampler = _AtStart()
+    with torch.no_grad():
+        guider.sample(call.noise, call.latent, sampler, call.sigmas, call.mask, None, True, call.seed)
+    return sampler.found

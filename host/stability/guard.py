@@ -38,10 +38,9 @@ from ..core.sampler_call import (
 )
 from .live_view import live
 from .lora_watch import Lora, note_agreement
-from .methods import Guard, lora_of, strategy_of
+from .methods import Guard, lora_of, redrawing, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
-from .restart import default_restart
 from .strategies import Correction, Draw, Look, Redrawing, looks_of
 from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, new_watch
@@ -166,15 +165,14 @@ class _Control:
             return run.correction.after(call, verdict.flagged, result)
         by_lora = torch.zeros_like(verdict.flagged) if verdict.by_lora is None else verdict.by_lora
         result = run.correction.after(call, verdict.flagged & by_lora, result)
-        return self._without_lora(run.correction, call, verdict.flagged & ~by_lora, result)
+        return self._without_lora(run, call, verdict.flagged & ~by_lora, result)
 
-    @staticmethod
-    def _without_lora(correction: Correction, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
+    def _without_lora(self, run: _Run, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
         """The model's own memories, which the model before the LoRA would draw as well, are corrected without it."""
-        other = default_restart(None)
+        other = redrawing(self._guard, None)
         if not bool(flagged.any()) or other.obstacle(call.guider, call.sigmas):
             return result
-        without = other.begin(None)
+        without, correction = other.begin(run.watch), run.correction or Correction()
         result = without.after(call, flagged, result)
         correction.restarted = sorted([*correction.restarted, *without.restarted])
         correction.unchanged = sorted([*correction.unchanged, *without.unchanged])

@@ -14,6 +14,7 @@ from ...unmemorize.stability.rule import Rule
 from . import profiles
 from .common_change import CommonChange
 from .lora_watch import Lora, lora_between
+from .other_words import OtherWords
 from .profiles import StoredProfile, check_guidance, check_profile, warnings_for
 from .restart import check_parent, default_restart
 from .step_rule import StepRule
@@ -45,6 +46,8 @@ class Guard:
     parent: Any = None
     reference: Any = None
     """CONDITIONING that takes the empty prompt's place where a LoRA's changes are compared: its trigger word."""
+    alternatives: Any = None
+    """CONDITIONING of prompts with other words, for a correction without a parent."""
     limit: float = LIMIT
     rule: Rule = field(default_factory=Rule)
     strategy: Strategy | None = None
@@ -79,10 +82,17 @@ class Guard:
 
 
 METHODS: dict[str, Method] = {
-    "recommended": Method(default_verdict, lambda guard: default_restart(guard.parent), watches_loras=True),
+    "recommended": Method(default_verdict, lambda guard: redrawing(guard, guard.parent), watches_loras=True),
     "paper": Method(paper_verdict, lambda guard: StepRule(_profile(guard), guard.rule), watches_loras=False),
 }
 """`recommended` was best in our benchmarks; `paper` is arXiv 2605.22050."""
+
+
+def redrawing(guard: Guard, parent: Any) -> Strategy:
+    """How the model's own memories are drawn again: by a parent, with other words where there are some, or by loosened ones."""
+    if parent is None and guard.alternatives is not None:
+        return OtherWords(guard.alternatives)
+    return default_restart(parent)
 
 
 def _profile(guard: Guard) -> Profile:

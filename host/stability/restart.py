@@ -69,7 +69,7 @@ class Restart:
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
-        return Redrawing(lambda call: _restarted(call, self))
+        return Redrawing(lambda call: restarted(call, self))
 
 
 def default_restart(parent: Any) -> Restart:
@@ -102,7 +102,7 @@ def _alike(one_side: Conds, other: Conds) -> bool:
     return all(a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def _restarted(call: RunCall, restart: Restart) -> Tensor:
+def restarted(call: RunCall, restart: Restart) -> Tensor:
     """The run once more, phase by phase; a latent as nodes see it."""
     sigmas, callback, seed = call.sigmas, call.callback, call.seed
     steps, start, samples, noise = len(sigmas) - 1, 0, call.latent, call.noise

@@ -244,7 +244,7 @@ def test_the_models_own_memories_are_corrected_without_the_parent(guard, guardin
 
     monkeypatch.setattr(methods.Guard, "judge", judge)
     monkeypatch.setattr(common, "drawn_without_leak", lambda call, _: drawn.append("parent") or torch.full_like(call.noise, 2))
-    monkeypatch.setattr(restart, "_restarted", lambda call, _: drawn.append("words") or torch.ones_like(call.noise))
+    monkeypatch.setattr(restart, "restarted", lambda call, _: drawn.append("words") or torch.ones_like(call.noise))
     model, record = guard("correct", stored=stored, sampling={})
     result = draw(model, n=2, sampler="heun")
     assert drawn == ["parent", "words"] and record.facts["restarted"] == [0, 1]

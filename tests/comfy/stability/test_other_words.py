@@ -1,0 +1,109 @@
+"""Correction with other words early: which are taken, when, and what stays as it was."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+PROMPT = "a small red ring on a gray background"
+OTHERS = ("a small blue ring on a gray background", "a large red ring on a gray background", "a small red star on a gray background")
+
+
+@pytest.fixture(scope="module")
+def words(comfy):
+    return importlib.import_module("unmemorize_pack.host.stability.other_words")
+
+
+@pytest.fixture
+def alternatives(encode):
+    return [entry for text in OTHERS for entry in encode(text)]
+
+
+@pytest.fixture
+def heard(words, monkeypatch):
+    """The calls that a correction was asked with."""
+    calls, real = [], words.drawn_with_others
+    monkeypatch.setattr(words, "drawn_with_others", lambda call, how: calls.append(call) or real(call, how))
+    return calls
+
+
+def test_a_flagged_picture_is_another_and_its_neighbours_keep_their_bits(guard, draw, demo, alternatives):
+    plain = draw(demo[0], prompt=PROMPT, n=2)
+    clone, record = guard(limit=-1e9)
+    draw(clone, prompt=PROMPT, n=2)
+    limit = sum(record.facts["scores"]) / 2
+    clone, record = guard("correct", limit=limit, alternatives=alternatives)
+    got = draw(clone, prompt=PROMPT, n=2)
+    hit = record.facts["memorized"].index(True)
+    assert record.facts["restarted"] == [hit] and record.facts["memorized"].count(True) == 1
+    assert torch.equal(got[1 - hit], plain[1 - hit]) and not torch.allclose(got[hit], plain[hit], atol=1e-2)
+
+
+def test_what_is_asked_at_the_start_is_what_the_sampler_asks_there(guard, draw, demo, alternatives, heard, comfy):
+    """D of each prompt against ComfyUI's own first call of a run under that prompt."""
+    predictions = importlib.import_module("unmemorize_pack.host.core.predictions")
+    clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
+    draw(clone, prompt=PROMPT)
+    (call,) = heard
+    found = predictions.predict_at_start(call, [call.guider.original_conds["positive"], call.guider.original_conds["negative"]])
+    seen = []
+
+    def listen(facts):
+        seen.append((facts["cond_denoised"].clone(), facts["uncond_denoised"].clone()))
+        return facts["denoised"]
+
+    model = demo[0].clone()
+    model.set_model_sampler_post_cfg_function(listen)
+    draw(model, prompt=PROMPT)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, seen[0], strict=True))
+
+
+def test_those_that_call_least_up_are_taken(words, monkeypatch):
+    """Predictions whose distance from the negative prompt's is known: the nearest ones, in their own order."""
+    levels = {"negative": 0.0, "a": 3.0, "b": 1.0, "c": 2.0, "d": 0.5}
+    monkeypatch.setattr(words, "predict_at_start", lambda _call, prompts: [torch.full((1, 4, 2, 2), levels[p[0]["name"]]) for p in prompts])
+    call = type("Call", (), {"guider": type("Guider", (), {"original_conds": {"negative": [{"name": "negative"}]}})()})()
+    others = [{"name": n} for n in "abcd"]
+    assert [o["name"] for o in words.calling_least_up(call, others, 2)] == ["b", "d"]
+    assert [o["name"] for o in words.calling_least_up(call, others, 9)] == list("abcd")
+
+
+def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, monkeypatch):
+    """Until 0 nothing changes; until 1 the end is drawn by other words too."""
+    results = {}
+    for until in (0.0, 0.6, 1.0):
+        strategy = words.OtherWords(alternatives, until)
+        clone, _ = guard("correct", limit=-1e9, strategy=strategy)
+        results[until] = draw(clone, prompt=PROMPT)
+    plain, _ = guard()
+    assert torch.allclose(results[0.0], draw(plain, prompt=PROMPT), atol=1e-5)
+    assert not torch.allclose(results[0.6], results[1.0], atol=1e-3)
+
+
+def test_what_hangs_on_the_prompt_goes_with_the_other_words(words, draw, guard, encode, alternatives, monkeypatch):
+    """A ControlNet, a strength: they stand in the run's prompt, and alternatives know nothing of them."""
+    seen = []
+    monkeypatch.setattr(words, "calling_least_up", lambda _call, others, _count: seen.extend(others) or others)
+    clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
+    positive = [[embedding, {**facts, "strength": 0.5}] for embedding, facts in encode(PROMPT)]
+    draw(clone, prompt=positive)
+    assert len(seen) == len(OTHERS) and all(other["strength"] == 0.5 for other in seen)
+    assert not torch.equal(seen[0]["cross_attn"], seen[1]["cross_attn"])
+
+
+def test_a_prompt_in_parts_is_left_alone_and_says_so(guard, draw, encode, alternatives):
+    clone, record = guard("correct", limit=-1e9, alternatives=alternatives)
+    draw(clone, prompt=[*encode(PROMPT), *encode("a blue star")])
+    assert record.facts["restarted"] == [] and any("several parts" in warning for warning in record.facts["warnings"])
+
+
+def test_the_node_gives_a_prompt_and_its_variants(nodes, demo, encode):
+    positive, others, text = nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "red, blue, green").args
+    lines = text.splitlines()
+    assert lines == [PROMPT.replace("red", "blue"), PROMPT.replace("red", "green")] and len(others) == 2
+    assert torch.equal(positive[0][0], encode(PROMPT)[0][0]) and torch.equal(others[1][0], encode(lines[1])[0][0])
+    assert len(nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "").args[2].splitlines()) > 4
+    with pytest.raises(ValueError, match="No word of the prompt"):
+        nodes["UnmemorizeAlternativePrompts"].execute(demo[1], "the of", "")
