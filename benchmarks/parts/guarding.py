@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy.patcher_extension
 import torch
@@ -21,6 +21,7 @@ from ...demo.scripts.generate import Generator
 from ...host.combined.own_mask import OwnMask
 from ...host.core.sampler_call import run_arguments_of
 from ...host.demo import load_demo_lora
+from ...host.stability.other_words import OtherWords
 from ...host.stability.restart import Restart
 from .common import tuning_and_test
 
@@ -30,6 +31,10 @@ SCENE_STRIDE, CLEAN_STRIDE, CARD_STRIDE = 50, 12, 8
 EVERYWHERE = torch.ones(1, SIDE, SIDE)
 """Mask of a picture that is fixed as a whole."""
 REFERENCE_SEEDS = [700, 701, 702, 703]
+
+
+Redrawn: TypeAlias = Restart | OwnMask | OtherWords
+"""Strategies that draw a picture again and need nothing of the run before."""
 
 
 class Bench:
@@ -82,7 +87,7 @@ def roughness(pictures: Tensor) -> Tensor:
     return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
 
 
-def always(model: Any, how: Restart | OwnMask) -> Any:
+def always(model: Any, how: Redrawn) -> Any:
     """A clone of MODEL whose every run is drawn again by a strategy, flagged or not."""
     clone = model.clone()
     busy = [False]

@@ -6,84 +6,67 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
+from ...host.combined.alternative_prompts import with_alternatives
 from ...host.combined.own_mask import OwnMask
-from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, others_early, parts_left_out
+from ...host.stability.other_words import OtherWords
+from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, parts_left_out
 from ...unmemorize.stability.profile import Profile, deviations
 from ..parts.common import arguments, auc, log, shared_out
 from ..parts.detecting import profile_of, scores, watch
-from ..parts.guarding import EVERYWHERE, Bench, always, hatched, judged, pictures_of
+from ..parts.guarding import EVERYWHERE, Bench, Redrawn, always, hatched, judged, pictures_of
 from ..parts.rows import Rows
 
 SEEDS = [500, 501]
-ALTERNATIVES = 8
-"""Prompts with other words, one of which stands in at each early step."""
+KINDS, NEAREST = "words of their kind", "nearest words"
+"""Where other words come from: the lab's own lists, as a user who writes a word list; the text encoder, as one who does not."""
 
 
-Correcting = Callable[[str], Restart | OwnMask]
+Correcting = Callable[[str], Redrawn]
 """A caption -> what its runs are corrected with."""
 
 
 def rules(bench: Bench) -> dict[str, Correcting]:
     """Everything tried, by name."""
-    found = {name: _for_all(how) for name, how in of_any_caption(bench).items()}
-    for until, cfg, changed in itertools.product((0.3, 0.45, 0.6, 0.8), (1.0, 1.5), (1, 2)):
-        found[f"{changed} other word(s) until {until:g} cfg {cfg:g}"] = _with_others(bench, until, cfg, changed)
-    return found
+    found: dict[str, Correcting] = {}
+    lists = {KINDS: "\n".join(", ".join(w for w in several if w != "plain") for several in kinds_of(bench)), NEAREST: ""}
+    for (source, words), kept, until in itertools.product(lists.items(), (4, 6, 16), (0.3, 0.45, 0.6, 0.8)):
+        found[f"{kept} with {source} until {until:g}"] = _with_others(bench, words, kept, until)
+    return found | {name: _for_all(how) for name, how in of_any_caption(bench).items()}
 
 
-def _for_all(how: Restart | OwnMask) -> Correcting:
+def _for_all(how: Redrawn) -> Correcting:
     return lambda _: how
 
 
-def _with_others(bench: Bench, until: float, cfg: float, changed: int) -> Correcting:
-    return lambda caption: Restart((Phase(1.0, prompt=others_early(others(bench, caption, changed), until), cfg=cfg),))
+def kinds_of(bench: Bench) -> list[list[str]]:
+    """Words that may stand for each other: sizes, fills, colours ..."""
+    return [several for name in ("grammar", "card_grammar") for several in bench.lab.facts[name].values()]
 
 
-def others(bench: Bench, caption: str, changed: int) -> Conds:
-    """Prompts of the caption with so many of its content words replaced by others of their kind, as conds."""
-    facts = bench.lab.facts
-    kinds = {w: several for g in ("grammar", "card_grammar") for several in facts[g].values() for w in several if w != "plain"}
-    words, generator = caption.split(), torch.Generator().manual_seed(0)
-    places, texts = [k for k, w in enumerate(words) if w in kinds], []
-    for _ in range(ALTERNATIVES):
-        new = list(words)
-        for k in [places[int(i)] for i in torch.randperm(len(places), generator=generator)[:changed]]:
-            several = [w for w in kinds[words[k]] if w not in (words[k], "plain")]
-            new[k] = several[int(torch.randint(len(several), (), generator=generator))]
-        texts.append(" ".join(new))
-    return [c for text in texts for c in comfy.sampler_helpers.convert_cond(bench.final.condition(text))]
+def _with_others(bench: Bench, words: str, kept: int, until: float) -> Correcting:
+    return lambda caption: OtherWords(with_alternatives(bench.final.clip, caption, words)[1], until, kept)
 
 
-def of_any_caption(bench: Bench) -> dict[str, Restart | OwnMask]:
+def of_any_caption(bench: Bench) -> dict[str, Redrawn]:
     """Strategies that need no words."""
-    found: dict[str, Restart | OwnMask] = {"as it was": Restart((Phase(1.0),)), "nothing": Restart((Phase(1.0, prompt=nothing),))}
-    endings = {"whole": None, "nothing": nothing, "parts": parts_left_out(0.5)}
-    for share, (ending, prompt) in itertools.product((0.4, 0.6, 0.8), endings.items()):
-        found[f"early {share:g}, then {ending}"] = Restart((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
-    found["early"] = Restart((Phase(1.0, parent=True),), bench.early)
-    for cfg in (1.5, 2.0, 3.0):
+    found: dict[str, Redrawn] = {"as it was": Restart((Phase(1.0),)), "nothing": Restart((Phase(1.0, prompt=nothing),))}
+    for cfg in (1.0, 1.5, 2.0):
         found[f"early cfg {cfg:g}"] = Restart((Phase(1.0, parent=True, cfg=cfg),), bench.early)
-        for share in (0.6, 0.8):
-            phases = (Phase(share, parent=True, cfg=cfg), Phase(1.0, prompt=nothing))
-            found[f"early {share:g} cfg {cfg:g}, then nothing"] = Restart(phases, bench.early)
-    for left_out, cfg, until in itertools.product((0.3, 0.5, 0.7), (1.0, 1.6, 2.5), (0.8, 1.0)):
-        phases = (Phase(until, prompt=parts_left_out(left_out), cfg=cfg), Phase(1.0, prompt=nothing))
-        found[f"parts {left_out:g} cfg {cfg:g} until {until:g}, then nothing"] = Restart(phases)
-    for faded, cfg in itertools.product((0.3, 0.5, 0.7), (1.0, 2.0)):
-        found[f"faded {faded:g} cfg {cfg:g}"] = Restart((Phase(1.0, prompt=fading(faded), cfg=cfg),))
-    for noise, cfg in itertools.product((0.5, 1.0), (1.0, 1.6)):
-        found[f"noisy {noise:g} cfg {cfg:g}"] = Restart((Phase(1.0, prompt=noisy(noise), cfg=cfg),))
-    for until in (0.3, 0.5, 0.7):
+    for share, (ending, prompt) in itertools.product((0.4, 0.7), (("whole", None), ("parts", parts_left_out(0.5)))):
+        found[f"early {share:g}, then {ending}"] = Restart((Phase(share, parent=True), Phase(1.0, prompt=prompt)), bench.early)
+    for left_out, cfg in itertools.product((0.3, 0.5, 0.7), (1.0, 2.5)):
+        found[f"parts {left_out:g} cfg {cfg:g}"] = Restart((Phase(1.0, prompt=parts_left_out(left_out), cfg=cfg),))
+    for faded in (0.3, 0.6):
+        found[f"faded {faded:g}"] = Restart((Phase(1.0, prompt=fading(faded)),))
+    for noise in (0.5, 1.0):
+        found[f"noisy {noise:g}"] = Restart((Phase(1.0, prompt=noisy(noise)),))
+    for until in (0.3, 0.5):
         found[f"nothing until {until:g}"] = Restart((Phase(until, prompt=nothing), Phase(1.0)))
-        found[f"nothing after {until:g}"] = Restart((Phase(until), Phase(1.0, prompt=nothing)))
-    for share, low, cfg in itertools.product((0.03, 0.05, 0.1, 0.2), (1.4, 2.8, 5.6), (1.0, 1.5)):
-        found[f"own mask {share:g} from {low:g} cfg {cfg:g}"] = OwnMask(share, low, cfg=cfg)
-    for share in (0.05, 0.1, 0.2):
-        found[f"own mask {share:g} by contrast"] = OwnMask(share, score="contrast")
+    for share, place in itertools.product((0.1, 0.3), ("feed-forward", "all of these")):
+        found[f"own mask {share:g}, {place}"] = OwnMask(share, place=place)
     return found
 
 
