@@ -41,7 +41,7 @@ from .lora_watch import Lora, note_agreement
 from .methods import Guard, lora_of, redrawing, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
-from .strategies import Correction, Draw, Look, Redrawing, looks_of
+from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of
 from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, new_watch
 
@@ -99,6 +99,12 @@ class _Run:
     """Did it end early, since all of it will be drawn again?"""
     remark: str = ""
     """Why nothing is corrected though it was asked for."""
+
+    def first(self, result: Tensor, call: RunCall) -> Tensor:
+        """What was drawn before any correction, as nodes see it; of a run that ended early what it was on the way to."""
+        if not self.cut or self.watch.now is None:
+            return result.clone()
+        return call.guider.model_patcher.model.process_latent_out(self.watch.now.prediction.float()).to(result)
 
     @property
     def whole(self) -> Watch:
@@ -161,6 +167,8 @@ class _Control:
         self._correcting = True
         if self._redraws():
             self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
+        if isinstance(run.correction, Redrawing) and run.correction.look is None:
+            run.correction.look = compared_with(run.first(result, call))
         if self._lora is None or self._guard.strategy is not None:
             return run.correction.after(call, verdict.flagged, result)
         by_lora = torch.zeros_like(verdict.flagged) if verdict.by_lora is None else verdict.by_lora
@@ -173,6 +181,8 @@ class _Control:
         if not bool(flagged.any()) or other.obstacle(call.guider, call.sigmas):
             return result
         without, correction = other.begin(run.watch), run.correction or Correction()
+        if isinstance(without, Redrawing):
+            without.look = compared_with(run.first(result, call))
         result = without.after(call, flagged, result)
         correction.restarted = sorted([*correction.restarted, *without.restarted])
         correction.unchanged = sorted([*correction.unchanged, *without.unchanged])
@@ -205,8 +215,8 @@ class _Control:
             return torch.zeros_like(call.noise)
         return self._finished(run, call, result)
 
-    def _look(self, call: RunCall, draw: Draw) -> tuple[Tensor, Look]:
-        """A picture drawn again, and judged as its first run was; a parent that draws it is another model, and is not judged."""
+    def _look(self, call: RunCall, draw: Draw, _sample: int) -> tuple[Tensor, Look]:
+        """A picture drawn again with the same words by the same model, and judged as its first run was."""
         model_sampling, noise = call.guider.model_patcher.get_model_object("model_sampling"), call.noise
         mask = None if call.mask is None else comfy.sampler_helpers.prepare_mask(call.mask, noise.shape, noise.device)
         watch = new_watch(model_sampling, call.sigmas, mask, shape=tuple(noise.shape))

@@ -6,6 +6,7 @@ model at the first step: there a memory shows in the norm of D_c - D_u (WEN, arX
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,10 @@ PARTS = "The prompt has several parts (areas, masks, ranges of steps), which alt
 
 @dataclass(frozen=True)
 class OtherWords:
-    """Draw flagged samples again with other prompts early, another at each step; of the alternatives those that call least up."""
+    """Draw flagged samples again with other prompts early, another at each step; of the alternatives those that call least up.
+
+    If the picture is still the same, other words draw all of it.
+    """
 
     alternatives: Any
     """CONDITIONING: prompts of which each differs from the run's in a word or so."""
@@ -43,7 +47,8 @@ class OtherWords:
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
-        return Redrawing(lambda call: drawn_with_others(call, self))
+        throughout = dataclasses.replace(self, until=1.0)
+        return Redrawing(lambda call: drawn_with_others(call, self), lambda call: drawn_with_others(call, throughout))
 
 
 def drawn_with_others(call: RunCall, how: OtherWords) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ...unmemorize.stability.redrawn import STILL_ALIKE, likeness
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import RunCall, SamplerCall
 from .watching import Call, Watch
@@ -47,6 +48,8 @@ class Correction:
 
 Draw = Callable[[RunCall], Tensor]
 """The run of one sample -> its latent as nodes see it, [1, c, ...]."""
+Looking = Callable[[RunCall, Draw, int], tuple[Tensor, "Look"]]
+"""(The run of a sample, a way of drawing it, its place in the batch) -> its latent, and what the guard makes of it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Look:
 
     score: float
     memorized: bool | None
+    likeness: float | None = None
+    """With the picture of the first run, where that is what it was judged by."""
+
+    @property
+    def badness(self) -> float:
+        """Of two that still look like a memory, the one with less is kept."""
+        return self.score if self.likeness is None else self.likeness
 
 
 class Redrawing(Correction):
@@ -64,8 +74,8 @@ class Redrawing(Correction):
     def __init__(self, *ways: Draw) -> None:
         super().__init__()
         self._ways = ways
-        self.look: Callable[[RunCall, Draw], tuple[Tensor, Look]] | None = None
-        """Draws and looks; set by a guard that can."""
+        self.look: Looking | None = None
+        """Draws and looks; set by a guard."""
         self.looks: dict[int, list[Look]] = {}
         """Sample -> what each way gave."""
 
@@ -85,23 +95,36 @@ class Redrawing(Correction):
         best: tuple[float, Tensor] | None = None
         looks = self.looks[i] = []
         for way in self._ways:
-            latent, look = self.look(call, way)
+            latent, look = self.look(call, way, i)
             looks.append(look)
             if not look.memorized:
                 return latent
-            if best is None or look.score < best[0]:
-                best = look.score, latent
+            if best is None or look.badness < best[0]:
+                best = look.badness, latent
         assert best is not None  # there is at least one way
         return best[1]
+
+
+def compared_with(first: Tensor) -> Looking:
+    """Looks at a picture that another model or other words drew: their runs cannot be judged as the first one was, so the picture is
+    compared with that of the first run, [n, c, ...]."""
+
+    def look(call: RunCall, draw: Draw, i: int) -> tuple[Tensor, Look]:
+        latent = draw(call)
+        found = float(likeness(first[i : i + 1], latent))
+        return latent, Look(math.nan, None) if math.isnan(found) else Look(math.nan, found >= STILL_ALIKE, found)
+
+    return look
 
 
 def looks_of(done: Correction) -> dict[str, Any]:
     """Of every picture that was drawn again and looked at: how often, and what the one that was kept looks like; JSON-able."""
     found = {}
     for i, several in (done.looks if isinstance(done, Redrawing) else {}).items():
-        kept = next((look for look in several if not look.memorized), min(several, key=lambda look: look.score))
+        kept = next((look for look in several if not look.memorized), min(several, key=lambda look: look.badness))
         score = None if math.isnan(kept.score) else kept.score
         found[str(i)] = {"tries": len(several), "memorized": kept.memorized, "score": score}
+        found[str(i)] |= {} if kept.likeness is None else {"likeness": round(kept.likeness, 4)}
     return found
 
 

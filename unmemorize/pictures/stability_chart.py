@@ -61,6 +61,8 @@ def redrawn(record: dict[str, Any], sample: int) -> str:
     look = record.get("redrawn", {}).get(str(sample))
     if look is None or look["memorized"] is None:
         return "sampled again"
+    if look.get("likeness") is not None:
+        return "sampled again: still the same picture" if look["memorized"] else "sampled again: another picture"
     return "sampled again: still looks like a memory" if look["memorized"] else "sampled again: clean"
 
 

@@ -46,7 +46,7 @@ def test_what_is_asked_at_the_start_is_what_the_sampler_asks_there(guard, draw, 
     predictions = importlib.import_module("unmemorize_pack.host.core.predictions")
     clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
     draw(clone, prompt=PROMPT)
-    (call,) = heard
+    call = heard[0]
     found = predictions.predict_at_start(call, [call.guider.original_conds["positive"], call.guider.original_conds["negative"]])
     seen = []
 
@@ -70,13 +70,33 @@ def test_those_that_call_least_up_are_taken(words, monkeypatch):
     assert [o["name"] for o in words.calling_least_up(call, others, 9)] == list("abcd")
 
 
-def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, monkeypatch):
+def _asked(guard, draw, alternatives, heard):
+    """The call of a run that is flagged."""
+    clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
+    draw(clone, prompt=PROMPT)
+    return heard[0]
+
+
+def test_a_picture_that_stays_is_drawn_by_other_words_throughout(words, guard, draw, alternatives, monkeypatch):
+    """The first way is planted to bring the flagged picture back."""
+    seen, real = [], words.drawn_with_others
+
+    def drawn(call, how):
+        seen.append(how.until)
+        return real(call, words.OtherWords(alternatives, 0.0 if len(seen) == 1 else how.until))
+
+    monkeypatch.setattr(words, "drawn_with_others", drawn)
+    clone, record = guard("correct", limit=-1e9, alternatives=alternatives)
+    draw(clone, prompt=PROMPT, sampler="heun")
+    assert seen == [0.6, 1.0] and record.facts["redrawn"]["0"]["tries"] == 2
+
+
+def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, heard):
     """Until 0 nothing changes; until 1 the end is drawn by other words too."""
     results = {}
     for until in (0.0, 0.6, 1.0):
-        strategy = words.OtherWords(alternatives, until)
-        clone, _ = guard("correct", limit=-1e9, strategy=strategy)
-        results[until] = draw(clone, prompt=PROMPT)
+        call = heard[0] if heard else _asked(guard, draw, alternatives, heard)
+        results[until] = words.drawn_with_others(call, words.OtherWords(alternatives, until))
     plain, _ = guard()
     assert torch.allclose(results[0.0], draw(plain, prompt=PROMPT), atol=1e-5)
     assert not torch.allclose(results[0.6], results[1.0], atol=1e-3)
