@@ -8,8 +8,8 @@ from torch import Tensor
 from .agreement import structure
 
 STILL_ALIKE = 0.6
-"""Likeness from which a picture is called the same (tuning captions of the demo model, redrawn with other words: copies .69 and more but for
-one, other pictures .46 and less)."""
+"""Likeness from which a picture is called the same (tuning captions of the demo model, redrawn with other words: copies .69 and more
+but for one, other pictures .46 and less)."""
 
 
 def likeness(first: Tensor, again: Tensor) -> Tensor:
