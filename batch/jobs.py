@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..host import demo
-from ..host.combined.audit import Audit, RowMaker
+from ..host.combined.audit_row import Audit, RowMaker
 from ..host.copies import checking, references
 from ..host.copies.detectors import BuiltIn
 from ..host.copies.pictures import KINDS as PICTURES

@@ -34,7 +34,7 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 """
 COLUMNS = (
     ("prompt", "prompt"), ("verdict", "verdict"), ("agreement", "agreement of seeds"), ("beyond", "beyond others'"),
-    ("guard_score", "guard score"), ("likeness", "likeness to references"),
+    ("guard_score", "guard score"), ("map_score", "map score"), ("likeness", "likeness to references"),
 )  # fmt: skip
 
 
