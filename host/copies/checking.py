@@ -16,10 +16,11 @@ from ...unmemorize.pictures.copy_sheet import copy_sheet
 from ..core.progress import Progress
 from ..core.settings import check_range
 from .detectors import Detector
-from .references import References, features
+from .references import References, features, recalled, remember
 
-AMONG_THEMSELVES = 400
-"""References that are compared with the others, where they calibrate themselves."""
+AMONG_THEMSELVES, FEW, PAIRS = 400, 100, 400_000
+"""References that are compared with all others, where they calibrate themselves: so many, of large sets fewer (but FEW or what the rate
+needs), so that there are about as many PAIRS."""
 PART = 0.25
 """Of a place in the mask: from here it is called copied."""
 
@@ -66,7 +67,7 @@ def check(
 def enough(references: References, honest: Tensor | None, among_themselves: bool, rate: float) -> int:
     """How many honest pictures there are; ValueError if they cannot tell that rate of false alarms."""
     check_range("false_alarms", rate, 1e-6, 0.5)
-    count = len(honest) if honest is not None else min(len(references.names), AMONG_THEMSELVES) if among_themselves else 0
+    count = len(honest) if honest is not None else _calibrating(len(references.names), rate) if among_themselves else 0
     if count and count < least(rate):
         raise ValueError(
             f"{count} honest pictures cannot tell a false-alarm rate of {rate:g}: at least {least(rate)} are needed, or a rate of "
@@ -75,12 +76,22 @@ def enough(references: References, honest: Tensor | None, among_themselves: bool
     return count
 
 
+def _calibrating(references: int, rate: float) -> int:
+    """How many references are compared with the others."""
+    return min(references, AMONG_THEMSELVES, max(FEW, least(rate), PAIRS // max(references, 1)))
+
+
 def known(
     references: References, detector: Detector, honest: Tensor | None, among_themselves: bool, rate: float, progress: Progress
 ) -> Known:
     """What can be kept from one picture in question to the next."""
     kept = features(references, detector, progress.check)
-    found = _calibrated(kept, detector, honest, among_themselves, progress)
+    if honest is not None:
+        theirs = detector.prepare(honest[..., :3].movedim(-1, 1).float())
+        found = calibration(detector.compare(theirs, kept, progress.advance).max(1).values)
+    else:
+        count = _calibrating(len(kept), rate)
+        found = calibration(_among_themselves(references, detector, kept, count, progress)) if among_themselves else None
     how = "honest pictures" if honest is not None else "the references among themselves" if among_themselves else "uncalibrated"
     return Known(references, detector, kept, found, None if found is None else found.threshold(rate), how)
 
@@ -116,14 +127,15 @@ def _units(pictures: int, references: int) -> int:
     return max(1, pictures * (references // 16 + 9))
 
 
-def _calibrated(kept: Tensor, detector: Detector, honest: Tensor | None, among_themselves: bool, progress: Progress) -> Calibration | None:
-    if honest is not None:
-        theirs = detector.prepare(honest[..., :3].movedim(-1, 1).float())
-        return calibration(detector.compare(theirs, kept, progress.advance).max(1).values)
-    if not among_themselves:
-        return None
-    ours = kept[:AMONG_THEMSELVES]
-    return calibration(best_of_others(detector.compare(ours, kept, progress.advance), detector.same))
+def _among_themselves(references: References, detector: Detector, kept: Tensor, count: int, progress: Progress) -> Tensor:
+    """Best matches of `count` references among all others; remembered by the content of all of them."""
+    name = f"{references.digest}-{count}-{detector.name}"
+    found = recalled(name)
+    if found is None or found.shape != (count,):
+        ours = sorted(range(len(kept)), key=lambda i: references.hashes[i])[:count]
+        found = best_of_others(detector.compare(kept[ours], kept, progress.advance), detector.same, torch.tensor(ours))
+        remember(name, found)
+    return found
 
 
 def _mask(detector: Detector, picture: Tensor, reference: Tensor) -> Tensor:

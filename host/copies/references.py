@@ -121,6 +121,29 @@ def features(references: References, detector: Detector, tick: Callable[[], None
     return torch.stack(found)
 
 
+CALIBRATION = "calibration of references"
+
+
+def recalled(name: str) -> Tensor | None:
+    """Best matches of references among themselves, if they were remembered; a damaged file is made anew."""
+    path = _calibration(name)
+    if not path.is_file():
+        return None
+    try:
+        return store.read(path, CALIBRATION)[0].get("best")
+    except ValueError:
+        return None
+
+
+def remember(name: str, best: Tensor) -> None:
+    """The same, for the next time."""
+    files.replace(_calibration(name), {"best": best}, store.facts_as_metadata({"kind": CALIBRATION}))
+
+
+def _calibration(name: str) -> Path:
+    return store.user_folder(CACHE) / "calibrations" / f"{name}{files.SUFFIX}"
+
+
 def _path(digest: str, detector: str) -> Path:
     return store.user_folder(CACHE) / digest[:2] / f"{digest}-{detector}{files.SUFFIX}"
 
