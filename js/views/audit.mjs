@@ -6,6 +6,7 @@ import { api } from "../../../scripts/api.js";
 import { choice, el, labelled } from "../lib/dom.mjs";
 import { number } from "../lib/format.mjs";
 import { style } from "../lib/settings.mjs";
+import { ofAudit } from "../lib/verdict.mjs";
 
 /** What a card says in numbers: key of a row -> words. @type {Record<string, string>} */
 const NUMBERS = {
@@ -47,7 +48,7 @@ class AuditView {
     this.data = data;
     this.link.href = this.url(data.folder, "index.html");
     this.fill();
-    return null;
+    return ofAudit(data);
   }
 
   fill() {
