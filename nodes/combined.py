@@ -201,7 +201,11 @@ class BestEpoch(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("grid", display_name="grid", tooltip="A plot of the epochs, and a row each: its pictures, what it leaks, what it has learnt."),
+                io.Image.Output(
+                    "grid",
+                    display_name="grid",
+                    tooltip="A plot of the epochs, and a row each: its pictures, what it leaks, what it has learnt.",
+                ),
                 io.String.Output("suggestion", display_name="suggestion", tooltip="Name of the LoRA that is suggested; empty if all leak."),
                 io.String.Output("report", display_name="report", tooltip="Every epoch with its numbers, as JSON."),
             ],

@@ -59,9 +59,17 @@ def check(
 
     ValueError before any work on a rate that so few honest pictures cannot tell.
     """
+    if not len(pictures):
+        raise ValueError("No picture came in. Connect the pictures in question.")
+    pictures, honest = coloured(pictures), None if honest is None else coloured(honest)
     count = enough(references, honest, among_themselves, rate)
     progress = Progress(_units(len(pictures) + count, len(references.names)))
     return compared(pictures, known(references, detector, honest, among_themselves, rate, progress), progress)
+
+
+def coloured(pictures: Tensor) -> Tensor:
+    """IMAGE [n, h, w, c] with three channels: grey ones thrice, of others the first three."""
+    return pictures.expand(*pictures.shape[:3], 3) if pictures.shape[-1] == 1 else pictures[..., :3]
 
 
 def enough(references: References, honest: Tensor | None, among_themselves: bool, rate: float) -> int:
@@ -210,7 +218,7 @@ def shown(checked: Checked, pictures: Tensor, references: References) -> Tensor:
     """Pictures beside their nearest references with the copied part, IMAGE [1, h, w, 3]."""
     nearest = nearest_pictures(checked, references, tuple(pictures.shape[1:3]))  # type: ignore[arg-type]
     words = [_row(checked, references, i) for i in range(len(pictures))]
-    return copy_sheet(pictures[..., :3], nearest, checked.masks > PART, words, [bool(c) for c in checked.copies], in_words(checked))
+    return copy_sheet(coloured(pictures), nearest, checked.masks > PART, words, [bool(c) for c in checked.copies], in_words(checked))
 
 
 def _said(checked: Checked, i: int) -> str:

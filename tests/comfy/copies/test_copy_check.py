@@ -70,6 +70,14 @@ def test_without_calibration_there_is_no_verdict(check, references):
     assert blocked(result[0]) and blocked(result[1]), "what cannot be told is neither accepted nor rejected"
 
 
+def test_grey_pictures_are_compared_and_none_is_refused(check, references):
+    grey = references.sources[2].mean(0)[None, ..., None]
+    facts = json.loads(check(grey).args[-1])
+    assert facts["pictures"][0]["copy"] is True and facts["pictures"][0]["nearest"] == "picture 2"
+    with pytest.raises(ValueError, match="No picture came in"):
+        check(torch.zeros(0, SIDE, SIDE, 3))
+
+
 def test_a_broken_picture_is_neither_accepted_nor_rejected(check):
     result = check(torch.stack([torch.full_like(texture(50), math.nan), texture(51)])).args
     facts = json.loads(result[-1])
