@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import logging
 import sys
@@ -15,16 +16,20 @@ from ..host.copies import checking
 from ..host.core.files import replace_text
 from ..host.core.rows import Writer
 from ..host.core.sampling import samplers, schedulers
+from ..host.core.settings import check_range
+from ..host.lora.report import TOOL
 from ..unmemorize.copies.audit import finished, summary
 from ..unmemorize.lora.gates import GATES, Settings
 from ..unmemorize.lora.scores import DEFAULT, SCORES
 from ..unmemorize.pictures.audit_page import page
-from . import engines, jobs, rows
+from ..unmemorize.pictures.table_page import table_page
+from . import engines, jobs, rows, tools
 
 GOOD, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """All units are done; some are rows with an error; nothing was begun; stopped by Ctrl-C, the same command carries on."""
 SECONDS = 5.0
 """Between two lines of progress."""
+TITLES = {"filter": "Filtered LoRAs", "probe": "What LoRAs remember", "copies": "Pictures against references"}
 SUMMARY, TABLE, PAGE = "settings.json", "table.csv", "index.html"
 
 log = logging.getLogger("unmemorize.batch")
@@ -59,9 +64,14 @@ def parser() -> argparse.ArgumentParser:
     by_kind["probe"].add_argument("--w", type=float, default=3.0)
     by_kind["audit"].add_argument("--seeds", type=int, default=4)
     by_kind["audit"].add_argument("--neighbours", type=int, default=8)
-    by_kind["copies"].add_argument("--references", type=Path, required=True)
+    by_kind["audit"].add_argument("--parent", help="the model before fine-tuning: its agreement is subtracted, not the neighbours'")
+    by_kind["audit"].add_argument("--profile", help="a stability profile's name or path: the guard judges every run")
+    by_kind["audit"].add_argument("--copy-limit", type=float, help="likeness to a reference from which a picture is called a copy")
+    for kind in ("audit", "copies"):
+        by_kind[kind].add_argument("--references", type=Path, required=kind == "copies", help="a folder of pictures")
+        by_kind[kind].add_argument("--detector", type=Path, help="a file of SSCD weights; without it the built-in one")
     by_kind["copies"].add_argument("--false-alarms", type=float, default=0.02)
-    merge = kinds.add_parser("merge", help="one table, and for audits one page, of the rows in a folder")
+    merge = kinds.add_parser("merge", help="a table and a page of the rows in a folder")
     merge.add_argument("--out", type=Path, required=True)
     return whole
 
@@ -89,20 +99,33 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
         settings = Settings(score=o.score, gate=o.gate, strength=o.strength)
         settings.check()
         return dict(vars(settings))
+    contents = {"detector": tools.content_hash(o.detector)} if getattr(o, "detector", None) else {}
     if o.kind == "copies":
-        known = jobs.references_of(str(o.references))
+        known = tools.references_of(str(o.references))
         checking.enough(known, None, True, o.false_alarms)
-        return {"references": str(o.references), "content": known.digest, "false_alarms": o.false_alarms}
+        return {"references": known.digest, "false_alarms": o.false_alarms, **contents}
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
         return size | {"captions": o.caption, "pictures": o.pictures, "groups": o.groups, "w": o.w}
-    return size | {"seeds": o.seeds, "neighbours": o.neighbours}
+    contents |= {"profile": tools.content_hash(tools.profile_path(o.profile))} if o.profile else {}
+    contents |= {"references": tools.references_of(str(o.references)).digest} if o.references else {}
+    contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}
+    if o.copy_limit is not None:
+        check_range("--copy-limit", o.copy_limit, 0, 1)
+        if not o.references:
+            raise ValueError("--copy-limit needs --references: what would a picture be a copy of?")
+    return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
+
+
+def paths_of(o: argparse.Namespace) -> dict[str, str]:
+    """Where lies what the settings name by content."""
+    return {name: str(getattr(o, name)) for name in ("references", "detector", "profile", "parent") if getattr(o, name, None)}
 
 
 def main(arguments: list[str]) -> int:
     """Do what is asked for; the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    _speak()
     o = parser().parse_args(arguments)
     try:
         return merged(o.out) if o.kind == "merge" else work(o)
@@ -112,6 +135,16 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         log.info("stopped; the same command carries on from here")
         return STOPPED
+
+
+def _speak() -> None:
+    """Progress to stderr, in a way of our own: ComfyUI has set up the root logger, which keeps quiet."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def work(o: argparse.Namespace) -> int:
@@ -124,7 +157,7 @@ def work(o: argparse.Namespace) -> int:
     todo = [unit for unit in units if unit.id not in known]
     log.info("%d units, %d of them done before", len(units), len(units) - len(todo))
     note_settings(o.out, {"kind": o.kind, "settings": settings})
-    options = jobs.Options(str(o.out), settings)
+    options = tools.Options(str(o.out), settings, paths_of(o))
     made = engines.ray(todo, options, o.workers) if o.engine == "ray" else engines.local(todo, options)
     failed = sum(known[u.id] for u in units if u.id in known)
     began = told = time.monotonic()
@@ -146,21 +179,30 @@ def whole_paths(o: argparse.Namespace) -> None:
     """Workers on other machines stand in other folders."""
     o.out = o.out.resolve()
     o.sources = [str(Path(name).resolve()) for name in o.sources]
-    if o.kind == "copies":
-        o.references = o.references.resolve()
-    else:
+    for name in ("references", "detector"):
+        if getattr(o, name, None):
+            setattr(o, name, getattr(o, name).resolve())
+    for name in ("parent", "profile"):
+        if getattr(o, name, None) and Path(getattr(o, name)).is_file():
+            setattr(o, name, str(Path(getattr(o, name)).resolve()))
+    if o.kind not in jobs.NEEDS_NO_BASE:
         o.base = [str(Path(name).resolve()) if Path(name).is_file() else name for name in o.base]
+
+
+def made_with(folder: Path) -> dict[str, Any]:
+    """Kind of work and settings of a folder's rows; nothing where they were never noted."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def note_settings(folder: Path, facts: dict[str, Any]) -> None:
     """What the rows of a folder were made with. ValueError if it holds others, whose table would mix two answers."""
     path = folder / SUMMARY
     if path.is_file():
-        try:
-            same = json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(facts))
-        except ValueError:
-            same = False
-        if not same:
+        if made_with(folder) != json.loads(json.dumps(facts)):
             raise ValueError(f"{str(folder)!r} holds rows with other settings or other references. Choose another --out.")
         return
     replace_text(path, json.dumps(facts, indent=1) + "\n")
@@ -177,10 +219,13 @@ def merged(folder: Path) -> int:
     if not found:
         raise ValueError(f"There are no rows in {str(folder)!r}.")
     rows.as_csv(found, folder / TABLE)
+    facts = made_with(folder) | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
     if found[0]["kind"] == "audit":
-        facts = json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if (folder / SUMMARY).is_file() else {}
         several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row} for row in found]
-        replace_text(folder / PAGE, page(finished(several), summary(several), facts))
+        written = page(finished(several), summary(several), facts)
+    else:
+        written = table_page(found, TITLES[found[0]["kind"]], facts)
+    replace_text(folder / PAGE, written)
     failed = sum("error" in row for row in found)
     log.info("%d rows, %d failed: %s", len(found), failed, folder / TABLE)
     return FAILED if failed else GOOD

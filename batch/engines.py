@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .jobs import Options, Tools, Unit, as_dict
+from .jobs import Tools, Unit, as_dict
+from .tools import Options
 
 ENGINES = ("local", "ray")
 RETRIES = 3
@@ -40,7 +41,7 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
         "comfyui": os.environ.get("COMFYUI_PATH", ""),
         "argv": _comfy_arguments(),
     }
-    start |= {"output": options.output, "settings": options.settings}
+    start |= {"output": options.output, "settings": options.settings, "paths": options.paths}
     actors = [kind.remote(start) for _ in range(min(count, max(1, len(units))))]
     todo, tries = list(reversed(units)), dict.fromkeys((u.id for u in units), 0)
     idle = list(actors)
@@ -83,7 +84,7 @@ class _Actor:
         entry.add_comfyui(start["argv"])
         entry.load_pack()
         self._jobs: Any = importlib.import_module(f"{entry.PACKAGE}.batch.jobs")
-        self._tools = self._jobs.Tools(self._jobs.Options(start["output"], start["settings"]))
+        self._tools = self._jobs.Tools(self._jobs.Options(start["output"], start["settings"], start["paths"]))
 
     def work(self, unit: dict[str, str]) -> dict[str, Any]:
         """The row of a unit."""

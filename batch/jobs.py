@@ -6,40 +6,33 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.sd
-import comfy.utils
-import folder_paths
 import torch
 from PIL import Image
 
-from ..host import demo
-from ..host.combined.audit import Audit, RowMaker
-from ..host.copies import checking, references
-from ..host.copies.detectors import BuiltIn
+from ..host.combined.audit_row import RowMaker
+from ..host.copies import checking
 from ..host.copies.pictures import KINDS as PICTURES
-from ..host.copies.pictures import listed_at
 from ..host.copies.pictures import read as read_picture
 from ..host.copies.probing import Probe, probe, report, shown
 from ..host.core import files
-from ..host.core.files import HERE, reason
+from ..host.core.files import reason
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
 from ..host.lora import lora_files
 from ..host.lora.filter_file import Job, filter_lora
 from ..host.lora.report import provenance, report_of
 from ..unmemorize.lora.gates import Settings
+from .tools import Base, Options, content_hash, content_of_base, known_references, row_maker
 
-DEMO = "demo"
 FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError, struct.error)
 """What a bad file may end in: it is a row, never the end of the run."""
 PASSING = (RuntimeError, OSError, MemoryError)
 """Those that a full disk or a full device ends in."""
-BLOCK, BLOCKS = 2**16, 64
-"""Of a checkpoint: what tells it from others."""
 
 
 @dataclass(frozen=True)
@@ -53,93 +46,38 @@ class Unit:
     base: str
 
 
-@dataclass(frozen=True)
-class Options:
-    """What all units of a run are done with."""
-
-    output: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Of the kind of work; part of a unit's name."""
-
-
-class Base:
-    """A base model, loaded once a worker: "demo", the name of a checkpoint in ComfyUI's list, or a path."""
-
-    def __init__(self, name: str) -> None:
-        path = checkpoint(name)
-        if name == DEMO:
-            self.model, self.clip, self.vae = demo.load_demo(path)
-            return
-        embeddings = folder_paths.get_folder_paths("embeddings")
-        found = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, embedding_directory=embeddings)
-        self.model, self.clip, self.vae = found[:3]
-
-
-def checkpoint(name: str) -> Path:
-    """Where a base model lies; ValueError if there is none of that name."""
-    if name == DEMO:
-        return HERE / "demo" / "lab" / "checkpoint.safetensors"
-    path = name if Path(name).is_file() else folder_paths.get_full_path("checkpoints", name)
-    if path is None:
-        raise ValueError(f"There is no checkpoint {name!r}: give a path, a name of ComfyUI's checkpoints, or demo.")
-    return Path(path)
-
-
-def known_references(s: dict[str, Any]) -> checking.Known:
-    """References of `copies`, calibrated among themselves."""
-    found, rate = references_of(s["references"]), s["false_alarms"]
-    return checking.known(found, BuiltIn(), None, True, rate, Progress(1))
-
-
-def references_of(folder: str) -> references.References:
-    """Pictures of a folder; ValueError if there are none."""
-    if not Path(folder).is_dir():
-        raise ValueError(f"There is no folder {folder!r} with references.")
-    return references.of_listed(listed_at(Path(folder)), folder, lambda: None)
-
-
 class Tools:
-    """What units are done with, kept from one unit to the next: a base model, or calibrated references."""
+    """What units are done with, kept from one unit to the next."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._held: tuple[str, Any] | None = None
+        self._base: str | None = None
+        self._held: Any = None
+        self._fault = ""
 
     def row(self, unit: Unit) -> dict[str, Any]:
         """Of a unit; one that fails is a row with its error. `again`: the fault may lie outside of the file, so it is tried again."""
         row: dict[str, Any] = {"id": unit.id, "kind": unit.kind, "name": unit.name, "base": unit.base}
         try:
             with torch.inference_mode():
-                return row | WORK[unit.kind](unit, self._tool(unit), self._options)
+                self._take(unit)
+                return row | ({"error": self._fault, "again": True} if self._fault else WORK[unit.kind](unit, self._held, self._options))
         except FAILURES as error:
-            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}"
-            return row | {"error": said[:500]} | ({"again": True} if isinstance(error, PASSING) else {})
+            return row | {"error": _said(error)} | ({"again": True} if isinstance(error, PASSING) else {})
 
-    def _tool(self, unit: Unit) -> Any:
-        if self._held is None or self._held[0] != unit.base:
-            self._held = None  # the old one goes before the new one comes
-            self._held = unit.base, known_references(self._options.settings) if unit.kind in NEEDS_NO_BASE else Base(unit.base)
-        return self._held[1]
-
-
-def content_hash(path: Path) -> str:
-    """Of a file; of one that cannot be read, its place."""
-    try:
-        return lora_files.sha256(path)
-    except OSError:
-        return f"unreadable: {path}"
+    def _take(self, unit: Unit) -> None:
+        """What this unit needs. What cannot be loaded is tried once, and is the fault of no unit."""
+        if self._base == unit.base:
+            return
+        self._base, self._held, self._fault = unit.base, None, ""  # the old one goes before the new one comes
+        try:
+            self._held = TOOLS[unit.kind](unit.base, self._options)
+        except FAILURES as error:
+            self._fault = f"nothing could be done with {unit.base or 'these references'}: {_said(error)}"
 
 
-def content_of_base(name: str) -> str:
-    """Of a checkpoint, by its size and some of its blocks: a whole one may have many gigabytes."""
-    path = checkpoint(name)
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for k in range(BLOCKS):
-            file.seek(k * max(0, size - BLOCK) // (BLOCKS - 1))
-            digest.update(file.read(BLOCK))
-    return digest.hexdigest()[:16]
+def _said(error: Exception) -> str:
+    return (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}")[:500]
 
 
 def name_of(kind: str, content: str, base: str, settings: dict[str, Any]) -> str:
@@ -192,7 +130,7 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     captions = s["captions"] or [""]
     (empty,) = encoded(base.clip, [""])
     found = probe(
-        Probe(base.model, model, base.vae, encoded(clip, captions), empty, _latent(base, s), s["use"], s["pictures"], s["w"], s["groups"])
+        Probe(base.model, model, base.vae, encoded(clip, captions), empty, base.latent(s), s["use"], s["pictures"], s["w"], s["groups"])
     )
     facts = report(found, captions, s["use"])
     _save(shown(found), Path(options.output) / "galleries", f"{Path(unit.name).stem[:80]}-{unit.id[:8]}")
@@ -200,12 +138,9 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     return {"leaks": facts["leaks"], "groups": len(facts["groups"]), "agreement": best, "base_agreement": facts["base_agreement"]}
 
 
-def _audited(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
+def _audited(unit: Unit, maker: RowMaker, _options: Options) -> dict[str, Any]:
     """A prompt's row of an audit."""
-    s = options.settings
-    (negative,) = encoded(base.clip, [""])
-    audit = Audit(base.model, base.clip, base.vae, negative, _latent(base, s), [unit.path], s["seeds"], s["use"], "batch", s["neighbours"])
-    row = RowMaker(audit, Progress(1)).row(unit.path)
+    row = maker.row(unit.path)
     if "error" in row:
         raise ValueError(row["error"])
     return row
@@ -222,6 +157,10 @@ def _compared(unit: Unit, known: checking.Known, options: Options) -> dict[str, 
 WORK: dict[str, Callable[[Unit, Any, Options], dict[str, Any]]] = {
     "filter": _filtered, "probe": _probed, "audit": _audited, "copies": _compared,
 }  # fmt: skip
+TOOLS: dict[str, Callable[[str, Options], Any]] = {
+    "filter": lambda base, _: Base(base), "probe": lambda base, _: Base(base), "audit": row_maker, "copies": known_references,
+}  # fmt: skip
+"""What is kept from one unit to the next."""
 NEEDS_NO_BASE = ("copies",)
 
 
@@ -240,10 +179,6 @@ def sources_of(kind: str, given: list[str]) -> list[str]:
     if not found:
         raise ValueError(f"Nothing to do: no {' or '.join(sorted(suffixes))} in {', '.join(map(repr, given))}.")
     return found
-
-
-def _latent(base: Base, s: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {"samples": torch.zeros(1, base.model.get_model_object("latent_format").latent_channels, s["height"] // 8, s["width"] // 8)}
 
 
 def _save(picture: torch.Tensor, folder: Path, stem: str) -> None:

@@ -230,7 +230,7 @@ class BestEpoch(io.ComfyNode):
                 Detector.Input("detector", optional=True, tooltip="From Load Copy Detector; without it the built-in one."),
                 io.Float.Input(
                     "copy_limit",
-                    default=0.3,
+                    default=BuiltIn.least,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -238,7 +238,11 @@ class BestEpoch(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("grid", display_name="grid", tooltip="A row an epoch: its pictures, what it leaks, what it has learnt."),
+                io.Image.Output(
+                    "grid",
+                    display_name="grid",
+                    tooltip="A plot of the epochs, and a row each: its pictures, what it leaks, what it has learnt.",
+                ),
                 io.String.Output("suggestion", display_name="suggestion", tooltip="Name of the LoRA that is suggested; empty if all leak."),
                 io.String.Output("report", display_name="report", tooltip="Every epoch with its numbers, as JSON."),
             ],
@@ -253,7 +257,7 @@ class BestEpoch(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, latent: dict, folder: str, strengths: str, captions: str, reference: str, seed: int,
-        steps: int, cfg: float, sampler_name: str, scheduler: str, references: Any = None, detector: Any = None, copy_limit: float = 0.3,
+        steps: int, cfg: float, sampler_name: str, scheduler: str, references: Any = None, detector: Any = None, copy_limit: float = BuiltIn.least,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         several, used = best_epoch.strengths_of(strengths), None if references is None else detector or BuiltIn()

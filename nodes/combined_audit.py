@@ -8,13 +8,17 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.combined import prompt_files
-from ..host.combined.audit import Audit, report, run
+from ..host.combined.audit import gallery, report, run
+from ..host.combined.audit_row import Audit
 from ..host.copies.detectors import BuiltIn
 from ..host.core.prompts import prompt_list
 from ..host.core.schema import hints
 from .copies_check import ALIASES, Detector, References
 from .inputs import sampling_inputs
 from .stability_profiles import Profile
+
+REPORTED = 200
+"""Rows that the browser gets as a report; the output and the file have all of them."""
 
 
 class MemorizationAudit(io.ComfyNode):
@@ -27,7 +31,7 @@ class MemorizationAudit(io.ComfyNode):
             display_name="Audit (copyright, overfit)",
             category="unmemorize/copies",
             description="Draws every prompt of a list with several seeds and writes a report, a row a prompt: how much its pictures agree, "
-            "beyond what such prompts do anyway; what the guard says; which references they are like. One HTML page and JSON, in the "
+            "beyond what such prompts do anyway; what guard and map say; which references they are like. One HTML page and JSON, in the "
             "output folder; a run that was stopped carries on.",
             inputs=[
                 io.Model.Input("model", tooltip="The model in question, with its LoRAs."),
@@ -93,6 +97,8 @@ class MemorizationAudit(io.ComfyNode):
         audit = Audit(
             model, clip, vae, negative, latent, texts, seeds, use, name, neighbours, base, profile, references, used, copy_limit or None
         )
-        rows, place = run(audit)
-        facts = report(rows, place)
-        return io.NodeOutput(facts["summary"], json.dumps(facts, indent=1), str(place), ui={"unmemorize_report": [facts]})
+        done = run(audit)
+        facts = report(done)
+        brief = facts | {"rows": facts["rows"][:REPORTED]}
+        views = {"unmemorize_report": [brief], "unmemorize_audit": [gallery(done)]}
+        return io.NodeOutput(facts["summary"], json.dumps(facts, indent=1), str(done.page), ui=views)

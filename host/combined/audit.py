@@ -2,71 +2,39 @@
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import datetime
 import hashlib
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
+import comfyui_version
 import folder_paths
 import torch
-from PIL import Image
-from torch import Tensor
 
-from ...unmemorize.copies.audit import agreement, beyond, finished, summary
-from ...unmemorize.copies.patches import likeness
-from ...unmemorize.copies.trigger_words import with_another, words_of
+from ...unmemorize.copies.audit import finished, summary
 from ...unmemorize.pictures.audit_page import page
-from ..copies.detectors import Detector
-from ..copies.references import References, features
 from ..core import files, rows
 from ..core.identity import identity, shown
 from ..core.progress import Progress
 from ..core.prompts import digest_of, encoded
-from ..core.sampling import draw
 from ..core.settings import check_range, check_sampling
+from ..curvature.measuring import RECOMMENDED
 from ..lora.report import TOOL
-from ..stability.guard import guarded
-from ..stability.methods import Guard
-from ..stability.profiles import StoredProfile, check_guidance, check_profile
-from .neighbours import Vocabulary, vocabulary_of
+from ..stability.profiles import check_guidance, check_profile
+from .audit_row import AT_ONCE, Audit, RowMaker, strip
 
-ROWS, FACTS, PAGE = "rows.jsonl", "audit.json", "index.html"
-THUMBNAIL = 96
-QUALITY = 80
+ROWS, FACTS, PAGE, REPORT = "rows.jsonl", "audit.json", "index.html", "report.json"
 PROBE = "a photo of a cat on a mat"
 """What a text encoder makes of it tells it from others."""
-AT_ONCE = 4
-"""Pictures of a prompt that are sampled together."""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What is audited, and with what."""
-
-    model: Any
-    clip: Any
-    vae: Any
-    negative: Any
-    latent: dict[str, Any]
-    prompts: list[str]
-    seeds: int
-    use: dict[str, Any]
-    """seed, steps, cfg, sampler_name, scheduler"""
-    name: str
-    neighbours: int = 8
-    """Prompts with one word replaced whose agreement is subtracted, where no base is connected; 0: none."""
-    base: Any = None
-    profile: StoredProfile | None = None
-    references: References | None = None
-    detector: Detector | None = None
-    limit: float | None = None
-    """Likeness to a reference from which a picture is called a copy; None: only the likeness is noted."""
+PICTURES = "pictures"
+"""Folder of a strip a prompt, for the view in the node."""
+NUMBERS = ("agreement", "beyond", "guard_score", "map_score", "likeness")
+SHOWN, LETTERS = 1000, 300
+"""Rows in the view, and letters of a prompt there."""
 
 
 def check(a: Audit) -> None:
@@ -90,8 +58,18 @@ def folder_of(name: str) -> Path:
     return path
 
 
-def run(a: Audit) -> tuple[list[dict[str, Any]], Path]:
-    """All rows, those of earlier runs included, and the page. ValueError before work if the folder holds another audit."""
+@dataclass(frozen=True)
+class Audited:
+    """All rows, those of earlier runs included; the page; and what was measured with what, and when."""
+
+    rows: list[dict[str, Any]]
+    page: Path
+    facts: dict[str, Any]
+
+
+def run(a: Audit) -> Audited:
+    """Rows as they come, then the page and the report as JSON, also of a run that is cancelled. ValueError before work if the folder
+    holds another audit."""
     check(a)
     home, settings = folder_of(a.name), _settings(a)
     known = {row["id"]: row for row in _kept(home, settings)}
@@ -109,8 +87,23 @@ def run(a: Audit) -> tuple[list[dict[str, Any]], Path]:
                 known[row["id"]] = row
     finally:
         found = [known[i] for i in (_id(p, settings) for p in a.prompts) if i in known]
-        files.replace_text(home / PAGE, page(finished(found), summary(found), settings | _when(a, found)))
-    return found, home / PAGE
+        done = Audited(found, home / PAGE, settings | _when(a, found))
+        _write(done)
+    return done
+
+
+def _write(done: Audited) -> None:
+    """Page, JSON, and the strips that are not there yet."""
+    files.replace_text(done.page, page(finished(done.rows), summary(done.rows), done.facts))
+    files.replace_text(done.page.with_name(REPORT), json.dumps(report(done), indent=1) + "\n")
+    folder = done.page.parent / PICTURES
+    for row in done.rows:
+        if row.get("thumbnails") and not (folder / _picture(row)).is_file():
+            files.replace_bytes(folder / _picture(row), strip(row["thumbnails"]))
+
+
+def _picture(row: dict[str, Any]) -> str:
+    return f"{row['id']}.jpg"
 
 
 def _steps_of(a: Audit) -> int:
@@ -127,7 +120,7 @@ def _settings(a: Audit) -> dict[str, Any]:
         "profile": None if a.profile is None else {k: v for k, v in a.profile.facts.items() if k != "model"},
         "references": None if a.references is None else a.references.digest,
         "detector": None if a.detector is None else a.detector.name, "limit": a.limit, "seeds": a.seeds, "neighbours": a.neighbours,
-        "size": list(a.latent["samples"].shape[2:]), **a.use,
+        "map": dataclasses.asdict(RECOMMENDED), "size": list(a.latent["samples"].shape[2:]), **a.use,
     }  # fmt: skip
 
 
@@ -139,8 +132,11 @@ def _extras(model: Any) -> list[str]:
 
 
 def _when(a: Audit, found: list[dict[str, Any]]) -> dict[str, Any]:
-    done = f"{len(found)} of {len(a.prompts)}"
-    return {"prompts audited": done, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "torch": torch.__version__}
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "prompts audited": f"{len(found)} of {len(a.prompts)}", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "torch": torch.__version__,
+        "comfyui": comfyui_version.__version__,
+    }  # fmt: skip
 
 
 def _id(prompt: str, settings: dict[str, Any]) -> str:
@@ -160,113 +156,23 @@ def _kept(home: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (row for row in rows.read(home / ROWS) if isinstance(row.get("prompt"), str))
 
 
-@dataclass
-class _Seen:
-    """What the guard says of a prompt's runs."""
-
-    scores: list[float | None] = field(default_factory=list)
-    flags: list[bool] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    """Why a run has no verdict; "" for those that have one."""
-
-    def add(self, facts: dict[str, Any]) -> None:
-        """A record's facts."""
-        self.scores += facts["scores"]
-        self.flags += facts["memorized"]
-        self.reasons += facts["not_judged"]
-
-    def facts(self) -> dict[str, Any]:
-        """For a row: memorized if any run is, not only if all were judged, and None otherwise."""
-        known = [s for s in self.scores if s is not None]
-        missing = next((reason for reason in self.reasons if reason), "" if self.reasons else "the guard saw no run")
-        said = {"guard_score": max(known, default=None), "memorized": True if any(self.flags) else None if missing else False}
-        return said | ({"not_judged": missing} if missing else {})
-
-
-class RowMaker:
-    """One prompt after the other."""
-
-    def __init__(self, a: Audit, progress: Progress) -> None:
-        self._a, self._progress = a, progress
-        self._words: Vocabulary | None = vocabulary_of(a.clip) if a.base is None and a.neighbours else None
-        known = a.references is not None and a.detector is not None
-        self._kept = features(a.references, a.detector, progress.check) if known else None  # type: ignore[arg-type]
-
-    def row(self, prompt: str) -> dict[str, Any]:
-        """Of a prompt; one that fails is a row with its error."""
-        try:
-            return {"prompt": prompt, **self._measured(prompt)}
-        except ValueError as error:
-            return {"prompt": prompt, "error": str(error)[:500], "agreement": None, "beyond": None}
-
-    def _measured(self, prompt: str) -> dict[str, Any]:
-        pictures, guard = self._pictures(self._a.model, prompt, watched=True)
-        if not pictures.isfinite().all():
-            raise ValueError("a picture came out broken: values that are no numbers (try --fp32-vae, or other settings)")
-        own = agreement(_alike(pictures))
-        found: dict[str, Any] = {"agreement": own, "beyond": beyond(own, self._others(prompt))}
-        if self._a.profile is not None:
-            found |= guard.facts()
-        if self._kept is not None and self._a.detector is not None and self._a.references is not None:
-            best, where = self._a.detector.compare(self._a.detector.prepare(pictures), self._kept, self._progress.check).max(1)
-            limit, top = self._a.limit, int(best.argmax())
-            found |= {"likeness": float(best[top]), "nearest": self._a.references.names[int(where[top])]}
-            found |= {} if limit is None else {"copies": int((best > limit).sum())}
-        return found | {"thumbnails": [_thumbnail(p) for p in pictures]}
-
-    def _others(self, prompt: str) -> list[float]:
-        """Agreement of the base under the same prompt, or of prompts with one word replaced."""
-        if self._a.base is not None:
-            return [agreement(_alike(self._pictures(self._a.base, prompt)[0]))]
-        return [agreement(_alike(self._pictures(self._a.model, other)[0])) for other in self._neighbours(prompt)]
-
-    def _neighbours(self, prompt: str) -> list[str]:
-        if self._words is None:
-            return []
-        content = [w for w in words_of(prompt) if not w.little]
-        found: list[str] = []
-        for k in range(self._a.neighbours):
-            for word in content:
-                several = self._words.near(word.text, k + 1)
-                if len(several) > k:
-                    found.append(with_another(prompt, word, several[k]))
-            if len(found) >= self._a.neighbours:
-                break
-        return found[: self._a.neighbours]
-
-    def _pictures(self, model: Any, prompt: str, watched: bool = False) -> tuple[Tensor, _Seen]:
-        """[seeds, 3, h, w] in [0, 1], and what the guard says of them where it watches."""
-        a = self._a
-        (positive,) = encoded(a.clip, [prompt])
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(a.latent["samples"][:1]))
-        made: list[Tensor] = []
-        seen = _Seen()
-        for start in range(0, a.seeds, AT_ONCE):
-            n = min(AT_ONCE, a.seeds - start)
-            used, record = guarded(model, Guard(a.profile)) if watched and a.profile is not None else (model, None)
-            latent = {"samples": empty.expand(n, *empty.shape[1:]).clone()}
-            samples = draw(used, positive, a.negative, latent, a.use | {"seed": a.use["seed"] + start}, self._progress.advance)
-            made.append(a.vae.decode(samples)[..., :3].movedim(-1, 1).float().cpu())
-            if record is not None and record.facts:
-                seen.add(record.facts)
-        return torch.cat(made), seen
-
-
-def _alike(pictures: Tensor) -> Tensor:
-    found = likeness(pictures, pictures)
-    return (found + found.T) / 2
-
-
-def _thumbnail(picture: Tensor) -> str:
-    """A data URI."""
-    image = Image.fromarray((picture.clamp(0, 1).movedim(0, -1) * 255).round().byte().numpy())
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def report(found: list[dict[str, Any]], place: Path) -> dict[str, Any]:
+def report(done: Audited) -> dict[str, Any]:
     """The audit without its pictures; JSON-able."""
-    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine")} for row in finished(found)]
-    return {"summary": summary(found), "page": place.name, "folder": place.parent.name, "rows": kept}
+    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine")} for row in finished(done.rows)]
+    return {"summary": summary(done.rows), "page": done.page.name, "folder": _folder(done), "measured": done.facts, "rows": kept}
+
+
+def _folder(done: Audited) -> str:
+    """In ComfyUI's output folder."""
+    return done.page.parent.relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()
+
+
+def gallery(done: Audited) -> dict[str, Any]:
+    """For the view in the node: the most suspicious rows, each with the name of its strip of pictures; JSON-able."""
+    several = [
+        {k: row.get(k) for k in ("verdict", "fine", *NUMBERS)}
+        | {"prompt": row["prompt"][:LETTERS], "picture": _picture(row) if row.get("thumbnails") else None}
+        for row in finished(done.rows)[:SHOWN]
+    ]  # fmt: skip
+    folder = _folder(done)
+    return {"summary": summary(done.rows), "count": len(done.rows), "folder": folder, "pictures": f"{folder}/{PICTURES}", "rows": several}

@@ -17,7 +17,8 @@ from torch import Tensor
 from ...unmemorize.lora.epochs import Epoch, in_words, suggestion
 from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
-from ..copies.detectors import Detector
+from ...unmemorize.pictures.epoch_plot import Point, Telling
+from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References, features
 from ..core import store
 from ..core.progress import Progress
@@ -47,7 +48,7 @@ class Comparison:
     use: dict[str, Any]
     references: References | None = None
     detector: Detector | None = None
-    copy_limit: float = 0.0
+    copy_limit: float = BuiltIn.least
 
 
 def strengths_of(text: str) -> list[float]:
@@ -143,6 +144,8 @@ def _judged(epoch: Epoch) -> str:
     leaks = epoch.leaks(AGREES)
     if leaks is None:
         return "not judged: it changes nothing"
+    if epoch.copies is not None:
+        return f"leaks: {epoch.copies} copies" if leaks else "no copy"
     least = "" if math.isnan(epoch.least) else f", least agreement {epoch.least:.2f}"
     return ("leaks" if leaks else "no leak seen") + least
 
@@ -158,4 +161,23 @@ def shown(epochs: list[Epoch], pictures: Tensor) -> Tensor:
         }
         for e in epochs
     ]  # fmt: skip
-    return epoch_grid(pictures, rows, in_words(epochs, AGREES))
+    return epoch_grid(pictures, rows, in_words(epochs, AGREES), *_points(epochs, best, pictures.shape[1]))
+
+
+def _points(epochs: list[Epoch], best: Epoch | None, captions: int) -> tuple[list[Point], Telling]:
+    """For the plot: copies where there are references, otherwise the agreement of the caption that agrees least."""
+    copies = any(e.copies is not None for e in epochs)
+    points = [
+        Point(_short(e), e.common, e.copies if copies else None if math.isnan(e.least) else e.least, bool(e.leaks(AGREES)), e is best)
+        for e in epochs
+    ]
+    if copies:
+        return points, Telling(f"share of the {captions} pictures that are copies", captions, None)
+    return points, Telling(f"least agreement; below {AGREES:g} it leaks", 1.0, AGREES)
+
+
+def _short(e: Epoch) -> str:
+    """An epoch's number, or its name where it has none."""
+    stem = PurePosixPath(e.name.replace("\\", "/")).stem
+    numbers = re.findall(r"\d+", stem)
+    return (str(int(numbers[-1])) if numbers else stem[-8:]) + ("" if e.strength == 1 else f" x{e.strength:g}")

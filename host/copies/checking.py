@@ -16,10 +16,11 @@ from ...unmemorize.pictures.copy_sheet import copy_sheet
 from ..core.progress import Progress
 from ..core.settings import check_range
 from .detectors import Detector
-from .references import References, features
+from .references import References, features, recalled, remember
 
-AMONG_THEMSELVES = 400
-"""References that are compared with the others, where they calibrate themselves."""
+AMONG_THEMSELVES, FEW, PAIRS = 400, 100, 400_000
+"""References that are compared with all others, where they calibrate themselves: so many, of large sets fewer (but FEW or what the rate
+needs), so that there are about as many PAIRS."""
 PART = 0.25
 """Of a place in the mask: from here it is called copied."""
 
@@ -58,15 +59,23 @@ def check(
 
     ValueError before any work on a rate that so few honest pictures cannot tell.
     """
+    if not len(pictures):
+        raise ValueError("No picture came in. Connect the pictures in question.")
+    pictures, honest = coloured(pictures), None if honest is None else coloured(honest)
     count = enough(references, honest, among_themselves, rate)
     progress = Progress(_units(len(pictures) + count, len(references.names)))
     return compared(pictures, known(references, detector, honest, among_themselves, rate, progress), progress)
 
 
+def coloured(pictures: Tensor) -> Tensor:
+    """IMAGE [n, h, w, c] with three channels: grey ones thrice, of others the first three."""
+    return pictures.expand(*pictures.shape[:3], 3) if pictures.shape[-1] == 1 else pictures[..., :3]
+
+
 def enough(references: References, honest: Tensor | None, among_themselves: bool, rate: float) -> int:
     """How many honest pictures there are; ValueError if they cannot tell that rate of false alarms."""
     check_range("false_alarms", rate, 1e-6, 0.5)
-    count = len(honest) if honest is not None else min(len(references.names), AMONG_THEMSELVES) if among_themselves else 0
+    count = len(honest) if honest is not None else _calibrating(len(references.names), rate) if among_themselves else 0
     if count and count < least(rate):
         raise ValueError(
             f"{count} honest pictures cannot tell a false-alarm rate of {rate:g}: at least {least(rate)} are needed, or a rate of "
@@ -75,12 +84,22 @@ def enough(references: References, honest: Tensor | None, among_themselves: bool
     return count
 
 
+def _calibrating(references: int, rate: float) -> int:
+    """How many references are compared with the others."""
+    return min(references, AMONG_THEMSELVES, max(FEW, least(rate), PAIRS // max(references, 1)))
+
+
 def known(
     references: References, detector: Detector, honest: Tensor | None, among_themselves: bool, rate: float, progress: Progress
 ) -> Known:
     """What can be kept from one picture in question to the next."""
     kept = features(references, detector, progress.check)
-    found = _calibrated(kept, detector, honest, among_themselves, progress)
+    if honest is not None:
+        theirs = detector.prepare(honest[..., :3].movedim(-1, 1).float())
+        found = calibration(detector.compare(theirs, kept, progress.advance).max(1).values)
+    else:
+        count = _calibrating(len(kept), rate)
+        found = calibration(_among_themselves(references, detector, kept, count, progress)) if among_themselves else None
     how = "honest pictures" if honest is not None else "the references among themselves" if among_themselves else "uncalibrated"
     return Known(references, detector, kept, found, None if found is None else found.threshold(rate), how)
 
@@ -116,14 +135,15 @@ def _units(pictures: int, references: int) -> int:
     return max(1, pictures * (references // 16 + 9))
 
 
-def _calibrated(kept: Tensor, detector: Detector, honest: Tensor | None, among_themselves: bool, progress: Progress) -> Calibration | None:
-    if honest is not None:
-        theirs = detector.prepare(honest[..., :3].movedim(-1, 1).float())
-        return calibration(detector.compare(theirs, kept, progress.advance).max(1).values)
-    if not among_themselves:
-        return None
-    ours = kept[:AMONG_THEMSELVES]
-    return calibration(best_of_others(detector.compare(ours, kept, progress.advance), detector.same))
+def _among_themselves(references: References, detector: Detector, kept: Tensor, count: int, progress: Progress) -> Tensor:
+    """Best matches of `count` references among all others; remembered by the content of all of them."""
+    name = f"{references.digest}-{count}-{detector.name}"
+    found = recalled(name)
+    if found is None or found.shape != (count,):
+        ours = sorted(range(len(kept)), key=lambda i: references.hashes[i])[:count]
+        found = best_of_others(detector.compare(kept[ours], kept, progress.advance), detector.same, torch.tensor(ours))
+        remember(name, found)
+    return found
 
 
 def _mask(detector: Detector, picture: Tensor, reference: Tensor) -> Tensor:
@@ -198,7 +218,7 @@ def shown(checked: Checked, pictures: Tensor, references: References) -> Tensor:
     """Pictures beside their nearest references with the copied part, IMAGE [1, h, w, 3]."""
     nearest = nearest_pictures(checked, references, tuple(pictures.shape[1:3]))  # type: ignore[arg-type]
     words = [_row(checked, references, i) for i in range(len(pictures))]
-    return copy_sheet(pictures[..., :3], nearest, checked.masks > PART, words, [bool(c) for c in checked.copies], in_words(checked))
+    return copy_sheet(coloured(pictures), nearest, checked.masks > PART, words, [bool(c) for c in checked.copies], in_words(checked))
 
 
 def _said(checked: Checked, i: int) -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..core.files import reason
 
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic"}
-MOST_PIXELS = 300_000_000
+MOST_PIXELS = 178_000_000
+"""Pillow itself refuses 179 million and more."""
 LARGE = 2048
 """Longest side of a picture that is kept as it is; larger ones are made smaller while they are read."""
 CHUNK = 1 << 20
@@ -42,9 +43,13 @@ def folders() -> list[str]:
 def folder(name: str) -> Path:
     """A folder inside the input folder; ValueError if there is none of that name, or it leads outside."""
     home = Path(folder_paths.get_input_directory()).resolve()
-    path = (home / name).resolve()
-    if not name or not path.is_relative_to(home) or path == home or not path.is_dir():
-        raise ValueError(f"There is no folder {name!r} in ComfyUI's input folder. Put your pictures into one, and press R.")
+    try:
+        path = Path(os.path.realpath(home / name))
+        found = bool(name) and path.is_relative_to(home) and path != home and path.is_dir()
+    except (OSError, ValueError):  # no name of a file at all: too long, a character that names do not have
+        found = False
+    if not found:
+        raise ValueError(f"There is no folder {name[:80]!r} in ComfyUI's input folder. Put your pictures into one, and press R.")
     return path
 
 
@@ -59,10 +64,13 @@ def listed_at(home: Path) -> Listed:
     paths, left_out = {}, {}
     for path in sorted(home.rglob("*")):
         shown = path.relative_to(home).as_posix()
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):  # links in a circle: resolve() raises there
             left_out[shown] = "a link that leads out of the folder"
-        elif path.is_file() and path.suffix.lower() in KINDS:
-            paths[shown] = path
+        elif path.suffix.lower() in KINDS and not path.is_dir():
+            if path.is_file():
+                paths[shown] = path
+            else:
+                left_out[shown] = "a link to nothing, or no file"
     return Listed(paths, left_out)
 
 
@@ -73,7 +81,7 @@ def stamp(name: str) -> str:
     except ValueError:
         return "missing"
     facts = [f"{shown}/{path.stat().st_mtime_ns}/{path.stat().st_size}" for shown, path in found.paths.items() if path.exists()]
-    return hashlib.sha256("".join(facts).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(facts))).hexdigest()
 
 
 def content_hash(path: Path) -> str:
@@ -111,8 +119,10 @@ def read(path: Path) -> Tensor:
                     raise ValueError(f"it has {image.width} x {image.height} pixels")
                 image.draft("RGB", (LARGE, LARGE))
                 return _tensor(_upright(image))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path.name!r} cannot be read as a picture: it is none, or of a kind that is not known.") from error
     except UNREADABLE as error:
-        raise ValueError(f"{path.name!r} cannot be read as a picture: {reason(error)}.") from error
+        raise ValueError(f"{path.name!r} cannot be read as a picture: {reason(error).rstrip('.')}.") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -48,7 +48,11 @@ def gathered(folder: str | None, images: Tensor | None, tick: Callable[[], None]
         raise ValueError("There are no references: choose a folder of ComfyUI's input folder, or connect pictures.")
     parts = [of_folder(folder, tick)] if folder is not None else []
     parts += [of_batch(images)] if images is not None else []
-    return together(*parts) if len(parts) > 1 else parts[0]
+    found = together(*parts) if len(parts) > 1 else parts[0]
+    if not found.names:
+        why = f" ({next(iter(found.left_out.items()))[1]})" if found.left_out else ""
+        raise ValueError(f"There are no references: no picture came in that could be one{why}.")
+    return found
 
 
 def of_folder(name: str, tick: Callable[[], None]) -> References:
@@ -88,13 +92,22 @@ def of_listed(found: Listed, name: str, tick: Callable[[], None]) -> References:
 
 
 def of_batch(pictures: Tensor) -> References:
-    """Of an IMAGE batch [n, h, w, c]."""
-    several = list(pictures[..., :3].movedim(-1, 1).float().cpu())
-    hashes = [hash_of(p) for p in several]
-    first = {digest: i for i, digest in reversed(list(enumerate(hashes)))}
-    kept = [i for i, digest in enumerate(hashes) if first[digest] == i]
-    left_out = {f"picture {i}": f"the same as picture {first[d]}" for i, d in enumerate(hashes) if first[d] != i}
-    return References([f"picture {i}" for i in kept], [hashes[i] for i in kept], [several[i] for i in kept], left_out)
+    """Of an IMAGE batch [n, h, w, c]; grey ones have one channel."""
+    names, hashes, left_out = [], [], {}
+    sources: list[Path | Tensor] = []
+    known: dict[str, str] = {}
+    for i, picture in enumerate(pictures[..., :3].movedim(-1, 1).float().cpu()):
+        digest, name = hash_of(picture), f"picture {i}"
+        if not picture.isfinite().all():
+            left_out[name] = "a broken picture: values that are no numbers"
+        elif digest in known:
+            left_out[name] = f"the same as {known[digest]}"
+        else:
+            known[digest] = name
+            names.append(name)
+            hashes.append(digest)
+            sources.append(picture.expand(3, *picture.shape[1:]))
+    return References(names, hashes, sources, left_out)
 
 
 def together(one: References, other: References) -> References:
@@ -119,6 +132,29 @@ def features(references: References, detector: Detector, tick: Callable[[], None
             files.replace(_path(digest, detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
         found.append(kept)
     return torch.stack(found)
+
+
+CALIBRATION = "calibration of references"
+
+
+def recalled(name: str) -> Tensor | None:
+    """Best matches of references among themselves, if they were remembered; a damaged file is made anew."""
+    path = _calibration(name)
+    if not path.is_file():
+        return None
+    try:
+        return store.read(path, CALIBRATION)[0].get("best")
+    except ValueError:
+        return None
+
+
+def remember(name: str, best: Tensor) -> None:
+    """The same, for the next time."""
+    files.replace(_calibration(name), {"best": best}, store.facts_as_metadata({"kind": CALIBRATION}))
+
+
+def _calibration(name: str) -> Path:
+    return store.user_folder(CACHE) / "calibrations" / f"{name}{files.SUFFIX}"
 
 
 def _path(digest: str, detector: str) -> Path:

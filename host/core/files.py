@@ -35,6 +35,12 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
 
 
+def replace_bytes(path: Path, content: bytes) -> None:
+    """The same of any file."""
+    with _complete(path.parent, lambda place: place.write_bytes(content)) as temporary:
+        os.replace(temporary, path)
+
+
 def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> contextlib.AbstractContextManager[Path]:
     """A complete safetensors file (see `_complete`)."""
     return _complete(folder, lambda place: save_file({k: v.contiguous() for k, v in tensors.items()}, place, metadata=metadata))

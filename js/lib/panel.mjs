@@ -85,8 +85,8 @@ export class Panel {
     this.shadow.adoptedStyleSheets = [sheet()];
     const head = el("div", { class: "head" }, this.badge, this.summary, this.button);
     this.shadow.append(el("section", { class: "panel", attrs: { "aria-label": "Unmemorize result" } }, head, this.stage));
-    // keys and drags within are ours: they must not delete or move the node
-    for (const event of ["keydown", "keyup", "copy", "pointerdown", "mousedown", "dblclick"]) {
+    // keys, drags and wheels within are ours: they must not delete, move or zoom the node
+    for (const event of ["keydown", "keyup", "copy", "pointerdown", "mousedown", "dblclick", "wheel"]) {
       this.shadow.addEventListener(event, (e) => this.keep(/** @type {any} */ (e)));
     }
     const holder = /** @type {LGraphNode & Holder} */ (this.node);
@@ -105,7 +105,8 @@ export class Panel {
   keep(event) {
     const inside = /** @type {Element} */ (event.composedPath()[0]);
     const shortcut = event.type.startsWith("key") && (event.ctrlKey || event.metaKey) && !inside.closest?.("dialog");
-    if (!shortcut && inside.closest?.("input, select, button, textarea, dialog, .plot")) event.stopPropagation();
+    const ours = event.type === "wheel" ? ".cards, .words, dialog" : "input, select, button, textarea, dialog, a, .cards, .plot";
+    if (!shortcut && inside.closest?.(ours)) event.stopPropagation();
   }
 
   /** @param {Verdict} found */

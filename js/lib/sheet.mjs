@@ -42,6 +42,17 @@ const TEXT = `
 .words .prompt { font-size: 14px; line-height: 1.7; white-space: pre-wrap; overflow-wrap: anywhere; }
 .words mark { border-radius: 4px; padding: 1px 4px; }
 .words .advice { color: var(--descrip-text, #999); }
+.audit .bar { display: flex; gap: 10px; align-items: center; flex: none; }
+.audit .bar label { flex: 1; }
+.audit a { color: inherit; }
+.cards { flex: 1; min-height: 0; overflow-y: auto; display: flex; flex-direction: column; gap: 6px; user-select: text; }
+.card { display: grid; gap: 2px; padding: 5px; border-radius: 5px; border: 1px solid var(--border-color, #4e4e4e); flex: none;
+  content-visibility: auto; contain-intrinsic-height: 130px; }
+.card img { max-width: 100%; max-height: 76px; border-radius: 3px; justify-self: start; }
+.card b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.card .look { color: #ff9a6b; }
+.card .fine { color: #57c79f; }
+.card .numbers { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; height: 16px; overflow: hidden; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }
 .keys svg { width: 18px; height: 8px; flex: none; }

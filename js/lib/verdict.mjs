@@ -42,6 +42,25 @@ function ofThreshold(report, style) {
   return { kind, word: kind, text: `${text}, clean pictures ${share(1 - report.quantile, style)}` };
 }
 
+/** Of Copy Check: a copy, none, or neither can be said. @param {any} report @returns {Verdict} */
+function ofCopies(report) {
+  const text = String(report.verdict);
+  if (report.threshold === null) return { kind: "uncalibrated", word: "uncalibrated", text };
+  if (report.rejected.length) return { kind: "memorized", word: report.rejected.length === 1 ? "copy" : "copies", text };
+  const unclear = report.pictures.some((/** @type {any} */ p) => p.copy === null);
+  return unclear ? { kind: "unclear", word: "unclear", text } : { kind: "clean", word: "no copy", text };
+}
+
+/** Of an audit: what its prompts were found to be, the worst first. @param {any} gallery @returns {Verdict} */
+export function ofAudit(gallery) {
+  const verdicts = gallery.rows.map((/** @type {any} */ row) => row.verdict);
+  const found = verdicts.filter((/** @type {string} */ v) => v === "memorized" || v === "copied").length;
+  const text = String(gallery.summary);
+  if (found) return { kind: "memorized", word: `${found} found`, text };
+  const fine = gallery.rows.every((/** @type {any} */ row) => row.fine);
+  return fine ? { kind: "clean", word: "nothing found", text } : { kind: "unclear", word: "not judged", text };
+}
+
 /** @param {any} report @param {Style} style @returns {string} */
 function inWords(report, style) {
   if ("energy_removed" in report) {
@@ -72,6 +91,12 @@ function inWords(report, style) {
 export function ofReport(type, report, style) {
   if (!report || typeof report !== "object") return { kind: "note", word: "done", text: "" };
   if ("areas" in report) return ofThreshold(report, style);
+  if (type === "UnmemorizeCopyCheck") return ofCopies(report);
+  if (type === "UnmemorizeMemorizationCheck") {
+    const kind = report.memorized === null ? "unclear" : report.memorized ? "memorized" : "clean";
+    const word = { unclear: "not judged", memorized: "memorized", clean: "nothing found" }[kind];
+    return { kind: /** @type {Kind} */ (kind), word, text: String(report.verdict).replace(/^(memorized|nothing found|not judged): /, "") };
+  }
   if (type.endsWith("Map") && Array.isArray(report.scores)) {
     const score = Math.max(...report.scores);
     return { kind: "uncalibrated", word: "uncalibrated", text: `score ${number(score, style)}` };

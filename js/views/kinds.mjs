@@ -2,6 +2,7 @@
  * Which node shows what.
  * @module
  */
+import { auditView } from "./audit.mjs";
 import { densityView } from "./density.mjs";
 import { guardView } from "./guard.mjs";
 import { overlayView } from "./overlay.mjs";
@@ -38,6 +39,14 @@ const density = {
 /** @type {Kind} */
 const words = { key: "unmemorize_words", height: 120, hint: "Run the workflow: the words are coloured here.", make: wordsView };
 
+/** @type {Kind} */
+const audit = {
+  key: "unmemorize_audit",
+  height: 300,
+  hint: "Run the workflow: the prompts appear here with their pictures.",
+  make: auditView,
+};
+
 /** Node id -> its view; null: badge and report only. Nodes that are not here report nothing. @type {Record<string, Kind | null>} */
 export const KINDS = {
   UnmemorizeKSamplerStabilityGuard: guard,
@@ -53,7 +62,7 @@ export const KINDS = {
   UnmemorizeCompareNeuronMasks: density,
   UnmemorizeTriggerWords: words,
   UnmemorizeCopyCheck: null,
-  UnmemorizeAudit: null,
+  UnmemorizeAudit: audit,
   UnmemorizeBestEpoch: null,
   UnmemorizeCleanLoRA: null,
   UnmemorizeMemorizationCheck: null,

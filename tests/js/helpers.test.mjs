@@ -7,7 +7,7 @@ import { PLAIN, counted, number, plain, share, signed, words } from "../../js/li
 import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
-import { ofGuard, ofReport } from "../../js/lib/verdict.mjs";
+import { ofAudit, ofGuard, ofReport } from "../../js/lib/verdict.mjs";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
 
@@ -103,6 +103,41 @@ test("a threshold's badge says only what the calibration allows", () => {
   assert.equal(badge("memorized", "uncalibrated (Otsu)").kind, "uncalibrated");
   assert.equal(badge("memorized", "calibrated", "UnmemorizeHeatmapOverlay").kind, "memorized");
   assert.equal(ofReport("UnmemorizeCurvatureDifferenceMap", { scores: [0.1, 0.4] }, PLAIN).kind, "uncalibrated");
+});
+
+test("copies, and what cannot be told from one", () => {
+  const of = (/** @type {any} */ facts) =>
+    ofReport("UnmemorizeCopyCheck", { verdict: "words", threshold: 0.5, rejected: [], pictures: [], ...facts }, PLAIN);
+  assert.deepEqual(
+    [of({ rejected: [2] }).kind, of({ rejected: [2] }).word, of({ rejected: [0, 2] }).word],
+    ["memorized", "copy", "copies"],
+  );
+  assert.equal(of({ pictures: [{ copy: false }] }).kind, "clean");
+  assert.equal(of({ pictures: [{ copy: false }, { copy: null }] }).kind, "unclear", "one that could not be judged is not called clean");
+  assert.equal(of({ threshold: null, pictures: [{ copy: null }] }).kind, "uncalibrated");
+});
+
+test("a check and an audit say what they found, and nothing where they could not", () => {
+  const check = (/** @type {boolean | null} */ memorized) =>
+    ofReport("UnmemorizeMemorizationCheck", { memorized, verdict: "memorized: why" }, PLAIN);
+  assert.deepEqual([check(true).kind, check(false).kind, check(null).kind, check(true).text], ["memorized", "clean", "unclear", "why"]);
+  const audit = (/** @type {[string, boolean][]} */ rows) =>
+    ofAudit({ summary: "s", rows: rows.map(([verdict, fine]) => ({ verdict, fine })) }).kind;
+  assert.equal(
+    audit([
+      ["copied", false],
+      ["nothing found", true],
+    ]),
+    "memorized",
+  );
+  assert.equal(audit([["nothing found", true]]), "clean");
+  assert.equal(
+    audit([
+      ["nothing found", true],
+      ["failed: x", false],
+    ]),
+    "unclear",
+  );
 });
 
 test("a result is the graph's only if nothing before it changed", () => {

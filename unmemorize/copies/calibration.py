@@ -48,13 +48,13 @@ def calibration(best_matches: Tensor) -> Calibration:
     return Calibration(known.sort().values)
 
 
-def best_of_others(similarity: Tensor, same: float) -> Tensor:
-    """Each reference's best match among the others, of a [n, m] whose row i stands for column i; NaN where none is left.
+def best_of_others(similarity: Tensor, same: float, columns: Tensor | None = None) -> Tensor:
+    """Each reference's best match among the others, of a [n, m] whose row i stands for column `columns[i]`, or i; NaN where none is left.
 
     Pairs that are as alike as `same` are copies of each other, no honest pair, and do not count.
     """
     n = len(similarity)
     honest = similarity.masked_fill(similarity >= same, -math.inf)
-    honest[torch.arange(n), torch.arange(n)] = -math.inf
+    honest[torch.arange(n), torch.arange(n) if columns is None else columns] = -math.inf
     best = honest.max(1).values
     return best.masked_fill(best.isinf(), math.nan)

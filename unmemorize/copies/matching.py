@@ -145,16 +145,23 @@ def votes_of(found: Tensor) -> Tensor:
 
 FINE, FINE_PATCH, FINE_STRIDE = 96, 16, 8
 """Side of a reference for the closer look, and its patches there."""
+ACROSS = (FINE - FINE_PATCH) // FINE_STRIDE + 1
 SHIFT = 4
-"""Pixels at FINE by which a patch may lie beside its place."""
-STRETCH = (0.94, 0.97, 1.0, 1.03, 1.06)
+"""Pixels at FINE by which the whole may lie beside the place that was found."""
+GIVE = 1
+"""Pixels by which a patch may lie beside the whole: one copy is shifted as one, and what fits only by parts of its own is none."""
+STRETCH, FINER = (0.94, 0.97, 1.0, 1.03, 1.06), (0.985, 1.015)
+"""Sizes about the one that was found, and those about the best of them."""
 SURE = 0.7
 """Correlation of a patch, looked at closely, from which it is the same."""
+NEEDED = 0.15
+"""Share of the reference that must be in a picture before it counts in full: a smaller part may be alike by chance."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What of a reference is in a picture: score in [0, 1], and where, in the picture and in the reference, as masks [16, 16] in [0, 1]."""
+    """How surely a part of a reference is in a picture, in [0, 1], and where, in the picture and in the reference, as masks [16, 16] in
+    [0, 1]."""
 
     score: float
     in_picture: Tensor
@@ -165,23 +172,26 @@ CELLS = 16
 
 
 def looked_at(picture: Tensor, ref: Tensor, scale: float, mirrored: bool, top: int, left: int) -> Copy:
-    """A place that `match` found, of pictures [3, h, w] in [0, 1], looked at closely: patch by patch, at five sizes about the one found."""
+    """A place that `match` found, of pictures [3, h, w] in [0, 1], looked at closely: patch by patch, at several sizes about the one
+    found."""
     grey = _grey(ref[None], FINE)
-    wanted = grey.flip(-1) if mirrored else grey
-    best = Copy(-1.0, torch.zeros(CELLS, CELLS), torch.zeros(CELLS, CELLS))
-    for stretch in STRETCH:
+    wanted = _wanted((grey.flip(-1) if mirrored else grey)[0, 0])
+
+    def at(stretch: float) -> tuple[float, Tensor, int, int, int]:
         side = round(FINE * scale * stretch)
-        if side < FINE_PATCH:
-            continue
         # the middle of what overlaps stays where it was found
-        y, x = (_corner(at * STEP * FINE / SIDE, side, stretch) for at in (top, left))
-        found = _inliers(_grey(picture[None], side)[0, 0], wanted[0, 0], y, x)
-        score = float(found.sum())
-        if score > best.score:
-            best = Copy(score, _spread_out(found, y, x, side), _spread_out(found, 0, 0, FINE))
-    if mirrored:
-        best = Copy(best.score, best.in_picture, best.in_reference.flip(-1))
-    return best
+        y, x = (_corner(place * STEP * FINE / SIDE, side, stretch) for place in (top, left))
+        found, dy, dx = _inliers(_grey(picture[None], side)[0, 0], wanted, y, x)
+        return _score(found, wanted.weights), found, y + dy, x + dx, side
+
+    sizes = [stretch for stretch in STRETCH if round(FINE * scale * stretch) >= FINE_PATCH]
+    if not sizes:
+        return Copy(0.0, torch.zeros(CELLS, CELLS), torch.zeros(CELLS, CELLS))
+    looks = {stretch: at(stretch) for stretch in sizes}
+    best = max(sizes, key=lambda stretch: looks[stretch][0])
+    score, found, y, x, side = max((looks[best], *(at(best * more) for more in FINER)), key=lambda one: one[0])
+    in_reference = _spread_out(found, 0, 0, FINE)
+    return Copy(score, _spread_out(found, y, x, side), in_reference.flip(-1) if mirrored else in_reference)
 
 
 def _corner(at: float, side: int, stretch: float) -> int:
@@ -190,29 +200,69 @@ def _corner(at: float, side: int, stretch: float) -> int:
     return round(middle * stretch - (middle - at))
 
 
-def _inliers(picture: Tensor, wanted: Tensor, y: int, x: int) -> Tensor:
-    """How much each patch of a reference [FINE, FINE] with its corner at (y, x) is the same in a picture [h, w], [rows, columns]; all of a
-    whole copy's are 1 together."""
+@dataclass(frozen=True)
+class _Wanted:
+    """Patches of a reference without mean and slope [n, d], how much each varies [n], and how much each says [n], 0 to 1."""
+
+    patches: Tensor
+    spread: Tensor
+    weights: Tensor
+
+
+def _wanted(grey: Tensor) -> _Wanted:
+    """Of a reference [FINE, FINE]."""
+    plane = _plane_of(FINE_PATCH).to(grey)
+    patches = F.unfold(grey[None, None], FINE_PATCH, stride=FINE_STRIDE)[0].T
+    patches = patches - (patches @ plane.T) @ plane
+    weights = (_cornerness(grey[None, None], FINE_PATCH, FINE_STRIDE)[0] / (2 * FLAT)).clamp(max=1.0)
+    return _Wanted(patches, patches.square().mean(-1).sqrt(), weights)
+
+
+def _inliers(picture: Tensor, wanted: _Wanted, y: int, x: int) -> tuple[Tensor, int, int]:
+    """How much each patch of a reference with its corner at (y, x) is the same in a picture [h, w], [ACROSS, ACROSS] in [0, 1], at the
+    shift at which most are, and that shift."""
     room = FINE + SHIFT
     padded = F.pad(picture[None, None], (room, room, room, room))[0, 0]
-    y, x = (min(max(at, -FINE), len(picture)) + room for at in (y, x))
-    plane = _plane_of(FINE_PATCH).to(picture)
+    y, x = (min(max(at, -FINE), len(picture)) + FINE for at in (y, x))
+    alike = _correlations(padded[y : y + FINE + 2 * SHIFT, x : x + FINE + 2 * SHIFT], wanted)
+    same = ((alike - SURE) / (1 - SURE)).clamp_min(0)
+    row, column = divmod(int((same * wanted.weights).sum(-1).argmax()), 2 * SHIFT + 1)
+    near = [slice(max(k - GIVE, 0), k + GIVE + 1) for k in (row, column)]
+    return same[near[0], near[1]].amax((0, 1)).view(ACROSS, ACROSS), row - SHIFT, column - SHIFT
 
-    def patches(part: Tensor) -> tuple[Tensor, Tensor]:
-        several = F.unfold(part[None, None], FINE_PATCH, stride=FINE_STRIDE)[0].T
-        several = several - (several @ plane.T) @ plane
-        return several, several.square().mean(-1).sqrt()
 
-    ours, spread = patches(wanted)
-    best = torch.full_like(spread, -1.0)
-    for dy in range(-SHIFT, SHIFT + 1, 2):
-        for dx in range(-SHIFT, SHIFT + 1, 2):
-            theirs, other = patches(padded[y + dy : y + dy + FINE, x + dx : x + dx + FINE])
-            best = torch.maximum(best, (ours * theirs).mean(-1) / (spread * other + NOISE**2))
-    weights = (_cornerness(wanted[None, None], FINE_PATCH, FINE_STRIDE)[0] / (2 * FLAT)).clamp(max=1.0)
-    weights = weights / weights.sum().clamp_min(LEAST_SAID * len(weights))
-    across = (FINE - FINE_PATCH) // FINE_STRIDE + 1
-    return (((best - SURE) / (1 - SURE)).clamp_min(0) * weights).view(across, across)
+def _correlations(part: Tensor, wanted: _Wanted) -> Tensor:
+    """Of each patch with what lies at its place in a part of a picture [FINE + 2 SHIFT, FINE + 2 SHIFT], at every shift,
+    [2 SHIFT + 1, 2 SHIFT + 1, ACROSS^2]."""
+    around, area = FINE_PATCH + 2 * SHIFT, FINE_PATCH**2
+    count, shifts = ACROSS**2, 2 * SHIFT + 1
+    # the patches have no mean and slope, so that those of what is found do not matter to the product, but to its length
+    exact = part[None, None].double()  # what is left of a bright flat place is a small difference of large numbers
+    planes = F.conv2d(exact, _plane_of(FINE_PATCH).to(exact).view(3, 1, FINE_PATCH, FINE_PATCH)).square().sum(1, keepdim=True)
+    spread = (F.avg_pool2d(exact.square(), FINE_PATCH, 1) - planes / area).clamp_min(0).sqrt().to(part)
+    spread = F.unfold(spread, shifts, stride=FINE_STRIDE)[0]
+    places = F.unfold(part[None, None], around, stride=FINE_STRIDE)[0].T.reshape(1, count, around, around)
+    product = F.conv2d(places, wanted.patches.view(count, 1, FINE_PATCH, FINE_PATCH), groups=count)[0].flatten(1).T
+    return (product / area / (spread * wanted.spread + NOISE**2)).clamp(-1, 1).view(shifts, shifts, count)
+
+
+def _score(same: Tensor, weights: Tensor) -> float:
+    """The best block of patches [ACROSS, ACROSS]: how much of what it says is the same, less if it is smaller than what is NEEDED. A copy
+    is one block, whole or part; chance matches lie about singly."""
+    said = weights.view(ACROSS, ACROSS)
+    all_said, all_same = (_in_blocks(v) for v in (said, same * said))
+    size = (all_said / (NEEDED * ACROSS**2)).clamp(max=1.0)
+    return float((all_same / all_said.clamp_min(1e-6) * size).max())
+
+
+def _in_blocks(values: Tensor) -> Tensor:
+    """Sums over all blocks of at least two rows and columns of [n, n], by their first and last rows and columns."""
+    n = len(values)
+    summed = F.pad(values.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    ends = [(a, b) for a in range(n) for b in range(a + 2, n + 1)]
+    low, high = (torch.tensor(side) for side in zip(*ends, strict=True))
+    rows = summed[high] - summed[low]
+    return rows[:, high] - rows[:, low]
 
 
 def _spread_out(inliers: Tensor, y: int, x: int, side: int) -> Tensor:

@@ -1,40 +1,14 @@
-"""An audit as one self-contained page: a table that can be sorted, small pictures in it, no link and no script from outside."""
+"""An audit as one self-contained page: a row a prompt, small pictures in it."""
 
 from __future__ import annotations
 
-import html
-import json
 from typing import Any
 
-CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c2410c; --ok: #00674d; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 16px; }
-h1 { font-size: 1.4rem; margin: .4em 0; } p { margin: .3em 0; } .soft { color: var(--soft); }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: 6px 8px; border-bottom: 1px solid var(--line);
-  vertical-align: top; } th button { font: inherit; font-weight: 600; background: none; border: 0; color: inherit; cursor: pointer;
-  padding: 0; } td.number { font-variant-numeric: tabular-nums; white-space: nowrap; } .prompt { overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: 4px; } img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; }
-.mark { font-weight: 600; } .mark.bad { color: var(--bad); } .mark.ok { color: var(--ok); } dl { display: grid;
-  grid-template-columns: max-content 1fr; gap: 2px 14px; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 640px) { thead { position: absolute; left: -9999px; } table, tbody, tr, td { display: block; }
-  tr { border-bottom: 1px solid var(--line); padding: 8px 0; } td { border: 0; padding: 2px 0; }
-  td.number::before { content: attr(data-name) ": "; color: var(--soft); } img { width: 22vw; height: 22vw; } }
-"""
-SCRIPT = """
-for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
-  const head = button.parentElement, at = [...head.parentElement.children].indexOf(head), body = document.querySelector("tbody");
-  const up = head.getAttribute("aria-sort") === "descending", value = (row) => row.children[at].dataset.value ?? "";
-  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const rows = [...body.rows].sort((a, b) => { const [x, y] = [value(a), value(b)];
-    return (x === "" ? 1 : y === "" ? -1 : isNaN(x) || isNaN(y) ? (x < y ? -1 : 1) : y - x) * (up && x !== "" && y !== "" ? -1 : 1); });
-  body.replaceChildren(...rows);
-});
-"""
+from .pages import cell, document, text
+
 COLUMNS = (
-    ("prompt", "prompt"), ("verdict", "verdict"), ("agreement", "agreement of seeds"), ("beyond", "beyond others'"),
-    ("guard_score", "guard score"), ("likeness", "likeness to references"),
+    ("agreement", "agreement of seeds"), ("beyond", "beyond others'"), ("guard_score", "guard score"), ("map_score", "map score"),
+    ("likeness", "likeness to references"),
 )  # fmt: skip
 
 
@@ -42,38 +16,21 @@ def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str
     """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `thumbnails` as data URIs), `facts` (model, settings,
     versions, date)."""
     found = sum(not row["fine"] for row in rows)
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(title)}</button></th>' for _, title in COLUMNS)
-    body = "\n".join(_row(row) for row in rows)
-    shown = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CSP}"><title>Memorization audit</title><style>{STYLE}</style></head>
-<body><h1>Memorization audit: {len(rows)} prompt{"" if len(rows) == 1 else "s"}</h1>
-<p>{_text(summary)}</p>
-<p class="soft">Agreement alone is no verdict: seeds of a plain prompt agree too. {found} row(s) need a look.</p>
-<table><thead><tr>{head}<th scope="col">pictures</th></tr></thead><tbody>
-{body}
-</tbody></table>
-<h2>How it was measured</h2><dl>{shown}</dl>
-<script>{SCRIPT}</script></body></html>
-"""
+    above = (
+        f'<p>{text(summary)}</p>\n<p class="soft">Agreement alone is no verdict: seeds of a plain prompt agree too. {found} row(s) need '
+        "a look.</p>"
+    )
+    title = f"Memorization audit: {len(rows)} prompt{'' if len(rows) == 1 else 's'}"
+    return document(title, above, ["prompt", "verdict", *(title for _, title in COLUMNS), ""], [_row(row) for row in rows], facts)
 
 
 def _row(row: dict[str, Any]) -> str:
-    word, mark = row["verdict"], "ok" if row["fine"] else "bad"
-    cells = [
-        f'<td class="prompt" data-value="{_text(row["prompt"])}">{_text(row["prompt"])}</td>',
-        f'<td data-value="{_text(word)}"><span class="mark {mark}">{_text(word)}</span></td>',
-    ]
-    for key, title in COLUMNS[2:]:
-        value = row.get(key)
-        written = "" if value is None else f"{value:.4g}"
-        cells.append(f'<td class="number" data-name="{title}" data-value="{written}">{written or "&ndash;"}</td>')
-    pictures = "".join(f'<img src="{_text(t)}" alt="" loading="lazy">' for t in row.get("thumbnails", []))
-    return f'<tr>{"".join(cells)}<td><div class="pictures">{pictures}</div></td></tr>'
+    word, mark = text(row["verdict"]), "ok" if row["fine"] else "bad"
+    verdict = f'<td data-value="{word}"><span class="mark {mark}">{word}</span></td>'
+    numbers = "".join(_number(title, row.get(key)) for key, title in COLUMNS)
+    pictures = "".join(f'<img src="{text(t)}" alt="" loading="lazy">' for t in row.get("thumbnails", []))
+    return f'<tr>{cell("prompt", row["prompt"])}{verdict}{numbers}<td><div class="pictures">{pictures}</div></td></tr>'
 
 
-def _text(value: Any) -> str:
-    """Anything as text of a page: prompts and names are data, whatever they hold; halves of characters are shown as such."""
-    written = value if isinstance(value, str) else json.dumps(value)
-    return html.escape(written.encode("utf-8", "backslashreplace").decode())
+def _number(title: str, value: float | None) -> str:
+    return cell(title, value) if value is not None else f'<td class="number" data-name="{text(title)}" data-value="">&ndash;</td>'

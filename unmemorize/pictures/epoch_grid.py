@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import INK, PAGE, SOFT, font, shown_text, tensor_of
+from .epoch_plot import HEIGHT, Point, Telling, epoch_plot
 
 TILE, GAP, MARGIN, LABEL = 112, 6, 16, 230
 HEAD = 72
@@ -17,16 +18,19 @@ MOST_COLUMNS = 6
 LEAK, CHOSEN = "#ff8f85", "#76d3a6"
 
 
-def epoch_grid(pictures: Tensor, rows: list[dict[str, Any]], title: str) -> Tensor:
-    """A picture [1, h, w, 3] in [0, 1] of `pictures` [epochs, captions, h, w, 3]; a row has `title`, `words`, `leaks`, `chosen`."""
+def epoch_grid(pictures: Tensor, rows: list[dict[str, Any]], title: str, points: list[Point], telling: Telling) -> Tensor:
+    """A picture [1, h, w, 3] in [0, 1]: a plot of `points`, and `pictures` [epochs, captions, h, w, 3]; a row has `title`, `words`,
+    `leaks`, `chosen`."""
     columns = min(pictures.shape[1], MOST_COLUMNS)
-    width = 2 * MARGIN + LABEL + columns * (TILE + GAP)
-    page = Image.new("RGB", (max(width, 520), HEAD + len(rows) * (TILE + GAP) + MARGIN), PAGE)
+    width = max(520, 2 * MARGIN + LABEL + columns * (TILE + GAP))
+    head = HEAD + HEIGHT + GAP
+    page = Image.new("RGB", (width, head + len(rows) * (TILE + GAP) + MARGIN), PAGE)
+    page.paste(epoch_plot(points, telling, width), (0, HEAD))
     draw = ImageDraw.Draw(page)
     for k, line in enumerate(textwrap.wrap(shown_text(title, 240), 64)[:3]):
         draw.text((MARGIN, 10 + 19 * k), line, fill=INK, font=font(15))
     for k, row in enumerate(rows):
-        y = HEAD + k * (TILE + GAP)
+        y = head + k * (TILE + GAP)
         colour = LEAK if row["leaks"] else CHOSEN if row["chosen"] else SOFT
         draw.text((MARGIN, y + 4), shown_text(row["title"], 28), fill=INK, font=font(14))
         for n, line in enumerate(textwrap.wrap(shown_text(row["words"], 90), 32)[:3]):

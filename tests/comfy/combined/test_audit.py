@@ -35,7 +35,8 @@ def audit(tool, demo, encode):
             "model": demo[0], "clip": demo[1], "vae": demo[2], "negative": encode(""), "latent": EMPTY, "prompts": prompts, "seeds": 2,
             "use": USE, "name": "mine", "neighbours": 1,
         }  # fmt: skip
-        return tool.run(tool.Audit(**(facts | changes)))
+        done = tool.run(tool.Audit(**(facts | changes)))
+        return done.rows, done.page
 
     return run
 
@@ -48,8 +49,25 @@ def test_a_row_a_prompt_and_a_page(audit, home):
     assert facts["seeds"] == 2 and facts["model"]["architecture"] and "3 of 3" in place.read_text()
 
 
-def test_a_run_that_was_stopped_carries_on(audit, tool, demo, interrupted, home):
-    with interrupted(demo[0], after=2 * 2 * USE["steps"] + 1):
+@pytest.fixture
+def counted():
+    """Calls of a model's network from now on."""
+    hooks = []
+
+    def start(model):
+        calls = []
+        hooks.append(model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1)))
+        return calls
+
+    yield start
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_run_that_was_stopped_carries_on(audit, tool, demo, interrupted, counted, home):
+    calls = counted(demo[0])
+    audit(PROMPTS[:1], name="other")
+    with interrupted(demo[0], after=len(calls) + 1):
         audit()
     folder = home / "output/unmemorize/audits/mine"
     kept = (folder / "rows.jsonl").read_text()

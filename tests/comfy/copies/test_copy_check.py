@@ -70,6 +70,14 @@ def test_without_calibration_there_is_no_verdict(check, references):
     assert blocked(result[0]) and blocked(result[1]), "what cannot be told is neither accepted nor rejected"
 
 
+def test_grey_pictures_are_compared_and_none_is_refused(check, references):
+    grey = references.sources[2].mean(0)[None, ..., None]
+    facts = json.loads(check(grey).args[-1])
+    assert facts["pictures"][0]["copy"] is True and facts["pictures"][0]["nearest"] == "picture 2"
+    with pytest.raises(ValueError, match="No picture came in"):
+        check(torch.zeros(0, SIDE, SIDE, 3))
+
+
 def test_a_broken_picture_is_neither_accepted_nor_rejected(check):
     result = check(torch.stack([torch.full_like(texture(50), math.nan), texture(51)])).args
     facts = json.loads(result[-1])
@@ -92,6 +100,25 @@ def test_honest_pictures_calibrate(check, references):
     honest = torch.stack([texture(100 + k) for k in range(20)])
     facts = json.loads(check(references.sources[0].movedim(0, -1)[None], honest=honest, false_alarms=0.05).args[-1])
     assert facts["calibrated_by"] == "honest pictures" and facts["honest_pictures"] == 20 and facts["pictures"][0]["copy"] is True
+
+
+def test_references_among_themselves_are_compared_once(check, references, monkeypatch, tmp_path):
+    """Their best matches are remembered by content; a damaged or foreign file is made anew."""
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    picture, counts, real = references.sources[0].movedim(0, -1)[None], [], detectors.BuiltIn.compare
+    monkeypatch.setattr(detectors.BuiltIn, "compare", lambda self, a, b, tick: (counts.append(len(a)), real(self, a, b, tick))[1])
+    first = json.loads(check(picture).args[-1])
+    again = json.loads(check(picture).args[-1])
+    assert counts == [12, 1, 1] and again == first
+    (kept,) = tmp_path.rglob("calibrations/*.safetensors")
+    kept.write_bytes(b"nothing")
+    assert json.loads(check(picture).args[-1]) == first and counts == [12, 1, 1, 12, 1]
+
+
+def test_large_sets_are_calibrated_by_fewer(comfy):
+    checking = importlib.import_module("unmemorize_pack.host.copies.checking")
+    assert [checking._calibrating(m, 0.02) for m in (12, 300, 1000, 2000, 10_000)] == [12, 300, 400, 200, 100]
+    assert checking._calibrating(10_000, 0.001) == 400, "no more than are compared at most: that rate is then refused"
 
 
 def test_a_rate_that_cannot_be_told_is_refused_before_work(check, monkeypatch):
@@ -212,6 +239,6 @@ def test_features_mark_the_whole_of_a_copy_and_nothing_of_a_stranger(comfy):
 def test_what_was_not_looked_at_closely_has_no_score(comfy, references):
     detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
     detector = detectors.BuiltIn()
-    kept = detector.prepare(torch.stack(references.sources))
+    kept = detector.prepare(torch.stack([*references.sources, *(texture(200 + k).movedim(-1, 0) for k in range(6))]))
     scores = detector.compare(kept[:1], kept, lambda: None)[0]
     assert int(scores.isfinite().sum()) == detectors.CLOSER < len(kept) and float(scores[0]) > 0.5

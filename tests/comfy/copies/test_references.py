@@ -62,11 +62,19 @@ def test_links_out_of_the_folder_are_left_out(tools, home, tmp_path):
     picture(9).save(tmp_path / "secret.png")
     os.symlink(tmp_path / "secret.png", home / "link.png")
     os.symlink(home / "0.png", home / "again.png")
+    os.symlink(home / "round.png", home / "round.png")
+    os.symlink("/etc", home / "folder")
+    os.symlink(home / "gone.png", home / "dead.png")
+    os.mkfifo(home / "pipe.png")
     found = gathered(tools)
+    assert {n: found.left_out[n] for n in ("round.png", "dead.png", "pipe.png")} == dict.fromkeys(
+        ("round.png", "dead.png", "pipe.png"), "a link to nothing, or no file"
+    ), "a pipe would be waited for without end"
+    assert "leads out" in found.left_out["folder"] and tools["pictures"].stamp("mine") != "missing"
     assert "leads out" in found.left_out["link.png"] and "again.png" in found.left_out, "the same picture"
 
 
-@pytest.mark.parametrize("name", ["", "..", "../user", "/etc", "mine/../..", "nobody"])
+@pytest.mark.parametrize("name", ["", "..", "../user", "/etc", "mine/../..", "nobody", "mine\0", "a" * 5000, "\ud800"])
 def test_folders_outside_are_refused(tools, home, name):
     with pytest.raises(ValueError, match="no folder"):
         tools["pictures"].listed(name)
@@ -129,6 +137,29 @@ def test_a_changed_file_is_prepared_again_and_a_damaged_cache_made_anew(tools, h
         path.write_bytes(b"broken")
     after = references.features(gathered(tools), detector, lambda: None)
     assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
+
+
+def test_names_that_are_no_text_are_read_and_stamped(tools, home):
+    picture(8).save(home / "plain.png")
+    os.rename(home / "plain.png", os.path.join(os.fsencode(home), b"bad\xff.png"))
+    assert "bad\udcff.png" in gathered(tools).names and tools["pictures"].stamp("mine") != "missing"
+    json.dumps(gathered(tools).left_out)
+
+
+def test_what_is_no_picture_is_said_without_the_users_folders(tools, home):
+    (home / "text.jpg").write_text("hello")
+    said = gathered(tools).left_out["text.jpg"]
+    assert str(home) not in said and "kind that is not known" in said
+
+
+def test_batches_of_nothing_of_grey_and_broken_ones(tools):
+    of = tools["references"].of_batch
+    assert of(torch.rand(1, 16, 16, 1)).sources[0].shape == (3, 16, 16)
+    broken = of(torch.cat([torch.full((1, 16, 16, 3), torch.nan), torch.rand(1, 16, 16, 3)]))
+    assert broken.names == ["picture 1"] and "no numbers" in broken.left_out["picture 0"]
+    for empty in (torch.zeros(0, 16, 16, 3), torch.full((1, 16, 16, 3), torch.nan)):
+        with pytest.raises(ValueError, match="no references"):
+            gathered(tools, None, empty)
 
 
 def test_a_batch_keeps_each_picture_once(tools):

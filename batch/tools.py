@@ -1,0 +1,127 @@
+"""What units are done with: base models, references, detectors, profiles; and their names by content, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+
+from ..host import demo
+from ..host.combined.audit import check
+from ..host.combined.audit_row import Audit, RowMaker
+from ..host.copies import checking, references, sscd
+from ..host.copies.detectors import BuiltIn, Detector
+from ..host.copies.pictures import listed_at
+from ..host.core import store
+from ..host.core.files import HERE
+from ..host.core.progress import Progress
+from ..host.core.prompts import encoded
+from ..host.lora import lora_files
+from ..host.stability.profiles import PROFILES, StoredProfile, read_profile
+
+DEMO = "demo"
+BLOCK, BLOCKS = 2**16, 64
+"""Of a checkpoint: what tells it from others."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all units of a run are done with."""
+
+    output: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of the kind of work; part of a unit's name."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Where references, detector, profile and parent lie; their contents are among the settings."""
+
+
+class Base:
+    """A base model, loaded once a worker: "demo", the name of a checkpoint in ComfyUI's list, or a path."""
+
+    def __init__(self, name: str) -> None:
+        path = checkpoint(name)
+        if name == DEMO:
+            self.model, self.clip, self.vae = demo.load_demo(path)
+            return
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        found = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, embedding_directory=embeddings)
+        self.model, self.clip, self.vae = found[:3]
+
+    def latent(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """An empty one of the settings' size."""
+        channels = self.model.get_model_object("latent_format").latent_channels
+        return {"samples": torch.zeros(1, channels, settings["height"] // 8, settings["width"] // 8)}
+
+
+def checkpoint(name: str) -> Path:
+    """Where a base model lies; ValueError if there is none of that name."""
+    if name == DEMO:
+        return HERE / "demo" / "lab" / "checkpoint.safetensors"
+    path = name if Path(name).is_file() else folder_paths.get_full_path("checkpoints", name)
+    if path is None:
+        raise ValueError(f"There is no checkpoint {name!r}: give a path, a name of ComfyUI's checkpoints, or demo.")
+    return Path(path)
+
+
+def content_hash(path: Path) -> str:
+    """Of a file; of one that cannot be read, its place."""
+    try:
+        return lora_files.sha256(path)
+    except OSError:
+        return f"unreadable: {path}"
+
+
+def content_of_base(name: str) -> str:
+    """Of a checkpoint, by its size and some of its blocks: a whole one may have many gigabytes."""
+    path = checkpoint(name)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for k in range(BLOCKS):
+            file.seek(k * max(0, size - BLOCK) // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def references_of(folder: str) -> references.References:
+    """Pictures of a folder; ValueError if there are none."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"There is no folder {folder!r} with references.")
+    return references.of_listed(listed_at(Path(folder)), folder, lambda: None)
+
+
+def detector_of(paths: dict[str, str]) -> Detector:
+    """The built-in one, or that of a file of SSCD weights; ValueError if it is none."""
+    return sscd.of_weights(sscd.read(Path(paths["detector"]))) if paths.get("detector") else BuiltIn()
+
+
+def profile_path(name: str) -> Path:
+    """Of a file, or of a profile that Save Stability Profile kept; ValueError if there is none."""
+    return Path(name) if Path(name).is_file() else store.find(PROFILES, name)
+
+
+def known_references(_base: str, options: Options) -> checking.Known:
+    """References of `copies`, calibrated among themselves."""
+    found, rate = references_of(options.paths["references"]), options.settings["false_alarms"]
+    return checking.known(found, detector_of(options.paths), None, True, rate, Progress(1))
+
+
+def row_maker(base: str, options: Options) -> RowMaker:
+    """For the prompts of an audit; ValueError if the profile is another model's."""
+    model, s, paths = Base(base), options.settings, options.paths
+    (negative,) = encoded(model.clip, [""])
+    profile: StoredProfile | None = read_profile(profile_path(paths["profile"])) if paths.get("profile") else None
+    known = references_of(paths["references"]) if paths.get("references") else None
+    audit = Audit(
+        model.model, model.clip, model.vae, negative, model.latent(s), ["any"], s["seeds"], s["use"], "batch", s["neighbours"],
+        Base(paths["parent"]).model if paths.get("parent") else None, profile, known, None if known is None else detector_of(paths),
+        s["copy_limit"],
+    )  # fmt: skip
+    check(audit)
+    return RowMaker(audit, Progress(1))

@@ -1,0 +1,189 @@
+"""One prompt of an audit: its pictures, what they have in common, and what guard, map and references say of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.sample
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...unmemorize.copies.audit import agreement, beyond
+from ...unmemorize.copies.patches import likeness
+from ...unmemorize.copies.trigger_words import with_another, words_of
+from ...unmemorize.curvature.maps import scores
+from ..copies.detectors import Detector
+from ..copies.references import References, features
+from ..core.progress import Progress
+from ..core.prompts import encoded
+from ..core.sampling import draw
+from ..curvature.measuring import RECOMMENDED, measure_map
+from ..stability.guard import guarded
+from ..stability.methods import Guard
+from ..stability.profiles import StoredProfile
+from .neighbours import Vocabulary, vocabulary_of
+
+THUMBNAIL = 96
+QUALITY = 80
+AT_ONCE = 4
+"""Pictures of a prompt that are sampled together."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is audited, and with what."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    negative: Any
+    latent: dict[str, Any]
+    prompts: list[str]
+    seeds: int
+    use: dict[str, Any]
+    """seed, steps, cfg, sampler_name, scheduler"""
+    name: str
+    neighbours: int = 8
+    """Prompts with one word replaced whose agreement is subtracted, where no base is connected; 0: none."""
+    base: Any = None
+    profile: StoredProfile | None = None
+    references: References | None = None
+    detector: Detector | None = None
+    limit: float | None = None
+    """Likeness to a reference from which a picture is called a copy; None: only the likeness is noted."""
+
+
+@dataclass
+class _Seen:
+    """What the guard says of a prompt's runs."""
+
+    scores: list[float | None] = field(default_factory=list)
+    flags: list[bool] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    """Why a run has no verdict; "" for those that have one."""
+
+    def add(self, facts: dict[str, Any]) -> None:
+        """A record's facts."""
+        self.scores += facts["scores"]
+        self.flags += facts["memorized"]
+        self.reasons += facts["not_judged"]
+
+    def facts(self) -> dict[str, Any]:
+        """For a row: memorized if any run is, not only if all were judged, and None otherwise."""
+        known = [s for s in self.scores if s is not None]
+        missing = next((reason for reason in self.reasons if reason), "" if self.reasons else "the guard saw no run")
+        said = {"guard_score": max(known, default=None), "memorized": True if any(self.flags) else None if missing else False}
+        return said | ({"not_judged": missing} if missing else {})
+
+
+class RowMaker:
+    """One prompt after the other."""
+
+    def __init__(self, a: Audit, progress: Progress) -> None:
+        self._a, self._progress = a, progress
+        self._words: Vocabulary | None = vocabulary_of(a.clip) if a.base is None and a.neighbours else None
+        known = a.references is not None and a.detector is not None
+        self._kept = features(a.references, a.detector, progress.check) if known else None  # type: ignore[arg-type]
+
+    def row(self, prompt: str) -> dict[str, Any]:
+        """Of a prompt; one that fails is a row with its error."""
+        try:
+            return {"prompt": prompt, **self._measured(prompt)}
+        except ValueError as error:
+            return {"prompt": prompt, "error": str(error)[:500], "agreement": None, "beyond": None}
+
+    def _measured(self, prompt: str) -> dict[str, Any]:
+        pictures, guard, first = self._pictures(self._a.model, prompt, watched=True)
+        if not pictures.isfinite().all():
+            raise ValueError("a picture came out broken: values that are no numbers (try --fp32-vae, or other settings)")
+        own = agreement(_alike(pictures))
+        found: dict[str, Any] = {"agreement": own, "beyond": beyond(own, self._others(prompt)), **self._mapped(prompt, first)}
+        if self._a.profile is not None:
+            found |= guard.facts()
+        if self._kept is not None and self._a.detector is not None and self._a.references is not None:
+            best, where = self._a.detector.compare(self._a.detector.prepare(pictures), self._kept, self._progress.check).max(1)
+            limit, top = self._a.limit, int(best.argmax())
+            found |= {"likeness": float(best[top]), "nearest": self._a.references.names[int(where[top])]}
+            found |= {} if limit is None else {"copies": int((best > limit).sum())}
+        return found | {"thumbnails": [_thumbnail(p) for p in pictures]}
+
+    def _mapped(self, prompt: str, latent: Tensor) -> dict[str, Any]:
+        """How much of the first picture's latent [1, c, h, w] the map calls remembered, mean over its places; or why there is no map."""
+        a = self._a
+        (positive,) = encoded(a.clip, [prompt])
+        try:
+            found = measure_map(a.model, positive, a.negative, {"samples": latent}, RECOMMENDED, a.use["seed"])
+        except ValueError as error:
+            return {"map_score": None, "not_mapped": str(error)[:200]}
+        return {"map_score": float(scores(found)[0])}
+
+    def _others(self, prompt: str) -> list[float]:
+        """Agreement of the base under the same prompt, or of prompts with one word replaced."""
+        if self._a.base is not None:
+            return [agreement(_alike(self._pictures(self._a.base, prompt)[0]))]
+        return [agreement(_alike(self._pictures(self._a.model, other)[0])) for other in self._neighbours(prompt)]
+
+    def _neighbours(self, prompt: str) -> list[str]:
+        if self._words is None:
+            return []
+        content = [w for w in words_of(prompt) if not w.little]
+        found: list[str] = []
+        for k in range(self._a.neighbours):
+            for word in content:
+                several = self._words.near(word.text, k + 1)
+                if len(several) > k:
+                    found.append(with_another(prompt, word, several[k]))
+            if len(found) >= self._a.neighbours:
+                break
+        return found[: self._a.neighbours]
+
+    def _pictures(self, model: Any, prompt: str, watched: bool = False) -> tuple[Tensor, _Seen, Tensor]:
+        """[seeds, 3, h, w] in [0, 1], what the guard says of them where it watches, and the first one's latent."""
+        a = self._a
+        (positive,) = encoded(a.clip, [prompt])
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(a.latent["samples"][:1]))
+        made: list[Tensor] = []
+        first: Tensor | None = None
+        seen = _Seen()
+        for start in range(0, a.seeds, AT_ONCE):
+            n = min(AT_ONCE, a.seeds - start)
+            used, record = guarded(model, Guard(a.profile)) if watched and a.profile is not None else (model, None)
+            latent = {"samples": empty.expand(n, *empty.shape[1:]).clone()}
+            samples = draw(used, positive, a.negative, latent, a.use | {"seed": a.use["seed"] + start}, self._progress.advance)
+            first = samples[:1] if first is None else first
+            made.append(a.vae.decode(samples)[..., :3].movedim(-1, 1).float().cpu())
+            if record is not None and record.facts:
+                seen.add(record.facts)
+        assert first is not None  # there are at least two seeds
+        return torch.cat(made), seen, first
+
+
+def _alike(pictures: Tensor) -> Tensor:
+    found = likeness(pictures, pictures)
+    return (found + found.T) / 2
+
+
+def _thumbnail(picture: Tensor) -> str:
+    """A data URI."""
+    image = Image.fromarray((picture.clamp(0, 1).movedim(0, -1) * 255).round().byte().numpy())
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def strip(thumbnails: list[str]) -> bytes:
+    """Data URIs of `_thumbnail` side by side, as one JPEG."""
+    images = [Image.open(io.BytesIO(base64.b64decode(t.partition(",")[2]))) for t in thumbnails]
+    whole = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)))
+    at = 0
+    for image in images:
+        whole.paste(image, (at, 0))
+        at += image.width
+    buffer = io.BytesIO()
+    whole.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
