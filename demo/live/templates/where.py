@@ -31,7 +31,7 @@ def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note((0, 60), 330, NOTE)
     load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 520), (330, 60))
     threshold = g.add("UnmemorizeLoadMapThreshold", (0, 680), (330, 60), threshold="demo/demo")
-    empty = g.add("CLIPTextEncode", (0, 830), (330, 90), "Empty prompt", clip=load[1], text="")
+    empty = g.add("CLIPTextEncode", (0, 830), (330, 90), clip=load[1], text="")
     latent = g.add("EmptyLatentImage", (0, 970), (330, 110), width=128, height=128, batch_size=1)
     for i, (title, caption) in enumerate(COLUMNS):
         _column(g, APART * (i + 1), title, caption, (load, empty, latent, threshold))
