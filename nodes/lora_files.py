@@ -15,6 +15,7 @@ from ..host.lora.lora_files import LORAS
 from ..unmemorize.pictures.lora_spectrum import counted, spectrum_picture
 from ..unmemorize.pictures.views import spectrum_view
 from .lora import ALIASES, LoRAInfo, Spectrum, filter_inputs, settings_of
+from .menus import GATE, SCORE, checked
 
 
 class OpenLoRA(io.ComfyNode):
@@ -138,6 +139,10 @@ class FilterLoRAFolder(io.ComfyNode):
             is_output_node=True,
             **hints(io.Schema, search_aliases=["batch", "bulk", *ALIASES]),
         )
+
+    @classmethod
+    def validate_inputs(cls, score: str | None = None, gate: str | None = None) -> bool | str:
+        return checked((SCORE, score), (GATE, gate))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
 import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
 import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { lineOf, symbolOf } from "../../js/lib/menus.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
 import { ofGuard, ofReport } from "../../js/lib/verdict.mjs";
@@ -144,6 +145,7 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of(map, { preset: "recommended", method: "dh_0" }), ["estimator", "noises", "probes", "probing", "sigmas"]);
   assert.deepEqual(of(map, { preset: "custom", method: "dh_0" }), []);
   assert.deepEqual(of(map, { preset: "custom", method: "ds_~" }), ["estimator", "probes", "probing"]);
+  assert.deepEqual(of(map, { preset: "custom", method: "quick, against a baseline model (ds_~)" }), ["estimator", "probes", "probing"]);
   assert.deepEqual(of(map, { method: "dh_0" }), [], "a preset that comes through a link may be any");
   const filter = "UnmemorizeBAFFilterLoRA";
   assert.deepEqual(of(filter, { score: "cross-attention", gate: "hard" }, ["clip"]), [
@@ -160,7 +162,22 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }), ["false_alarms"]);
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }, ["honest"]), ["calibrate"]);
   assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
+  assert.deepEqual(of("UnmemorizeLoadCopyDetector", {}, ["clip_vision"]), ["detector"]);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: " " }), ["prompts"]);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: "a cat" }), []);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", {}), [], "captions that come through a link");
   assert.deepEqual(of("KSampler", { preset: "recommended" }), []);
+});
+
+test("an old workflow's choice is found in the menu, and nothing else is touched", () => {
+  const menu = ["against the empty prompt (dh_0)", "against both (dh_0 + dh_~)"];
+  assert.equal(lineOf(menu, "dh_0"), menu[0]);
+  assert.equal(lineOf(menu, "dh_0 + dh_~"), menu[1]);
+  assert.equal(lineOf(menu, menu[1]), undefined);
+  assert.equal(lineOf(menu, "unknown"), undefined);
+  assert.equal(lineOf(["custom", "paper"], "recommended"), undefined);
+  assert.equal(lineOf(undefined, "dh_0"), undefined);
+  assert.deepEqual([symbolOf(menu[1]), symbolOf("hard"), symbolOf(3)], ["dh_0 + dh_~", "hard", "3"]);
 });
 
 test("the rules name widgets that exist", () => {

@@ -16,7 +16,7 @@ On this LoRA the kept part still copies, and its hatching fades.
 - **Above**: the caption of a training photograph. **Below**: an ordinary scene.
 - **Columns**: the whole LoRA, the kept part, the removed part alone. Where did the photograph go, and where the style?
 
-Set `score` to *mean* for BAF, an **experimental reconstruction**, and compare with the controls (*singular value*, *random*, *inverted*):
+Set `score` to *BAF, both sides of a channel (mean)*, an **experimental reconstruction**, and compare with the controls in that menu:
 a filter must beat them to be worth anything. Next: 18 in one node, 19 every channel.
 """ + own_model(
     "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
@@ -86,7 +86,7 @@ def inside_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 560), (NOTE_WIDTH, 60))
     opened = g.add("UnmemorizeOpenLoRA", (480, 0), (WIDE, 100), lora_name="demo/leaking")
     links: dict[str, Any] = {"lora": opened[0], "model": load[0], "info": opened[1]}
-    split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), score="mean", **links)
+    split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), score="BAF, both sides of a channel (mean)", **links)
     save: Node = g.add("UnmemorizeSaveFilteredLoRA", (480, 900), (WIDE, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
     save.muted = True
     g.add("UnmemorizeLoRASpectrumPlot", (870, 0), (900, 900), spectrum=split[4])

@@ -47,8 +47,8 @@ def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 AGAINST_NOTE = """## A LoRA against its base
-For a LoRA the baseline is at hand: the same model **without the LoRA**. `dh_~` asks what the LoRA pins down that its base
-does not; `dh_0 + dh_~`, used here, adds what the prompt pins down.
+For a LoRA the baseline is at hand: the same model **without the LoRA**. *Against a baseline model* (dh_~) asks what
+the LoRA pins down that its base does not; *against both* (dh_0 + dh_~), used here, adds what the prompt pins down.
 
 Connect the MODEL **before** the LoRA loader to `baseline`.
 
@@ -59,8 +59,8 @@ The demo LoRA was trained for minutes and holds its photographs loosely: both ma
 the right one for the hatching. A hot map of a LoRA can mean either.
 The baseline must be a model of the same kind; the node says so if it is not.
 """ + own_model(
-    "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method `dh_~` there, "
-    "which needs none."
+    "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method *against a "
+    "baseline model* there, which needs none."
 )
 
 
@@ -78,7 +78,7 @@ def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
         sampler = sampled(g, x, 150, leaking[0], prompt, empty, latent)
         decode = decoded(g, x + 110, 150, sampler[0], load)
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
-        how: dict[str, Any] = {"baseline": load[0], "method": "dh_0 + dh_~"}
+        how: dict[str, Any] = {"baseline": load[0], "method": "against both (dh_0 + dh_~)"}
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 350), **links, **how))
         g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
         g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)

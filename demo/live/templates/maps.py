@@ -49,7 +49,7 @@ Press **Run**. One picture of a memorized card, mapped in six ways. The card is 
 | against the empty prompt (dh_0) | does the prompt pin it down more than the model alone? | 2 evaluations a probe |
 | against the baseline (dh_~) | more than a less-trained model does? | the same |
 | both (dh_0 + dh_~) | | 3 a probe |
-| predictions, baseline (ds_~) | how far apart are the two models? | 2 |
+| quick, against the baseline (ds_~) | how far apart are the two models? | 2 |
 | recorded (ds_0) | how far does the prompt pull, while sampling? | nothing |
 | Bright Ending | published baseline: attention to the prompt's end | 1 |
 
@@ -59,6 +59,13 @@ The nodes that measure and paint are folded over each picture: click the dot of 
     "only, and ds_0, recorded, needs a `cfg` above 1: on Flux both say so and stop, so remove them there. " + MAPS_AT_CFG_1
 )
 CARD = "template: "
+METHODS = (
+    "against the empty prompt (dh_0)",
+    "against a baseline model (dh_~)",
+    "against both (dh_0 + dh_~)",
+    "quick, against a baseline model (ds_~)",
+)
+"""Those that a finished picture needs, as the node's menu names them."""
 
 
 def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -104,10 +111,9 @@ def all_maps_side_by_side(object_info: dict[str, Any]) -> dict[str, Any]:
     decode = decoded(g, 590, 795, sampler[0], load)
     framed(g, "The picture", [prompt, recorder, sampler, decode], (480, 840), decode[0])
     links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0], "baseline": early[0]}
-    titles = ("Against the empty prompt", "Against the baseline", "Against both", "Predictions, baseline")
+    titles = ("Against the empty prompt", "Against the baseline", "Against both", "Quick, against the baseline")
     made: list[tuple[str, str, dict[str, Any]]] = [
-        (title, "UnmemorizeCurvatureDifferenceMap", links | {"method": method})
-        for title, method in zip(titles, ("dh_0", "dh_~", "dh_0 + dh_~", "ds_~"), strict=True)
+        (title, "UnmemorizeCurvatureDifferenceMap", links | {"method": method}) for title, method in zip(titles, METHODS, strict=True)
     ]
     made.append(("Recorded while sampling", "UnmemorizeScoreDifferenceMap", {"recording": recorder[1], "latent": sampler[0]}))
     ending = {"model": load[0], "clip": load[1], "text": truth[2], "latent": sampler[0]}
