@@ -7,13 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.curvature.bright_ending import bright_ending
 from ..host.curvature.measuring import ESTIMATORS, measure_map, numbers_of
 from ..host.curvature.presets import PRESETS, PROBINGS, WHY, chosen
 from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
 from ..unmemorize.curvature.differences import METHODS
-from .menus import METHOD, checked
+from .menus import METHOD
 
 Map = io.Custom("UNMEMORIZE_MAP")
 Recording = io.Custom("UNMEMORIZE_RECORDING")

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.core.menus import checked
 from ..host.core.prompts import prompt_list
 from ..host.core.sampling import samplers, schedulers
 from ..host.core.schema import hints
@@ -16,7 +17,7 @@ from ..host.curvature.thresholds import calibrate, split
 from ..unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
 from ..unmemorize.pictures.views import MOST_PICTURES
 from .curvature import Map, measuring_inputs, wanted_baseline
-from .menus import METHOD, checked
+from .menus import METHOD
 
 Calibration = io.Custom("UNMEMORIZE_MAP_CALIBRATION")
 EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, at least 20, one a line"

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.core import store
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.lora import lora_files
 from ..host.lora.filter_applied import clean_applied
@@ -16,7 +17,7 @@ from ..host.lora.lora_files import LORAS
 from ..host.lora.report import provenance, report_of, spectrum_of
 from ..unmemorize.lora.gates import Settings
 from ..unmemorize.pictures.views import spectrum_view
-from .menus import GATE, SCORE, checked
+from .menus import GATE, SCORE
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
 Spectrum = io.Custom("UNMEMORIZE_LORA_SPECTRUM")

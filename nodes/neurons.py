@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.core.menus import checked
 from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
 from ..host.neurons.comparing import compared
@@ -17,7 +18,7 @@ from ..host.neurons.recording import record, report_of
 from ..unmemorize.neurons.activity import WINDOW
 from ..unmemorize.neurons.masks import TOP_SHARE
 from .inputs import sampling_inputs
-from .menus import NEURON_SCORE, ROWS, checked
+from .menus import NEURON_SCORE, ROWS
 
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
 Mask = io.Custom("UNMEMORIZE_NEURON_MASK")

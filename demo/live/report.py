@@ -7,13 +7,16 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pictures import as_tensor
+from ..pictures import as_tensor, read_facts
+from ..recipe.judge import Criterion
 from ..recipe.lab import LAB, Lab, load_lab
 from . import page
 from .lower import lower
@@ -60,6 +63,13 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
+def lora_copies(training: bytes, caption: str, drawn: list[bytes]) -> list[bool]:
+    """Which pictures copy a training photograph of the demo LoRA *leaking*, by the LoRA's own criterion."""
+    (facts,) = [i for i in read_facts(LAB / "loras" / "leaking.json")["items"] if i["caption"] == caption and i["group"] == "photo"]
+    limits, fixed = Criterion(facts["max_distance"], facts["min_correlation"], facts["min_patches"]), read_png(training)
+    return [bool(limits.holds(read_png(p)[None], fixed, torch.ones_like(fixed[:1]))) for p in drawn]
+
+
 def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 02 showed: the LoRA's training photograph, then for its caption and for a scene what three models drew."""
     previews = [i for i in sorted(prompt, key=int) if prompt[i]["class_type"] == "PreviewImage"]
@@ -67,7 +77,8 @@ def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any
     label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
     texts = [n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"]
     scene = next(t for t in texts if isinstance(t, str) and t)
-    return {"training": training, "caption": label.split(": ", 1)[1], "scene": scene, "drawn": drawn}
+    caption = label.split(": ", 1)[1]
+    return {"training": training, "caption": caption, "scene": scene, "drawn": drawn, "copied": lora_copies(training, caption, drawn)}
 
 
 def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
@@ -99,18 +110,27 @@ def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], ki
 
 
 def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA, the spectrum."""
+    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA."""
     training, *drawn = in_order(server, prompt, outputs, "PreviewImage")
-    (plot,) = in_order(server, prompt, outputs, "UnmemorizeLoRASpectrumPlot")
-    return {"training": training, "drawn": drawn[:6], "plot": plot}
+    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
+    return {"training": training, "drawn": drawn, "copied": lora_copies(training, label.split(": ", 1)[1], drawn)}
+
+
+def plot_of(kind: str) -> Callable[[Server, dict[str, Any], dict[str, Any], Lab], bytes]:
+    """Reads the one plot of a kind that a workflow showed."""
+
+    def read(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> bytes:
+        (plot,) = in_order(server, prompt, outputs, kind)
+        return plot
+
+    return read
 
 
 def prune_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each, and the masks compared."""
+    """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each."""
     drawn = in_order(server, prompt, outputs, "PreviewImage")
-    (plot,) = in_order(server, prompt, outputs, "UnmemorizeCompareNeuronMasks")
     strength = next(n["inputs"]["strength"] for n in prompt.values() if n["class_type"] == "UnmemorizePruneNeurons")
-    return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "plot": plot, "strength": strength}
+    return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "strength": strength}
 
 
 def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
@@ -121,7 +141,10 @@ def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: 
             (folder / name).write_bytes(server.picture(image))
 
 
-SECTIONS = {"01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures}
+SECTIONS: dict[str, Callable[[Server, dict[str, Any], dict[str, Any], Lab], Any]] = {
+    "01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures,
+    "19-": plot_of("UnmemorizeLoRASpectrumPlot"), "20-": plot_of("UnmemorizeCompareNeuronMasks"),
+}  # fmt: skip
 """Workflow -> what the page shows of it."""
 
 

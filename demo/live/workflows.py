@@ -1,4 +1,4 @@
-"""Writes workflows/*.json (UI format) against a running ComfyUI: `nox -s workflows` after changing templates/."""
+"""Writes workflows/*.json (UI format) and subgraphs/*.json against a running ComfyUI: `nox -s workflows` after changing templates/."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from . import blueprints
 from .lower import lower
 from .server import ROOT, Server, running
 from .templates import WORKFLOWS
@@ -56,10 +57,11 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
 
 
 def main() -> None:
-    """Rewrite every workflow file and its thumbnail."""
+    """Rewrite every blueprint, and every workflow file and its thumbnail."""
     FOLDER.mkdir(exist_ok=True)
     with running() as server:
         info = server.object_info()
+        blueprints.write(info)
         for name, build in WORKFLOWS.items():
             workflow = build(info)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

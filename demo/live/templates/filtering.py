@@ -55,11 +55,12 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), lora=opened[0], model=load[0], info=opened[1])
     _, photo = known(g, "The LoRA's training photograph", (0, 790), load, LEAKED)
     scene = g.add("CLIPTextEncode", (480, 940), (WIDE, 100), clip=load[1], text=LORA_SCENE)
-    for x, (title, part) in enumerate(zip(PARTS, (opened[0], split[0], split[1]), strict=True)):
-        at = COLUMNS[1 + x]
-        loader = folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part))
-        drawn(g, f"{title}: photograph", at, 45, loader[0], photo, demo, loader)
-        drawn(g, f"{title}: scene", at, 45 + NEXT_ROW, loader[0], scene, demo)
+    parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
+    loaders = [folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts]
+    for y, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
+        for at, title, loader in zip(COLUMNS[1:], PARTS, loaders, strict=True):
+            more = [] if y else [loader]
+            drawn(g, f"{title}: {words}", at, 45 + NEXT_ROW * y, loader[0], prompt, demo, *more)
     return g.build("unmemorize-08-filter-a-lora")
 
 

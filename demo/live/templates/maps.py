@@ -75,7 +75,7 @@ def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     load, empty, latent = folded_model(g, 0, 960)
     picture = demo_picture(g, 480, 0, CARD)
     encoded = folded(g.add("VAEEncode", (480, 190), (330, 50), pixels=picture[0], vae=load[2]))
-    g.add("PreviewImage", (480, 250), (WIDE, 310), images=picture[0])
+    framed(g, "The picture in question", [picture, encoded], (480, 250), picture[0])
     clean = "\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS])
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "latent": latent[0]}
     how: dict[str, Any] = {"prompts": clean, "cfg": SAMPLING["cfg"], "steps": 10}

@@ -14,7 +14,8 @@ Press **Run** to see it with the demo model. Then:
 1. **Load your model.** Muted under the demo checkpoint: *Load Checkpoint* for SD1.5 and SDXL, then the three loaders of Flux. Choose
 your files, press Ctrl+M on them, and connect MODEL, CLIP and VAE in the demo's place. Size: SD1.5 512 x 512, SDXL and Flux 1024 x 1024.
 2. **Measure once.** *Stability Profile for This Model* samples ordinary prompts and keeps what it found: as long as 50 pictures of
-yours, and nothing the second time. *Calibrate Map Threshold* takes as long as 24 pictures.
+yours, and nothing the second time. *Calibrate Map Threshold*, muted, takes as long as 24 pictures:
+press Ctrl+M on it and connect it to *Heatmap Overlay* in place of the demo model's threshold.
 3. **Ask.** Write the prompt you wonder about. The guard says whether the run was recalled; the map says where.
 
 Use `steps`, `cfg`, sampler and scheduler of your own, the same everywhere. The prompts to measure with are ordinary ones of the kind you
@@ -37,9 +38,11 @@ def your_own_model(object_info: dict[str, Any]) -> dict[str, Any]:
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "latent": latent[0]}
     asked: dict[str, Any] = {"prompts": CLEAN_PROMPTS, "seed": 1}
     profile = g.add("UnmemorizeModelStabilityProfile", (COLUMNS[1], 0), (WIDE, 380), negative=empty[0], **links, **asked, **settings)
-    few: dict[str, Any] = {"prompts": CLEAN_PROMPTS, "steps": 10, "cfg": SAMPLING["cfg"]}
-    threshold = g.add("UnmemorizeCalibrateMapThreshold", (COLUMNS[1], 490), (WIDE, 520), **links, **few)
-    g.group("2  Measure once", [profile, threshold])
+    threshold = g.add("UnmemorizeLoadMapThreshold", (COLUMNS[1], 490), (WIDE, 60), threshold="demo/demo")
+    few: dict[str, Any] = {"prompts": CLEAN_PROMPTS, "steps": SAMPLING["steps"], "cfg": SAMPLING["cfg"]}
+    calibrate = g.add("UnmemorizeCalibrateMapThreshold", (COLUMNS[1], 640), (WIDE, 500), **links, **few)
+    calibrate.muted = True
+    g.group("2  Measure once", [profile, threshold, calibrate])
     _asked(g, load, empty, latent, profile, threshold)
     return g.build("unmemorize-21-your-own-model")
 
