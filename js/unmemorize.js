@@ -7,6 +7,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fadeAll, fadeOnEveryGraph, follow, inWords } from "./lib/fading.mjs";
+import { openWhole } from "./lib/first_view.mjs";
 import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
@@ -103,6 +104,7 @@ const extension = {
       shorten(node); // loading gives back the class's own
       inWords(node);
     }
+    openWhole();
     fadeAll();
     const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
     if ([...everyNode()].some(bare)) await restore(show, bare);

@@ -152,7 +152,10 @@ class Graph:
         notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
         self._spread([*written.values(), *notes])
         groups = [_frame(i + 1, title, [written[node.id] for node in nodes]) for i, (title, nodes) in enumerate(self.groups)]
-        extra = {"ds": _first_view([*written.values(), *notes])} | ({"linearData": self.linear} if self.linear else {})
+        corners = [of(item["pos"][i] for item in (*written.values(), *notes)) for of in (min, max) for i in (0, 1)]
+        # js/lib/first_view.mjs shows as much in Nodes 2.0
+        extra = {"ds": _first_view([*written.values(), *notes]), "unmemorize_laid_out": corners}
+        extra |= {"linearData": self.linear} if self.linear else {}
         for item in (*written.values(), *notes):
             del item["drawn"]
         return {

@@ -23,13 +23,15 @@ from .lower import lower
 from .server import ROOT, Server, running
 
 OUT = ROOT / "out"
+SIDE = 128
+"""Of the demo model's pictures, in pixels."""
 
 log = logging.getLogger("demo.report")
 
 
 def read_png(data: bytes) -> Tensor:
-    """[3, h, w] in [0, 1]."""
-    return as_tensor(Image.open(io.BytesIO(data)).convert("RGB"))
+    """[3, SIDE, SIDE] in [0, 1]: templates show pictures enlarged, each pixel doubled."""
+    return as_tensor(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def write_png(picture: Tensor) -> bytes:
@@ -44,13 +46,19 @@ def source(prompt: dict[str, Any], node_id: str, name: str) -> str:
     return prompt[node_id]["inputs"][name][0]
 
 
+def previews_of(prompt: dict[str, Any], image: str) -> list[str]:
+    """Nodes that show a node's picture, as it is or enlarged."""
+    large = [i for i, n in prompt.items() if n["class_type"] == "ImageScaleBy" and source(prompt, i, "image") == image]
+    return [i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") in (image, *large)]
+
+
 def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
     """One row for each heatmap of workflow 01: caption, pictures, score, whether it is a copy."""
     rows = []
     for node_id in sorted((i for i, n in prompt.items() if n["class_type"] == "UnmemorizeHeatmapOverlay"), key=int):
         image, curvature = source(prompt, node_id, "image"), source(prompt, node_id, "map")
         caption = prompt[source(prompt, curvature, "positive")]["inputs"]["text"]
-        preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == image)
+        (preview,) = previews_of(prompt, image)
         picture = server.picture(outputs[preview]["images"][0])
         fixed, report = lab.index(caption), outputs[node_id]["unmemorize_report"][0]
         copied = lab.copied(read_png(picture))
@@ -86,7 +94,7 @@ def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
 
     def shown(sampler: str) -> bytes:
         decode = next(i for i, n in prompt.items() if n["class_type"] == "VAEDecode" and source(prompt, i, "samples") == sampler)
-        preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == decode)
+        (preview,) = previews_of(prompt, decode)
         return server.picture(outputs[preview]["images"][0])
 
     rows = []

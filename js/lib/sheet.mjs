@@ -42,7 +42,7 @@ const TEXT = `
 .words .prompt { font-size: 14px; line-height: 1.7; white-space: pre-wrap; overflow-wrap: anywhere; }
 .words mark { border-radius: 4px; padding: 1px 4px; }
 .words .advice { color: var(--descrip-text, #999); }
-.keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; height: 16px; overflow: hidden; color: var(--input-text, #ddd); }
+.keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; min-height: 16px; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }
 .keys svg { width: 18px; height: 8px; flex: none; }
 .fields { display: grid; grid-template-columns: 1fr 1fr; gap: 3px 10px; flex: none; }

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
 import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
-import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { clamp, enlarged, extent, grown, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
 import { lineOf, symbolOf } from "../../js/lib/menus.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
@@ -167,6 +167,20 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: "a cat" }), []);
   assert.deepEqual(of("UnmemorizeCleanLoRA", {}), [], "captions that come through a link");
   assert.deepEqual(of("KSampler", { preset: "recommended" }), []);
+});
+
+test("a graph that grew is shown smaller, its first corner where it was", () => {
+  const before = { scale: 0.6, offset: [100, 50] };
+  const [laid, now] = [
+    [0, 10, 1000, 500],
+    [0, 12, 1200, 600],
+  ];
+  const view = grown(before, laid, now);
+  const place = (/** @type {number} */ at, /** @type {number} */ i, /** @type {{scale: number, offset: number[]}} */ v) =>
+    (at + v.offset[i]) * v.scale;
+  for (const i of [0, 1]) assert.ok(Math.abs(place(now[i], i, view) - place(laid[i], i, before)) < 1e-9);
+  assert.ok(Math.abs(place(now[2], 0, view) - place(laid[2], 0, before)) < 1e-9);
+  assert.deepEqual(grown(before, laid, laid), before);
 });
 
 test("an old workflow's choice is found in the menu, and nothing else is touched", () => {

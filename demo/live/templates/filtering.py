@@ -50,10 +50,10 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 08: whole, kept and removed part of the leaking LoRA, for a training caption and for a scene."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, NOTE)
-    demo = load, _, _ = folded_model(g, 0, 680)
+    demo = load, _, _ = folded_model(g, 0, 650)
     opened = g.add("UnmemorizeOpenLoRA", (480, 0), (WIDE, 100), lora_name="demo/leaking")
     split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), lora=opened[0], model=load[0], info=opened[1])
-    _, photo = known(g, "The LoRA's training photograph", (0, 790), load, LEAKED)
+    _, photo = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
     scene = g.add("CLIPTextEncode", (480, 940), (WIDE, 100), clip=load[1], text=LORA_SCENE)
     parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
     loaders = [folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts]
@@ -68,8 +68,8 @@ def a_filter_in_one_node(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 18: a filter while loading, and one behind any loader."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, ONE_NOTE)
-    demo = load, _, _ = folded_model(g, 0, 680)
-    _, caption = known(g, "The LoRA's training photograph", (0, 790), load, LEAKED)
+    demo = load, _, _ = folded_model(g, 0, 650)
+    _, caption = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
     loaded = g.add("UnmemorizeLoadLoRABAF", (480, 0), (WIDE, 460), model=load[0], lora_name="demo/leaking")
     applied = g.add("UnmemorizeLoadDemoLoRA", (870, 0), (WIDE, 60), model=load[0], lora="leaking")
     cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (870, 150), (WIDE, 400), model=applied[0])

@@ -15,6 +15,7 @@ from .shared import (
     WIDE,
     decoded,
     demo_picture,
+    enlarged,
     folded,
     folded_model,
     framed,
@@ -57,7 +58,8 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
         guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, **look)
         for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
             decode = decoded(g, folded_at, 20, sampler[0], load)
-            g.add("PreviewImage", (at, 150), (WIDE, 320), images=decode[0])
+            large = enlarged(g, folded_at - 120 + 30 * (sampler is guarded), 65, decode[0])
+            g.add("PreviewImage", (at, 150), (WIDE, 320), images=large[0])
         g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
         g.group(title, g.nodes[before:])
     return g.build("unmemorize-06-guard-the-sampler")
@@ -112,7 +114,7 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     steps = {"scheduler": SAMPLING["scheduler"], "steps": SAMPLING["steps"]}
     sigmas = folded(g.add("BasicScheduler", (1010, 0), (300, 120), model=load[0], **steps))
     framed(g, "The training photograph", [noise, sampler, sigmas], (880, 110), picture[0])
-    guard = g.add("UnmemorizeStabilityGuard", (880, 490), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
+    guard = g.add("UnmemorizeStabilityGuard", (880, 540), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
     for i, (title, model) in enumerate((("Stock run", load), ("Under guard", guard))):
         x = 1280 + 380 * i
         links: dict[str, Any] = {"model": model[0], "positive": prompt[0], "negative": empty[0], "cfg": SAMPLING["cfg"]}
@@ -128,5 +130,5 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
         decode = decoded(g, x + 150, 0, sampled[0], load)
         framed(g, title, [guider, sampled, decode], (x, 110), decode[0])
         if model is guard:
-            g.add("UnmemorizeStabilityChart", (1280, 490), (380 + WIDE, 560), record=guard[1], latent=sampled[0])
+            g.add("UnmemorizeStabilityChart", (1280, 540), (380 + WIDE, 560), record=guard[1], latent=sampled[0])
     return g.build("unmemorize-07-guard-any-sampler")

@@ -77,11 +77,9 @@ def check_a_prompt(object_info: dict[str, Any]) -> dict[str, Any]:
     latent = g.add("EmptyLatentImage", (0, 640), (NOTE_WIDTH, 110), width=128, height=128, batch_size=1)
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "vae": load[2], "latent": latent[0]}
     check = g.add("UnmemorizeMemorizationCheck", (480, 0), (420, 620), **links, prompt=CAT, **SETTINGS)
-    hot = g.add("PreviewImage", (950, 0), (WIDE, 320), images=check[0])
-    g.group("Where", [hot])
-    plain = g.add("PreviewImage", (950, NEXT_ROW), (WIDE, 320), images=check[1])
-    g.group("The picture", [plain])
-    g.app(inputs=[(check, "prompt"), (check, "seed")], outputs=[hot, plain])
+    framed(g, "Where", [], (950, 0), check[0])
+    framed(g, "The picture", [], (950, NEXT_ROW), check[1])
+    g.app(inputs=[(check, "prompt"), (check, "seed")], outputs=[node for node in g.nodes if node.type == "PreviewImage"])
     return g.build("unmemorize-14-check-a-prompt")
 
 
@@ -89,8 +87,8 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 15: a LoRA whole, filtered by measuring, and cleaned in one node."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, CLEAN_NOTE)
-    demo = load, _, latent = folded_model(g, 0, 680)
-    photo, caption = known(g, PHOTOGRAPH, (0, 790), load, LEAKED)
+    demo = load, _, latent = folded_model(g, 0, 650)
+    photo, caption = known(g, PHOTOGRAPH, (0, 755), load, LEAKED)
     links: dict[str, Any] = {"clip": load[1], "latent": latent[0]}
     opened = folded(g.add("UnmemorizeOpenLoRA", (COLUMNS[0], 0), (330, 100), lora_name="demo/leaking"))
     measured = g.add(
@@ -107,6 +105,7 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     for k, (title, model) in enumerate(models):
         drawn(g, title, COLUMNS[1 + k], 45, model[0], caption, demo, (whole, filtered, other)[k])
         drawn(g, f"{title}: scene", COLUMNS[1 + k], 45 + NEXT_ROW, model[0], other, demo)
+    g.app(inputs=[(clean, "lora_name"), (measured, "prompts")], outputs=[n for n in g.nodes if n.type == "PreviewImage"])
     return g.build("unmemorize-15-clean-a-lora")
 
 

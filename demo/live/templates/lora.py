@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph
-from .shared import NOTE_AT, NOTE_WIDTH, WIDE, decoded, demo_picture, drawn, folded, folded_model, own_model, sampled
+from .shared import (
+    NEXT_ROW,
+    NOTE_AT,
+    NOTE_WIDTH,
+    WIDE,
+    decoded,
+    demo_picture,
+    drawn,
+    enlarged,
+    folded,
+    folded_model,
+    framed,
+    own_model,
+    sampled,
+)
 
 LORA_NOTE = """## What does a LoRA leak?
 Press **Run**. The training photograph of a LoRA is on the left; its caption goes to three models.
@@ -32,17 +46,16 @@ def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, LORA_NOTE)
     demo = load, _, _ = folded_model(g, 0, 820)
     picture = demo_picture(g, 480, 0, LEAKED)
-    shown = g.add("PreviewImage", (480, 150), (WIDE, 310), images=picture[0])
-    photo = g.add("CLIPTextEncode", (480, 480), (WIDE, 100), clip=load[1], text=picture[2])
-    g.group("The LoRA's training photograph", [picture, shown, photo])
-    scene = g.add("CLIPTextEncode", (480, 720), (WIDE, 100), clip=load[1], text=LORA_SCENE)
+    photo = g.add("CLIPTextEncode", (480, 530), (WIDE, 100), clip=load[1], text=picture[2])
+    framed(g, "The LoRA's training photograph", [picture, photo], (480, 150), picture[0])
+    scene = g.add("CLIPTextEncode", (480, 770), (WIDE, 100), clip=load[1], text=LORA_SCENE)
     g.group("A scene", [scene])
     style = g.add("UnmemorizeLoadDemoLoRA", (1250, 0), (WIDE, 60), model=load[0], lora="style")
     leaking = g.add("UnmemorizeLoadDemoLoRA", (1630, 0), (WIDE, 60), model=load[0], lora="leaking")
     models = (("No LoRA", load[0]), ("Style LoRA", style[0]), ("Leaking LoRA", leaking[0]))
     for y, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
         for x, (title, model) in enumerate(models):
-            drawn(g, f"{title}: {words}", 870 + 380 * x, 180 + 430 * y, model, prompt, demo)
+            drawn(g, f"{title}: {words}", 870 + 380 * x, 180 + NEXT_ROW * y, model, prompt, demo)
     return g.build("unmemorize-02-what-does-a-lora-leak")
 
 
@@ -80,7 +93,8 @@ def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
         how: dict[str, Any] = {"baseline": load[0], "method": "against both (dh_0 + dh_~)"}
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 350), **links, **how))
-        g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
-        g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
+        large = enlarged(g, x, 240, decode[0])
+        g.add("PreviewImage", (x, 285), (WIDE, 310), images=large[0])
+        g.add("UnmemorizeHeatmapOverlay", (x, 635), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
         g.group(title, g.nodes[before:])
     return g.build("unmemorize-05-a-lora-against-its-base")

@@ -18,7 +18,7 @@ NOTE_AT, NOTE_WIDTH = (0, 60), 440
 """In a column of its own, at the left."""
 COLUMNS = (480, 870, 1260, 1650)
 """Beside the note, a picture wide each: so many lie in the first view."""
-NEXT_ROW = 430
+NEXT_ROW = 475
 """From one row of pictures to the next."""
 WIDE = 350
 """A column of pictures."""
@@ -76,9 +76,15 @@ def decoded(g: Graph, x: int, y: int, samples: Any, load: Node) -> Node:
     return folded(g.add("VAEDecode", (x, y), (250, 50), samples=samples, vae=load[2]))
 
 
+def enlarged(g: Graph, x: int, y: int, image: Any) -> Node:
+    """Twice the size, folded: the classic canvas draws no picture larger than it is, and the demo's are small."""
+    return folded(g.add("ImageScaleBy", (x, y), (300, 80), image=image, upscale_method="nearest-exact", scale_by=2.0))
+
+
 def framed(g: Graph, title: str, before: list[Node], at: tuple[int, int], image: Any) -> None:
     """A picture in a frame that says what it is, with the nodes that made it: stock nodes keep their own names."""
-    g.group(title, [*before, g.add("PreviewImage", at, (WIDE, 310), images=image)])
+    large = enlarged(g, at[0], at[1] - 5, image)
+    g.group(title, [*before, large, g.add("PreviewImage", (at[0], at[1] + 40), (WIDE, 310), images=large[0])])
 
 
 def drawn(
