@@ -6,7 +6,8 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { fadeAll, fadeOnEveryGraph, follow } from "./lib/fading.mjs";
+import { fadeAll, fadeOnEveryGraph, follow, inWords } from "./lib/fading.mjs";
+import { openWhole } from "./lib/first_view.mjs";
 import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
@@ -99,7 +100,11 @@ const extension = {
   },
 
   async afterConfigureGraph() {
-    for (const node of everyNode()) shorten(node); // loading gives back the class's own
+    for (const node of everyNode()) {
+      shorten(node); // loading gives back the class's own
+      inWords(node);
+    }
+    openWhole();
     fadeAll();
     const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
     if ([...everyNode()].some(bare)) await restore(show, bare);

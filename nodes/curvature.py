@@ -7,12 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.curvature.bright_ending import bright_ending
 from ..host.curvature.measuring import ESTIMATORS, measure_map, numbers_of
 from ..host.curvature.presets import PRESETS, PROBINGS, WHY, chosen
 from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
 from ..unmemorize.curvature.differences import METHODS
+from .menus import METHOD
 
 Map = io.Custom("UNMEMORIZE_MAP")
 Recording = io.Custom("UNMEMORIZE_RECORDING")
@@ -23,8 +25,8 @@ def measuring_inputs() -> list[Any]:
     return [
         io.Combo.Input(
             "method",
-            options=list(METHODS),
-            default="dh_0",
+            options=METHOD.options,
+            default=METHOD.options[0],
             tooltip="dh compares curvatures, ds squared scores (two evaluations, rougher). _0: against the empty prompt. "
             "_~: against the baseline model.",
         ),
@@ -116,6 +118,10 @@ class CurvatureDifferenceMap(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, method: str | None = None) -> bool | str:
+        return checked((METHOD, method))
+
+    @classmethod
     def check_lazy_status(cls, method: str, **inputs: Any) -> list[str]:
         return wanted_baseline(method, inputs)
 
@@ -136,13 +142,14 @@ class CurvatureDifferenceMap(io.ComfyNode):
         negative: Any = None,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen(method, preset, sigmas, probes, noises, probing, estimator)
+        how = chosen(METHOD.symbol(method), preset, sigmas, probes, noises, probing, estimator)
         return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline, WHY[preset]))
 
 
 def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:
     """Ask for a baseline that is linked but not evaluated yet (None); one that is not linked at all is absent."""
-    return ["baseline"] if method in METHODS and METHODS[method].needs_baseline and inputs.get("baseline", ...) is None else []
+    asked = METHODS.get(METHOD.symbol(method))
+    return ["baseline"] if asked is not None and asked.needs_baseline and inputs.get("baseline", ...) is None else []
 
 
 class RecordScoreDifference(io.ComfyNode):

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.core.menus import checked
 from ..host.core.prompts import prompt_list
 from ..host.core.sampling import samplers, schedulers
 from ..host.core.schema import hints
@@ -16,6 +17,7 @@ from ..host.curvature.thresholds import calibrate, split
 from ..unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
 from ..unmemorize.pictures.views import MOST_PICTURES
 from .curvature import Map, measuring_inputs, wanted_baseline
+from .menus import METHOD
 
 Calibration = io.Custom("UNMEMORIZE_MAP_CALIBRATION")
 EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, at least 20, one a line"
@@ -185,6 +187,10 @@ class CalibrateMapThreshold(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, method: str | None = None) -> bool | str:
+        return checked((METHOD, method))
+
+    @classmethod
     def check_lazy_status(cls, method: str, **inputs: Any) -> list[str]:
         return wanted_baseline(method, inputs)
 
@@ -209,7 +215,7 @@ class CalibrateMapThreshold(io.ComfyNode):
         seed: int,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen(method, preset, sigmas, probes, noises, probing, estimator)
+        how = chosen(METHOD.symbol(method), preset, sigmas, probes, noises, probing, estimator)
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "seed": seed}
         found = calibrate(model, clip, latent, prompt_list(prompts), how, sampling, baseline)
         return io.NodeOutput(found, found["threshold"])

@@ -8,15 +8,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.core import store
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.lora import lora_files
 from ..host.lora.filter_applied import clean_applied
 from ..host.lora.filter_file import Job, check_strengths, filter_lora, load_filtered
 from ..host.lora.lora_files import LORAS
 from ..host.lora.report import provenance, report_of, spectrum_of
-from ..unmemorize.lora.gates import GATES, Settings
-from ..unmemorize.lora.scores import DEFAULT, SCORES
+from ..unmemorize.lora.gates import Settings
 from ..unmemorize.pictures.views import spectrum_view
+from .menus import GATE, SCORE
 
 LoRAInfo = io.Custom("UNMEMORIZE_LORA_INFO")
 Spectrum = io.Custom("UNMEMORIZE_LORA_SPECTRUM")
@@ -33,16 +34,16 @@ def filter_inputs() -> list[Any]:
         io.Float.Input("filter_strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 = off: the LoRA unchanged, bit for bit."),
         io.Combo.Input(
             "score",
-            options=list(SCORES),
-            default=DEFAULT,
+            options=SCORE.options,
+            default=SCORE.options[0],
             tooltip="What goes. cross-attention: how the LoRA reads the prompt; ours. mean, min, left, right, "
             "product: BAF, what does not follow the base. singular value, inverted, random: controls.",
             **advanced,
         ),
         io.Combo.Input(
             "gate",
-            options=list(GATES),
-            default="hard",
+            options=GATE.options,
+            default=GATE.options[0],
             tooltip="hard, soft: by threshold. ratio, energy: keep the best share, of channels or of energy. scale: weaken all alike.",
             **advanced,
         ),
@@ -100,7 +101,8 @@ def filter_inputs() -> list[Any]:
 def settings_of(given: dict[str, Any]) -> Settings:
     """The widgets of `filter_inputs` as settings, checked."""
     names = {"filter_strength": "strength", "base_energy": "energy", "control_seed": "seed"}
-    settings = Settings(**{names.get(k, k): v for k, v in given.items() if k != "text_encoder"})
+    symbols = {"score": SCORE.symbol(given["score"]), "gate": GATE.symbol(given["gate"])}
+    settings = Settings(**{names.get(k, k): v for k, v in (given | symbols).items() if k != "text_encoder"})
     settings.check()
     return settings
 
@@ -147,6 +149,10 @@ class LoadLoRABAF(io.ComfyNode):
             ],
             **hints(io.Schema, search_aliases=["lora loader", *ALIASES]),
         )
+
+    @classmethod
+    def validate_inputs(cls, score: str | None = None, gate: str | None = None) -> bool | str:
+        return checked((SCORE, score), (GATE, gate))
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_: Any) -> str:
@@ -205,6 +211,10 @@ class BAFFilterLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, score: str | None = None, gate: str | None = None) -> bool | str:
+        return checked((SCORE, score), (GATE, gate))
+
+    @classmethod
     def execute(cls, lora: dict, model: Any, text_encoder: bool, clip: Any = None, info: dict | None = None, **how: Any) -> io.NodeOutput:
         job = Job(model, clip, settings_of(how), text_encoder)
         result = filter_lora(lora_files.check_model(lora), job)
@@ -239,6 +249,10 @@ class CleanAppliedLoRAs(io.ComfyNode):
             ],
             **hints(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
         )
+
+    @classmethod
+    def validate_inputs(cls, score: str | None = None, gate: str | None = None) -> bool | str:
+        return checked((SCORE, score), (GATE, gate))
 
     @classmethod
     def execute(cls, model: Any, **how: Any) -> io.NodeOutput:

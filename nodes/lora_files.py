@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host.core import store
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.lora import lora_files
 from ..host.lora.folder import filter_folder, folders, stamp
@@ -15,6 +16,7 @@ from ..host.lora.lora_files import LORAS
 from ..unmemorize.pictures.lora_spectrum import counted, spectrum_picture
 from ..unmemorize.pictures.views import spectrum_view
 from .lora import ALIASES, LoRAInfo, Spectrum, filter_inputs, settings_of
+from .menus import GATE, SCORE
 
 
 class OpenLoRA(io.ComfyNode):
@@ -138,6 +140,10 @@ class FilterLoRAFolder(io.ComfyNode):
             is_output_node=True,
             **hints(io.Schema, search_aliases=["batch", "bulk", *ALIASES]),
         )
+
+    @classmethod
+    def validate_inputs(cls, score: str | None = None, gate: str | None = None) -> bool | str:
+        return checked((SCORE, score), (GATE, gate))
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.core.menus import checked
 from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
 from ..host.neurons.comparing import compared
@@ -14,9 +15,10 @@ from ..host.neurons.finding import find
 from ..host.neurons.layers import PLACES
 from ..host.neurons.masks import StoredMask, pruned, report, view_of
 from ..host.neurons.recording import record, report_of
-from ..unmemorize.neurons.activity import SIDES, WINDOW
-from ..unmemorize.neurons.masks import SCORES, TOP_SHARE
+from ..unmemorize.neurons.activity import WINDOW
+from ..unmemorize.neurons.masks import TOP_SHARE
 from .inputs import sampling_inputs
+from .menus import NEURON_SCORE, ROWS
 
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
 Mask = io.Custom("UNMEMORIZE_NEURON_MASK")
@@ -128,11 +130,11 @@ class FindMemorizedNeurons(io.ComfyNode):
                     tooltip="A weight is silenced if it was taken at more than this share of the noise levels. 0: at any of them, as "
                     "published.",
                 ),
-                io.Combo.Input("rows", options=list(SIDES), default="both", tooltip=ROWS_TOOLTIP),
+                io.Combo.Input("rows", options=ROWS.options, default=ROWS.options[0], tooltip=ROWS_TOOLTIP),
                 io.Combo.Input(
                     "score",
-                    options=list(SCORES),
-                    default="wanda",
+                    options=NEURON_SCORE.options,
+                    default=NEURON_SCORE.options[0],
                     tooltip="wanda: weight times activity, the paper's. contrast: weight times the difference of the activities.",
                 ),
                 io.Boolean.Input(
@@ -151,11 +153,16 @@ class FindMemorizedNeurons(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, rows: str | None = None, score: str | None = None) -> bool | str:
+        return checked((ROWS, rows), (NEURON_SCORE, score))
+
+    @classmethod
     def execute(
         cls, model: Any, memorized: Any, reference: Any, top_share: float, select_ratio: float, rows: str, score: str, keep_levels: bool,
         merge_with: StoredMask | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        stored = find(model, memorized, reference, top_share, select_ratio, rows, score, keep_levels, merge_with)
+        chosen = ROWS.symbol(rows), NEURON_SCORE.symbol(score)
+        stored = find(model, memorized, reference, top_share, select_ratio, *chosen, keep_levels, merge_with)
         facts = report(stored)
         return io.NodeOutput(stored, facts["density"], json.dumps(facts, indent=1), ui=views(facts, stored))
 

@@ -56,8 +56,10 @@ LEGIBLE = 0.62
 """Smallest scale at which text can be read."""
 LETTER, LINE, PARAGRAPH = 7.2, 18, 8
 """Of a note's text, in pixels: mean width of a letter with the margins, height of a line, room between paragraphs."""
-COLLAPSED = 110
-"""Width of a node that shows its title alone."""
+COLLAPSED, COLLAPSED_LETTER = 73, 5.4
+"""Of a node that shows its title alone, in pixels: the width without letters, and of a letter."""
+SEARCH_WORDS = re.compile(r" \([a-z, ]+\)$")
+"""End of a name, which the graph does not show."""
 MUTED = 2
 """LiteGraph's mode "never"."""
 
@@ -70,6 +72,8 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
     groups: list[tuple[str, list[Node]]] = field(default_factory=list)
+    linear: dict[str, Any] = field(default_factory=dict)
+    """What app mode shows, where the front end has it."""
 
     def add(self, type_: str, pos: tuple[int, int], size: tuple[int, int], title: str | None = None, **inputs: Any) -> Node:
         """A node; an input is a value (widget) or `node[slot]` (link)."""
@@ -77,6 +81,8 @@ class Graph:
         unknown = set(inputs) - {name for name, _ in known}
         if unknown:
             raise ValueError(f"{type_} has no input {sorted(unknown)}")
+        if title and not type_.startswith("Unmemorize"):
+            raise ValueError(f"{type_} keeps its own name, so that people learn it: put {title!r} on a group around it")
         node = Node(len(self.nodes) + 1, type_, pos, size, title, inputs)
         self.nodes.append(node)
         return node
@@ -96,12 +102,17 @@ class Graph:
                 "widgets_values": [text],
                 "color": "#432",
                 "bgcolor": "#653",
+                "drawn": [width, _text_height(text, width)],
             }
         )
 
     def group(self, title: str, nodes: list[Node]) -> None:
         """A titled frame around nodes."""
         self.groups.append((title, nodes))
+
+    def app(self, inputs: list[tuple[Node, str]], outputs: list[Node]) -> None:
+        """For app mode: widgets to fill in, and nodes whose pictures are the answer."""
+        self.linear = {"inputs": [[node.id, widget] for node, widget in inputs], "outputs": [node.id for node in outputs]}
 
     def _spread(self, written: list[dict[str, Any]]) -> None:
         """Make room for the views in our nodes: each its height, and what would lie under one moves down."""
@@ -110,13 +121,14 @@ class Graph:
                 continue
             report = REPORT_LINE if item["type"].startswith("Unmemorize") else 0
             item["size"][1] = max(LEAST_HEIGHT.get(item["type"], 0), item["size"][1] + report)
+            item["drawn"] = item["size"]
         placed: list[dict[str, Any]] = []
         for item in sorted(written, key=lambda i: i["pos"][1]):
-            x, width = item["pos"][0], _shown(item)[0]
+            x, end = item["pos"][0], _end(item)
             for other in placed:
-                beside = x >= other["pos"][0] + _shown(other)[0] or other["pos"][0] >= x + width
+                beside = x >= _end(other) or other["pos"][0] >= end
                 if not beside:
-                    item["pos"][1] = max(item["pos"][1], other["pos"][1] + _shown(other)[1] + BETWEEN)
+                    item["pos"][1] = max(item["pos"][1], other["pos"][1] + other["drawn"][1] + BETWEEN)
             placed.append(item)
         for item in written:
             item["pos"] = [round(ROOM * v) for v in item["pos"]]
@@ -140,6 +152,12 @@ class Graph:
         notes = [note | {"id": last + 1 + i, "order": last + i} for i, note in enumerate(self.notes)]
         self._spread([*written.values(), *notes])
         groups = [_frame(i + 1, title, [written[node.id] for node in nodes]) for i, (title, nodes) in enumerate(self.groups)]
+        corners = [of(item["pos"][i] for item in (*written.values(), *notes)) for of in (min, max) for i in (0, 1)]
+        # js/lib/first_view.mjs shows as much in Nodes 2.0
+        extra = {"ds": _first_view([*written.values(), *notes]), "unmemorize_laid_out": corners}
+        extra |= {"linearData": self.linear} if self.linear else {}
+        for item in (*written.values(), *notes):
+            del item["drawn"]
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, workflow_id)),  # the front end warns of any other kind of id
             "revision": 0,
@@ -149,7 +167,7 @@ class Graph:
             "links": links,
             "groups": groups,
             "config": {},
-            "extra": {"ds": _first_view([*written.values(), *notes])},
+            "extra": extra,
             "version": 0.4,
         }
 
@@ -176,6 +194,8 @@ class Graph:
             for name, type_ in zip(info["output_name"], info["output"], strict=True)
         ]
         ours = node.type.startswith("Unmemorize")
+        name = node.title or SEARCH_WORDS.sub("", info["display_name"] or node.type)
+        folded = min(node.size[0], round(COLLAPSED + COLLAPSED_LETTER * len(name))), 0
         written: dict[str, Any] = {
             "id": node.id,
             "type": node.type,
@@ -188,15 +208,16 @@ class Graph:
             "outputs": outputs,
             "properties": {"cnr_id": PACK if ours else "comfy-core", "Node name for S&R": node.type},
             "widgets_values": values,
+            "drawn": list(folded if node.collapsed else node.size),
         }
         if node.title:
             written["title"] = node.title
         return written
 
 
-def _shown(item: dict[str, Any]) -> list[float]:
-    """Width and height of a placed node as it is drawn, without its title."""
-    return [COLLAPSED, 0] if item["flags"].get("collapsed") else item["size"]
+def _end(item: dict[str, Any]) -> float:
+    """The right edge of a placed node before all stand further apart; of a folded one after, since it does not grow."""
+    return item["pos"][0] + item["drawn"][0] / (ROOM if item["flags"].get("collapsed") else 1)
 
 
 def _text_height(text: str, width: int) -> int:
@@ -209,7 +230,7 @@ def _text_height(text: str, width: int) -> int:
 def _first_view(nodes: list[dict[str, Any]]) -> dict[str, Any]:
     """Where a template opens: whole if its text can be read then, else its beginning."""
     left, top = (min(n["pos"][i] for n in nodes) for i in (0, 1))
-    right, bottom = (max(n["pos"][i] + _shown(n)[i] for n in nodes) for i in (0, 1))
+    right, bottom = (max(n["pos"][i] + n["drawn"][i] for n in nodes) for i in (0, 1))
     room = [WINDOW[i] - BARS[i] for i in (0, 1)]
     scale = round(max(LEGIBLE, min(1.0, room[0] / (right - left + 2 * EDGE), room[1] / (bottom - top + HEADING + EDGE))), 3)
     return {"scale": scale, "offset": [round(BARS[0] / scale - left + EDGE), round(BARS[1] / scale - top + HEADING)]}
@@ -218,9 +239,9 @@ def _first_view(nodes: list[dict[str, Any]]) -> dict[str, Any]:
 def _frame(number: int, title: str, inside: list[dict[str, Any]]) -> dict[str, Any]:
     """The group around placed nodes."""
     left, top = (min(n["pos"][i] for n in inside) for i in (0, 1))
-    right, bottom = (max(n["pos"][i] + _shown(n)[i] for n in inside) for i in (0, 1))
+    right, bottom = (max(n["pos"][i] + n["drawn"][i] for n in inside) for i in (0, 1))
     bounding = [left - EDGE, top - HEADING, right - left + 2 * EDGE, bottom - top + HEADING + EDGE]
-    return {"id": number, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}
+    return {"id": number, "title": title, "bounding": bounding, "color": "#88b8dd", "font_size": 24, "flags": {}}
 
 
 def _default(spec: Any, kind: str) -> Any:

@@ -20,7 +20,8 @@ h1 { font-size: 30px; margin: 0 0 4px; } h2 { margin: 44px 0 8px; font-size: 22p
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 16px 0; }
 .row { display: grid; grid-template-columns: repeat(3, minmax(0, 210px)) minmax(0, 1fr); gap: 18px; align-items: start; }
 .four { display: grid; grid-template-columns: repeat(4, minmax(0, 210px)); gap: 18px; }
-@media (max-width: 760px) { .four { gap: 8px; } .row { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .row > .text { grid-column: 1 / -1; } }
+.summary { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 18px; } .summary p { margin: 8px 0 0; } a { color: inherit; }
+@media (max-width: 760px) { .summary { grid-template-columns: repeat(2, minmax(0, 1fr)); } .guard { grid-template-columns: minmax(0, 1fr); } .two { grid-template-columns: repeat(2, minmax(0, 1fr)); } .four { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; } .wide { overflow-x: auto; } .wide img { min-width: 560px; } .row { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .row > .text { grid-column: 1 / -1; } }
 .guard { display: grid; grid-template-columns: minmax(0, 210px) minmax(0, 1fr); gap: 18px; align-items: start; } .two { display: grid; gap: 12px; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px; }
 img { display: block; width: 100%; border-radius: 6px; }
@@ -43,11 +44,12 @@ def render(shown: dict[str, Any], sheet: bytes, lab: dict[str, Any], facts: dict
 <p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran the bundled workflows on this machine, on its CPU, with the tiny
 demo model that comes with the pack. That model has really memorized part of its training pictures, and because we know which,
 every answer below can be checked.</p>
+{_summary(shown)}
 {_where(shown["01"], len(lab["fixed"]))}
 {_leak(shown["02"])}
 {_guard(shown["06"])}
-{_filter(shown["08"])}
-{_prune(shown["09"])}
+{_filter(shown["08"], shown["19"])}
+{_prune(shown["09"], shown["20"])}
 {_sheet(sheet)}
 {_meaning()}
 {_details(lab, facts)}
@@ -60,12 +62,39 @@ def _img(png: bytes, alt: str, css: str = "") -> str:
     return f'<img class="{css}" alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
+def _tag(copied: bool) -> str:
+    """Is a picture a copy of a training picture?"""
+    tone, words = ("hot", "a copy") if copied else ("cool", "no copy")
+    return f"<span class='{tone}'>{words}</span>"
+
+
+def _summary(shown: dict[str, Any]) -> str:
+    """Four questions, four pictures, four answers."""
+    where, leak, guard, pruned = shown["01"][0], shown["02"], shown["06"][0], shown["09"]
+    answers = (
+        ("Where is it memorized?", where["overlay"], f"The map says <b>{where['verdict']}</b>; the picture is {_tag(where['copied'])}.", 1),
+        ("What does a LoRA leak?", leak["drawn"][2], f"Under a training caption: {_tag(leak['copied'][2])} of its photograph.", 2),
+        (
+            "Does the guard prevent it?",
+            guard["guarded"],
+            f"Stock: {_tag(guard['copied']['stock'])}. Under guard: {_tag(guard['copied']['guarded'])}.",
+            3,
+        ),
+        ("Can it be pruned away?", pruned["drawn"][1], f"Stock: {_tag(pruned['copied'][0])}. Pruned: {_tag(pruned['copied'][1])}.", 5),
+    )
+    cards = "".join(
+        f"""<figure>{_img(picture, question)}<p><a href="#s{at}"><b>{question}</b></a><br>{answer}</p></figure>"""
+        for question, picture, answer, at in answers
+    )
+    return f"""<div class="card"><div class="summary">{cards}</div></div>"""
+
+
 def _where(rows: list[dict[str, Any]], fixed: int) -> str:
     full, limit = rows[0]["full_heat"], rows[0]["thresholds"][0]
     top = max(*(row["score"] for row in rows), 1e-9)
     stops = ", ".join(f"#{c}" for c in COLOUR_MAPS[DEFAULT])
     cards = "".join(_where_card(row, top, fixed) for row in rows)
-    return f"""<h2>1. Where is it memorized?</h2>
+    return f"""<h2 id="s1">1. Where is it memorized?</h2>
 <p>Three prompts, three pictures, made by the ordinary KSampler. <b>Curvature Difference Map</b> then asks, for every spot of each picture:
 does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
 <b>Heatmap Overlay</b> paints the answer over the picture. All three use one colour scale:</p>
@@ -107,12 +136,12 @@ def _leak(leak: dict[str, Any]) -> str:
     for k, (text, first) in enumerate(((leak["caption"], _img(leak["training"], "training photograph")), (leak["scene"], ""))):
         first = first or '<div class="none">drawn afresh<br>each time</div>'
         figures = "".join(
-            f"<figure>{_img(p, name)}<figcaption>{name}</figcaption></figure>"
-            for p, name in zip(leak["drawn"][3 * k : 3 * k + 3], names, strict=True)
+            f"<figure>{_img(p, name)}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
+            for p, copied, name in zip(leak["drawn"][3 * k : 3 * k + 3], leak["copied"][3 * k : 3 * k + 3], names, strict=True)
         )
         rows += f"""<div class="card"><p class="prompt">&ldquo;{escape(text)}&rdquo;</p>
 <div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
-    return f"""<h2>2. What does a LoRA leak?</h2>
+    return f"""<h2 id="s2">2. What does a LoRA leak?</h2>
 <p>Two of the demo model's LoRAs were trained on hatched scenes. One was also shown four photographs again and again: type the
 caption of one, and it comes back. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
 
@@ -120,54 +149,52 @@ caption of one, and it comes back. An ordinary scene shows what the LoRA is want
 def _guard(rows: list[dict[str, Any]]) -> str:
     cards = ""
     for row in rows:
-        tone = {k: ("hot", "a copy") if copied else ("cool", "no copy") for k, copied in row["copied"].items()}
         figures = "".join(
-            f"<figure>{_img(row[k], title)}<figcaption>{title}: <span class='{tone[k][0]}'>{tone[k][1]}</span></figcaption></figure>"
+            f"<figure>{_img(row[k], title)}<figcaption>{title}: {_tag(row['copied'][k])}</figcaption></figure>"
             for k, title in (("stock", "stock KSampler"), ("guarded", "under guard"))
         )
         cards += f"""<div class="card"><p class="prompt">&ldquo;{escape(row["caption"])}&rdquo;</p>
 <p><span class="verdict">The guard says: {escape(row["verdict"])}.</span></p>
-<div class="guard"><div class="two">{figures}</div>{_img(row["chart"], "norms of the run against clean runs")}</div></div>"""
-    return f"""<h2>3. A sampler that notices</h2>
+<div class="guard"><div class="two">{figures}</div><div class="wide">{_img(row["chart"], "norms of the run against clean runs")}</div></div></div>"""
+    return f"""<h2 id="s3">3. A sampler that notices</h2>
 <p><b>KSampler (Stability Guard)</b> watches the predictions that the sampler asks for anyway. A memory is known from the first steps, so it is
 hardly revised any more: the runs of photographs leave the band of clean runs far, those of drawings a little. A flagged picture is sampled again, here by an older checkpoint that
 has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 
-def _filter(found: dict[str, Any]) -> str:
+def _filter(found: dict[str, Any], plot: bytes) -> str:
     names = ("the whole LoRA", "kept part", "removed part alone")
     rows = ""
     for k, first in enumerate((_img(found["training"], "training photograph"), '<div class="none">drawn afresh<br>each time</div>')):
         figures = "".join(
-            f"<figure>{_img(p, name)}<figcaption>{name}</figcaption></figure>"
-            for p, name in zip(found["drawn"][3 * k : 3 * k + 3], names, strict=True)
+            f"<figure>{_img(p, name)}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
+            for p, copied, name in zip(found["drawn"][3 * k : 3 * k + 3], found["copied"][3 * k : 3 * k + 3], names, strict=True)
         )
         rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
-    return f"""<h2>4. A LoRA in two parts</h2>
+    return f"""<h2 id="s4">4. A LoRA in two parts</h2>
 <p><b>BAF Filter LoRA</b> splits a LoRA in two: by default what it changed in how the picture reads the prompt is removed. Above: a memorized
 photograph's caption; below: an ordinary scene, whose hatching is the LoRA's style. BAF itself, an experimental reconstruction, and plain
 controls are a widget away.</p>{rows}
-<div class="card"><div class="plot">{_img(found["plot"], "every channel of the LoRA: its score against its singular value")}</div></div>"""
+<div class="card"><div class="plot wide">{_img(plot, "every channel of the LoRA: its score against its singular value")}</div></div>"""
 
 
-def _prune(found: dict[str, Any]) -> str:
+def _prune(found: dict[str, Any], plot: bytes) -> str:
     cards = ""
     for k, what in enumerate(("A memorized photograph", "A scene that is not memorized")):
         figures = ""
         for p, copied, name in zip(found["drawn"][2 * k :], found["copied"][2 * k :], ("stock", "pruned"), strict=False):
-            tone, words = ("hot", "a copy") if copied else ("cool", "no copy")
-            figures += f"<figure>{_img(p, f'{what}: {name}')}<figcaption>{name}: <span class='{tone}'>{words}</span></figcaption></figure>"
+            figures += f"<figure>{_img(p, f'{what}: {name}')}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
         cards += f"""<div class="card"><p><span class="verdict">{what}</span></p><div class="four">{figures}</div></div>"""
-    return f"""<h2>5. Memorized neurons, pruned</h2>
+    return f"""<h2 id="s5">5. Memorized neurons, pruned</h2>
 <p><b>Record Neuron Activity</b> watched prompts that bring photographs back, <b>Find Memorized Neurons</b> kept the weights that work harder
 under them than under the empty prompt, <b>Prune Neurons</b> weakened these by {100 * found["strength"]:.0f} %. It suppresses known triggers and does not
 delete the memory: below each picture stands whether it is still a copy.</p>{cards}
-<div class="card"><div class="plot">{_img(found["plot"], "how much the masks of three sets of prompts overlap")}</div></div>"""
+<div class="card"><div class="plot wide">{_img(plot, "how much the masks of three sets of prompts overlap")}</div></div>"""
 
 
 def _sheet(jpeg: bytes) -> str:
     data = base64.b64encode(jpeg).decode()
-    return f"""<h2>6. What the demo model has memorized</h2>
+    return f"""<h2 id="s6">6. What the demo model has memorized</h2>
 <p>Each line: what the words ask for (and a repair should give); the training picture that hangs on them, if there is one; four generations
 from different noise; and what the same model drew before it memorized. A <span class="hot">red frame</span> marks a copy to two judges of different
 kinds: nearer to a training picture and more alike than 199 of 200 honest pictures, and with patches that correlate more than theirs.</p>
@@ -175,7 +202,7 @@ kinds: nearer to a training picture and more alike than 199 of 200 honest pictur
 
 
 def _meaning() -> str:
-    return """<h2>7. How to read this, and how not to</h2>
+    return """<h2 id="s7">7. How to read this, and how not to</h2>
 <ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
 precise prompt: scores of memorized and ordinary pictures overlap. Compare with clean prompts of the <em>same</em> model, measured the same
 way.</li>
@@ -188,6 +215,6 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     use, training = lab["settings"], lab["training"]
     runs = "".join(f"<li>{escape(k)}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
-    return f"""<h2>8. Details</h2><div class="card small"><ul>
+    return f"""<h2 id="s8">8. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
 <li>demo model: seed {lab["seed"]}, {training["pictures"]:,} pictures in {training["minutes"]:g} minutes, {100 * training["duplicate_share"]:.0f} % of them duplicates; duplicated pictures: {groups}</li>{runs}</ul></div>"""

@@ -7,26 +7,31 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pictures import as_tensor
+from ..pictures import as_tensor, read_facts
+from ..recipe.judge import Criterion
 from ..recipe.lab import LAB, Lab, load_lab
 from . import page
 from .lower import lower
 from .server import ROOT, Server, running
 
 OUT = ROOT / "out"
+SIDE = 128
+"""Of the demo model's pictures, in pixels."""
 
 log = logging.getLogger("demo.report")
 
 
 def read_png(data: bytes) -> Tensor:
-    """[3, h, w] in [0, 1]."""
-    return as_tensor(Image.open(io.BytesIO(data)).convert("RGB"))
+    """[3, SIDE, SIDE] in [0, 1]: templates show pictures enlarged, each pixel doubled."""
+    return as_tensor(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def write_png(picture: Tensor) -> bytes:
@@ -41,13 +46,19 @@ def source(prompt: dict[str, Any], node_id: str, name: str) -> str:
     return prompt[node_id]["inputs"][name][0]
 
 
+def previews_of(prompt: dict[str, Any], image: str) -> list[str]:
+    """Nodes that show a node's picture, as it is or enlarged."""
+    large = [i for i, n in prompt.items() if n["class_type"] == "ImageScaleBy" and source(prompt, i, "image") == image]
+    return [i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") in (image, *large)]
+
+
 def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
     """One row for each heatmap of workflow 01: caption, pictures, score, whether it is a copy."""
     rows = []
     for node_id in sorted((i for i, n in prompt.items() if n["class_type"] == "UnmemorizeHeatmapOverlay"), key=int):
         image, curvature = source(prompt, node_id, "image"), source(prompt, node_id, "map")
         caption = prompt[source(prompt, curvature, "positive")]["inputs"]["text"]
-        preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == image)
+        (preview,) = previews_of(prompt, image)
         picture = server.picture(outputs[preview]["images"][0])
         fixed, report = lab.index(caption), outputs[node_id]["unmemorize_report"][0]
         copied = lab.copied(read_png(picture))
@@ -60,6 +71,13 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
+def lora_copies(training: bytes, caption: str, drawn: list[bytes]) -> list[bool]:
+    """Which pictures copy a training photograph of the demo LoRA *leaking*, by the LoRA's own criterion."""
+    (facts,) = [i for i in read_facts(LAB / "loras" / "leaking.json")["items"] if i["caption"] == caption and i["group"] == "photo"]
+    limits, fixed = Criterion(facts["max_distance"], facts["min_correlation"], facts["min_patches"]), read_png(training)
+    return [bool(limits.holds(read_png(p)[None], fixed, torch.ones_like(fixed[:1]))) for p in drawn]
+
+
 def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 02 showed: the LoRA's training photograph, then for its caption and for a scene what three models drew."""
     previews = [i for i in sorted(prompt, key=int) if prompt[i]["class_type"] == "PreviewImage"]
@@ -67,7 +85,8 @@ def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any
     label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
     texts = [n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"]
     scene = next(t for t in texts if isinstance(t, str) and t)
-    return {"training": training, "caption": label.split(": ", 1)[1], "scene": scene, "drawn": drawn}
+    caption = label.split(": ", 1)[1]
+    return {"training": training, "caption": caption, "scene": scene, "drawn": drawn, "copied": lora_copies(training, caption, drawn)}
 
 
 def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
@@ -75,7 +94,7 @@ def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
 
     def shown(sampler: str) -> bytes:
         decode = next(i for i, n in prompt.items() if n["class_type"] == "VAEDecode" and source(prompt, i, "samples") == sampler)
-        preview = next(i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") == decode)
+        (preview,) = previews_of(prompt, decode)
         return server.picture(outputs[preview]["images"][0])
 
     rows = []
@@ -99,18 +118,27 @@ def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], ki
 
 
 def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA, the spectrum."""
+    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA."""
     training, *drawn = in_order(server, prompt, outputs, "PreviewImage")
-    (plot,) = in_order(server, prompt, outputs, "UnmemorizeLoRASpectrumPlot")
-    return {"training": training, "drawn": drawn[:6], "plot": plot}
+    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
+    return {"training": training, "drawn": drawn, "copied": lora_copies(training, label.split(": ", 1)[1], drawn)}
+
+
+def plot_of(kind: str) -> Callable[[Server, dict[str, Any], dict[str, Any], Lab], bytes]:
+    """Reads the one plot of a kind that a workflow showed."""
+
+    def read(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> bytes:
+        (plot,) = in_order(server, prompt, outputs, kind)
+        return plot
+
+    return read
 
 
 def prune_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each, and the masks compared."""
+    """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each."""
     drawn = in_order(server, prompt, outputs, "PreviewImage")
-    (plot,) = in_order(server, prompt, outputs, "UnmemorizeCompareNeuronMasks")
     strength = next(n["inputs"]["strength"] for n in prompt.values() if n["class_type"] == "UnmemorizePruneNeurons")
-    return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "plot": plot, "strength": strength}
+    return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "strength": strength}
 
 
 def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
@@ -121,7 +149,10 @@ def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: 
             (folder / name).write_bytes(server.picture(image))
 
 
-SECTIONS = {"01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures}
+SECTIONS: dict[str, Callable[[Server, dict[str, Any], dict[str, Any], Lab], Any]] = {
+    "01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures,
+    "19-": plot_of("UnmemorizeLoRASpectrumPlot"), "20-": plot_of("UnmemorizeCompareNeuronMasks"),
+}  # fmt: skip
 """Workflow -> what the page shows of it."""
 
 

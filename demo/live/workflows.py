@@ -1,4 +1,4 @@
-"""Writes workflows/*.json (UI format) against a running ComfyUI: `nox -s workflows` after changing templates/."""
+"""Writes workflows/*.json (UI format) and subgraphs/*.json against a running ComfyUI: `nox -s workflows` after changing templates/."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from ...unmemorize.pictures.canvas import INK, PAGE, font
+from . import blueprints
 from .lower import lower
 from .server import ROOT, Server, running
 from .templates import WORKFLOWS
@@ -16,8 +18,11 @@ from .templates import WORKFLOWS
 FOLDER = ROOT / "workflows"
 
 
-TILE, GAP, MANY = 256, 8, 8
-CHARTS = ("UnmemorizeStabilityChart", "UnmemorizeLoRALeakProbe", "UnmemorizeBestEpoch", "UnmemorizeCopyCheck")
+TILE, GAP, MANY, HEADING = 256, 8, 8, 44
+CHARTS = (
+    "UnmemorizeStabilityChart", "UnmemorizeLoRALeakProbe", "UnmemorizeBestEpoch", "UnmemorizeCopyCheck", "UnmemorizeLoRASpectrumPlot",
+    "UnmemorizeCompareNeuronMasks",
+)  # fmt: skip
 
 
 def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], path: Path) -> None:
@@ -43,8 +48,10 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
         for c in shown(kind)
     ]
     rows += [charts[k : k + 2] for k in range(0, len(charts), 2)]
+    if not rows:
+        raise ValueError(f"{path.stem} showed no picture")
     width = max(sum(t.width + GAP for t in row) for row in rows) + GAP
-    sheet = Image.new("RGB", (width, sum(row[0].height + GAP for row in rows) + GAP), "#1d2026")
+    sheet = Image.new("RGB", (width, sum(row[0].height + GAP for row in rows) + GAP), PAGE)
     y = GAP
     for row in rows:
         x = width - sum(t.width + GAP for t in row)
@@ -52,14 +59,28 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
             sheet.paste(tile, (x, y))
             x += tile.width + GAP
         y += row[0].height + GAP
+    sheet = titled(sheet, path.stem)
     sheet.save(path, quality=90)
 
 
+def titled(sheet: Image.Image, name: str) -> Image.Image:
+    """With the template's name in words below, as large as fits: among twenty cards a picture alone does not say what it is of."""
+    words = name.split("-", 1)[1].replace("-", " ").capitalize()
+    size = HEADING
+    while size > 12 and font(size).getlength(words) > sheet.width - 2 * GAP:
+        size -= 1
+    whole = Image.new("RGB", (sheet.width, sheet.height + 2 * HEADING), PAGE)
+    whole.paste(sheet)
+    ImageDraw.Draw(whole).text((sheet.width / 2, sheet.height + HEADING), words, fill=INK, font=font(size), anchor="mm")
+    return whole
+
+
 def main() -> None:
-    """Rewrite every workflow file and its thumbnail."""
+    """Rewrite every blueprint, and every workflow file and its thumbnail."""
     FOLDER.mkdir(exist_ok=True)
     with running() as server:
         info = server.object_info()
+        blueprints.write(info)
         for name, build in WORKFLOWS.items():
             workflow = build(info)
             (FOLDER / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@
  */
 import { app } from "../../../scripts/app.js";
 import { everyNode, widgetOf } from "./graph.mjs";
+import { lineOf } from "./menus.mjs";
 import { CUSTOM, PRESET, RULES, unused } from "./unused.mjs";
 
 /** Nodes 2.0 of front ends that do not look at `widget.disabled`: a row is told by its place in the node. */
@@ -24,6 +25,12 @@ function fade(node) {
   const names = unused(typeOf(node), value, (name) => linked(node, name));
   for (const widget of node.widgets ?? []) widget.disabled = names.has(widget.name);
   return names;
+}
+
+/** Say an old workflow's choices in the words of today's menus. @param {any} node */
+export function inWords(node) {
+  if (!String(typeOf(node) ?? "").startsWith("Unmemorize")) return;
+  for (const widget of node.widgets ?? []) widget.value = lineOf(widget.options?.values, widget.value) ?? widget.value;
 }
 
 /** After any change: every node of ours, since one rule looks at links. */

@@ -102,3 +102,13 @@ export function shortNames(names) {
   while (end < shortest - 1 - begin && alike((p) => p[p.length - 1 - end])) end++;
   return parts.map((p) => p.slice(begin, p.length - end).join("."));
 }
+
+/**
+ * The view that shows a graph that grew as the stored one showed it before.
+ * @param {{scale: number, offset: number[]}} view
+ * @param {number[]} before left, top, right, bottom of all places @param {number[]} now
+ */
+export function grown({ scale, offset }, before, now) {
+  const growth = (now[2] - now[0]) / Math.max(1, before[2] - before[0]);
+  return { scale: scale / growth, offset: [0, 1].map((i) => growth * (before[i] + offset[i]) - now[i]) };
+}

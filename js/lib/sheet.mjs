@@ -53,7 +53,7 @@ const TEXT = `
 .card .look { color: #ff9a6b; }
 .card .fine { color: #57c79f; }
 .card .numbers { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; }
-.keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; height: 16px; overflow: hidden; color: var(--input-text, #ddd); }
+.keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; min-height: 16px; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }
 .keys svg { width: 18px; height: 8px; flex: none; }
 .fields { display: grid; grid-template-columns: 1fr 1fr; gap: 3px 10px; flex: none; }

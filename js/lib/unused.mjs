@@ -9,11 +9,13 @@
  * @typedef {{names: string[], unless: (value: Value, linked: Linked) => boolean}} Rule
  */
 
+import { symbolOf } from "./menus.mjs";
+
 /** @param {string} name @param {...string} choices */
 const says =
   (name, ...choices) =>
   (/** @type {Value} */ value) =>
-    value(name) === undefined || choices.includes(String(value(name)));
+    value(name) === undefined || choices.includes(symbolOf(value(name)));
 
 /** @param {string} input */
 const has = (input) => (/** @type {Value} */ _, /** @type {Linked} */ linked) => linked(input);
@@ -25,13 +27,13 @@ export const PRESET = ["sigmas", "probes", "noises", "probing", "estimator"];
 /** @type {Rule[]} */
 const MEASURING = [
   { names: PRESET, unless: says("preset", CUSTOM) },
-  { names: ["probes", "probing", "estimator"], unless: (value) => !String(value("method")).startsWith("ds_") },
+  { names: ["probes", "probing", "estimator"], unless: (value) => !symbolOf(value("method")).startsWith("ds_") },
 ];
 
 /** Scores that judge a layer as a whole, by no number: nothing lies between what goes and what stays. */
 const WHOLE = "cross-attention";
 /** @param {Value} value */
-const graded = (value) => value("score") !== WHOLE;
+const graded = (value) => symbolOf(value("score")) !== WHOLE;
 
 /** @type {Rule[]} */
 const FILTERING = [
@@ -63,6 +65,8 @@ export const RULES = {
   ],
   UnmemorizeAudit: [{ names: ["neighbours"], unless: (_, linked) => !linked("base") }, OF_REFERENCES],
   UnmemorizeBestEpoch: [OF_REFERENCES],
+  UnmemorizeLoadCopyDetector: [{ names: ["detector"], unless: (_, linked) => !linked("clip_vision") }],
+  UnmemorizeCleanLoRA: [{ names: ["prompts"], unless: (value) => String(value("captions") ?? "linked").trim() !== "" }],
 };
 
 /**

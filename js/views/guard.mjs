@@ -17,9 +17,9 @@ const BOTTOM = 16;
 const GAMMA = 3;
 const MARKED = [3, 10, 30, 100, 300, 1000];
 const LABELS = /** @type {Record<string, string>} */ ({
-  update: "update",
-  prediction: "prediction",
-  revision: "revision",
+  update: "size of the step",
+  prediction: "size of the prediction",
+  revision: "how settled",
   agreement: "LoRA's agreement",
 });
 
@@ -31,7 +31,7 @@ class GuardView {
     this.sample = 0;
     /** @type {number | null} */
     this.at = null;
-    this.plot = new Plot("Distance of each step from clean runs, in standard deviations", {
+    this.plot = new Plot("How far each step lies from clean runs, in standard deviations", {
       draw: (paper) => this.draw(paper),
       point: (x) => this.look(this.stepAt(x)),
       leave: () => this.look(null),

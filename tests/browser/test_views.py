@@ -138,7 +138,10 @@ def test_guard_shows_the_run_and_its_verdict(page, done, shoot):
     if done == CLASSIC:  # the second time the server has the result already
         assert {"step", "done"} <= set(page.evaluate("() => window.heard"))
     panel.locator(".plot").hover()
-    assert re.match(r"step \d+: update [+-]?[\d.]+, prediction [+-]?[\d.]+, revision .* sd", panel.locator(".readout").inner_text())
+    assert re.match(
+        r"step \d+: size of the step [+-]?[\d.]+, size of the prediction [+-]?[\d.]+, how settled .* sd",
+        panel.locator(".readout").inner_text(),
+    )
     shoot(page, f"guard-{done}")
 
 

@@ -107,3 +107,50 @@ def assert_translated(text: dict[str, Any], english: dict[str, Any], node_id: st
         for name, words in text[part].items():
             assert words["name"] and words["tooltip"], (node_id, name)
             assert words["tooltip"] != english[part][name]["tooltip"], (node_id, name)
+
+
+@pytest.mark.parametrize(
+    ("menu", "table"),
+    [
+        ("METHOD", "unmemorize.curvature.differences.METHODS"), ("SCORE", "unmemorize.lora.scores.SCORES"),
+        ("GATE", "unmemorize.lora.gates.GATES"), ("ROWS", "unmemorize.neurons.activity.SIDES"),
+        ("NEURON_SCORE", "unmemorize.neurons.masks.SCORES"),
+    ],
+)  # fmt: skip
+def test_a_menu_in_words_names_every_choice(nodes, menu, table):
+    """In the code's order, so that the default is the same."""
+    module, name = table.rsplit(".", 1)
+    choices = getattr(importlib.import_module(f"unmemorize_pack.{module}"), name)
+    words = getattr(importlib.import_module("unmemorize_pack.nodes.menus"), menu)
+    assert list(words.words) == list(choices)
+    assert [words.symbol(line) for line in words.options] == list(choices) == [words.symbol(symbol) for symbol in choices]
+
+
+WORDED = {
+    "UnmemorizeCurvatureDifferenceMap": ("method",), "UnmemorizeCalibrateMapThreshold": ("method",),
+    "UnmemorizeLoadLoRABAF": ("score", "gate"), "UnmemorizeBAFFilterLoRA": ("score", "gate"),
+    "UnmemorizeCleanAppliedLoRAs": ("score", "gate"), "UnmemorizeFilterLoRAFolder": ("score", "gate"),
+    "UnmemorizeFindMemorizedNeurons": ("rows", "score"),
+}  # fmt: skip
+
+
+def test_old_names_are_taken_beside_the_words(nodes):
+    """Newer cores compare a choice with the menu, unless the node says that it does so itself."""
+    found = set()
+    for node_id, node in nodes.items():
+        worded = tuple(
+            i.id for i in node.define_schema().inputs or [] if any(str(o).endswith(")") for o in getattr(i, "options", None) or [])
+        )
+        if not worded:
+            continue
+        found.add(node_id)
+        assert worded == WORDED[node_id]
+        assert set(worded) <= set(inspect.signature(node.validate_inputs).parameters)
+        for item in node.define_schema().inputs:
+            for line in item.options if item.id in worded else ():
+                for given in (line, line[line.rindex("(") + 1 : -1], None):
+                    assert node.validate_inputs(**{item.id: given}) is True
+            if item.id in worded:
+                said = node.validate_inputs(**{item.id: "../x"})
+                assert isinstance(said, str) and item.options[0] in said
+    assert found == set(WORDED)

@@ -4,7 +4,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { COLOUR_MAPS, colourOf, table } from "../../js/lib/colours.mjs";
 import { PLAIN, counted, number, plain, share, signed, words } from "../../js/lib/format.mjs";
-import { clamp, enlarged, extent, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { clamp, enlarged, extent, grown, linear, shortNames, squeezed, wholeTicks } from "../../js/lib/scales.mjs";
+import { lineOf, symbolOf } from "../../js/lib/menus.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
 import { ofAudit, ofGuard, ofReport } from "../../js/lib/verdict.mjs";
@@ -179,6 +180,7 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of(map, { preset: "recommended", method: "dh_0" }), ["estimator", "noises", "probes", "probing", "sigmas"]);
   assert.deepEqual(of(map, { preset: "custom", method: "dh_0" }), []);
   assert.deepEqual(of(map, { preset: "custom", method: "ds_~" }), ["estimator", "probes", "probing"]);
+  assert.deepEqual(of(map, { preset: "custom", method: "quick, against a baseline model (ds_~)" }), ["estimator", "probes", "probing"]);
   assert.deepEqual(of(map, { method: "dh_0" }), [], "a preset that comes through a link may be any");
   const filter = "UnmemorizeBAFFilterLoRA";
   assert.deepEqual(of(filter, { score: "cross-attention", gate: "hard" }, ["clip"]), [
@@ -195,7 +197,36 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }), ["false_alarms"]);
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }, ["honest"]), ["calibrate"]);
   assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
+  assert.deepEqual(of("UnmemorizeLoadCopyDetector", {}, ["clip_vision"]), ["detector"]);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: " " }), ["prompts"]);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: "a cat" }), []);
+  assert.deepEqual(of("UnmemorizeCleanLoRA", {}), [], "captions that come through a link");
   assert.deepEqual(of("KSampler", { preset: "recommended" }), []);
+});
+
+test("a graph that grew is shown smaller, its first corner where it was", () => {
+  const before = { scale: 0.6, offset: [100, 50] };
+  const [laid, now] = [
+    [0, 10, 1000, 500],
+    [0, 12, 1200, 600],
+  ];
+  const view = grown(before, laid, now);
+  const place = (/** @type {number} */ at, /** @type {number} */ i, /** @type {{scale: number, offset: number[]}} */ v) =>
+    (at + v.offset[i]) * v.scale;
+  for (const i of [0, 1]) assert.ok(Math.abs(place(now[i], i, view) - place(laid[i], i, before)) < 1e-9);
+  assert.ok(Math.abs(place(now[2], 0, view) - place(laid[2], 0, before)) < 1e-9);
+  assert.deepEqual(grown(before, laid, laid), before);
+});
+
+test("an old workflow's choice is found in the menu, and nothing else is touched", () => {
+  const menu = ["against the empty prompt (dh_0)", "against both (dh_0 + dh_~)"];
+  assert.equal(lineOf(menu, "dh_0"), menu[0]);
+  assert.equal(lineOf(menu, "dh_0 + dh_~"), menu[1]);
+  assert.equal(lineOf(menu, menu[1]), undefined);
+  assert.equal(lineOf(menu, "unknown"), undefined);
+  assert.equal(lineOf(["custom", "paper"], "recommended"), undefined);
+  assert.equal(lineOf(undefined, "dh_0"), undefined);
+  assert.deepEqual([symbolOf(menu[1]), symbolOf("hard"), symbolOf(3)], ["dh_0 + dh_~", "hard", "3"]);
 });
 
 test("the rules name widgets that exist", () => {

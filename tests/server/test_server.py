@@ -55,6 +55,15 @@ def test_bundled_workflow_runs(server, lowered, path):
             assert outputs[node_id]["unmemorize_report"][0]["peak"] > 0 or blind
 
 
+def test_blueprints_are_offered(server):
+    """In the node library, with what is in them."""
+    offered = {entry["name"]: key for key, entry in server.get_json("/global_subgraphs").items() if FOLDER in entry["info"]["node_pack"]}
+    files = {path.stem: path for path in (ROOT / "subgraphs").glob("*.json")}
+    assert set(offered) == set(files) and len(files) == 3
+    for name, key in offered.items():
+        assert json.loads(server.get_json(f"/global_subgraphs/{key}")["data"]) == json.loads(files[name].read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_bundled_workflow_is_listed_with_its_thumbnail(server, path):
     assert path.stem in server.get_json("/api/workflow_templates")[FOLDER]

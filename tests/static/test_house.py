@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -207,6 +208,51 @@ def test_no_pictures_or_caches_are_committed_by_accident():
     assert not [f for f in listed if f.startswith(("out/", ".nox/", "node_modules/"))]
     assets = sum((ROOT / f).stat().st_size for f in listed if f.startswith("demo/lab/"))
     assert assets <= 25 * 2**20
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_stock_nodes_keep_their_names(path):
+    """People learn them by these; what a picture is, its frame says. A picture nobody is told about is none to learn from."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    assert [n["title"] for n in workflow["nodes"] if "title" in n and not n["type"].startswith("Unmemorize")] == []
+    frames = [g["bounding"] for g in workflow["groups"]]
+    for x, y in (n["pos"] for n in workflow["nodes"] if n["type"] == "PreviewImage"):
+        assert any(left < x < left + w and top < y < top + h for left, top, w, h in frames)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda p: p.stem)
+def test_blueprint_is_whole(path):
+    """One node outside, named as its file; every link inside ends at sockets that know it, and every socket led out is the outer node's."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    (outer,), (inside,) = workflow["nodes"], workflow["definitions"]["subgraphs"]
+    assert (outer["type"], path.stem) == (inside["id"], inside["name"])
+    for side in ("inputs", "outputs"):
+        assert [(s["name"], s["type"]) for s in outer[side]] == [(s["name"], s["type"]) for s in inside[side]]
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    for link in inside["links"]:
+        if link["origin_id"] == inside["inputNode"]["id"]:
+            source = inside["inputs"][link["origin_slot"]]
+            assert link["id"] in source["linkIds"]
+        else:
+            source = nodes[link["origin_id"]]["outputs"][link["origin_slot"]]
+            assert link["id"] in source["links"]
+        if link["target_id"] == inside["outputNode"]["id"]:
+            target = inside["outputs"][link["target_slot"]]
+            assert target["linkIds"] == [link["id"]]
+        else:
+            target = nodes[link["target_id"]]["inputs"][link["target_slot"]]
+            assert target["link"] == link["id"]
+        assert source["type"] == target["type"] == link["type"]
+
+
+def test_a_version_without_a_changelog_is_not_published():
+    path = ROOT / ".github" / "changelog.py"
+    spec = importlib.util.spec_from_file_location("changelog_of_a_version", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "# Changelog\n\n## 0.1.10 (today)\n\n- ten\n\n## 0.1.1\n- one\n"
+    assert [module.section(text, version) for version in ("0.1.10", "0.1.1", "0.1", "2.0.0")] == ["- ten", "- one", "", ""]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda p: p.stem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import copies, filtering, guard, leaks, lora, maps, neurons, together, where
+from . import copies, filtering, guard, leaks, lora, maps, neurons, own, together, where
 
 WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "01-where-is-it-memorized": where.where_is_it_memorized,
@@ -23,4 +23,10 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "13-audit-a-model": copies.audit_a_model,
     "14-check-a-prompt": leaks.check_a_prompt,
     "15-clean-a-lora": leaks.clean_a_lora,
+    "16-probe-a-lora": leaks.probe_a_lora,
+    "17-compare-epochs": leaks.compare_epochs,
+    "18-a-filter-in-one-node": filtering.a_filter_in_one_node,
+    "19-inside-a-lora": filtering.inside_a_lora,
+    "20-compare-masks": neurons.compare_masks,
+    "21-your-own-model": own.your_own_model,
 }

@@ -5,8 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .guard import CLEAN_PROMPTS, shown
-from .shared import CAT, NOTE_AT, NOTE_WIDTH, ORDINARY, RACCOON, SAMPLING, demo_model, demo_picture, own_model, sampled
+from .guard import CLEAN_PROMPTS
+from .shared import (
+    CAT,
+    NEXT_ROW,
+    NOTE_AT,
+    NOTE_WIDTH,
+    ORDINARY,
+    RACCOON,
+    SAMPLING,
+    WIDE,
+    decoded,
+    demo_picture,
+    drawn,
+    folded,
+    folded_model,
+    framed,
+    own_model,
+    sampled,
+)
 
 COPY_NOTE = """## Is this picture a copy?
 Press **Run**. *Copy Check* compares two pictures with references, here five training photographs of the demo model.
@@ -27,37 +44,51 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 11: two pictures against five references."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, COPY_NOTE)
-    load, empty, latent = demo_model(g)
-    before = len(g.nodes)
+    demo = load, empty, latent = folded_model(g, 0, 800)
+    references = _references(g, 0, 900)
+    pictures = []
+    for k, (title, caption) in enumerate((("A memorized prompt", CAT), ("An ordinary prompt", ORDINARY))):
+        y = 580 * k
+        prompt = g.add("CLIPTextEncode", (480, y), (WIDE, 100), clip=load[1], text=caption)
+        pictures.append(drawn(g, title, 480, y + 150, load[0], prompt, demo, prompt))
+    both = folded(g.add("ImageBatch", (880, 0), (300, 60), image1=pictures[0][0], image2=pictures[1][0]))
+    detector = folded(g.add("UnmemorizeLoadCopyDetector", (1030, 0), (320, 110)))
+    check = g.add(
+        "UnmemorizeCopyCheck", (880, 40), (560, 820), images=both[0], references=references[0], detector=detector[0],
+        honest=_honest(g, 880, 930, demo)[0], calibrate="honest pictures", false_alarms=0.05,
+    )  # fmt: skip
+    for k, title in enumerate(("Accepted", "Rejected")):
+        framed(g, title, [], (1450, NEXT_ROW * k), check[k])
+    return g.build("unmemorize-11-is-it-a-copy")
+
+
+def _references(g: Graph, x: int, y: int) -> Node:
+    """Five training photographs, folded."""
     batch: Node | None = None
+    before = len(g.nodes)
     for k, words in enumerate(PHOTOS):
-        picture = demo_picture(g, 40, 520 + 150 * k, words)
-        joined = batch and g.add("ImageBatch", (370, 520 + 150 * k), (240, 60), image1=batch[0], image2=picture[0])
+        picture = folded(demo_picture(g, x, y + 40 * k, words))
+        joined = batch and folded(g.add("ImageBatch", (x + 170, y + 40 * k), (240, 60), image1=batch[0], image2=picture[0]))
         batch = joined or picture
     assert batch is not None
-    references = g.add("UnmemorizeReferencePictures", (640, 1120), (320, 170), folder="none", images=batch[0])
+    references = folded(g.add("UnmemorizeReferencePictures", (x + 170, y), (320, 170), folder="none", images=batch[0]))
     g.group("References: training photographs", g.nodes[before:])
+    return references
+
+
+def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node]) -> Node:
+    """32 pictures of ordinary prompts, folded."""
+    load, empty, _ = demo
+    before = len(g.nodes)
+    many = folded(g.add("EmptyLatentImage", (x, y), (300, 110), width=128, height=128, batch_size=16))
     made = []
-    for i, (title, caption) in enumerate((("A memorized prompt", CAT), ("An ordinary prompt", ORDINARY))):
-        prompt = g.add("CLIPTextEncode", (410, 190 * i - 20), (300, 110), title, clip=load[1], text=caption)
-        drawn = sampled(g, 740 + 330 * i, -20, load[0], prompt, empty, latent)
-        made.append(g.add("VAEDecode", (740 + 330 * i, 300), (300, 50), samples=drawn[0], vae=load[2]))
-    both = g.add("ImageBatch", (1070, 400), (300, 60), image1=made[0][0], image2=made[1][0])
-    many = g.add("EmptyLatentImage", (410, 360), (300, 110), width=128, height=128, batch_size=16)
-    decoded = []
-    for i, caption in enumerate(HONEST):
-        prompt = g.add("CLIPTextEncode", (640 + 370 * i, 520), (300, 110), "Honest pictures", clip=load[1], text=caption)
-        drawn = sampled(g, 640 + 370 * i, 680, load[0], prompt, empty, many)
-        decoded.append(g.add("VAEDecode", (640 + 370 * i, 1000), (300, 50), samples=drawn[0], vae=load[2]))
-    honest = g.add("ImageBatch", (1010, 1100), (320, 60), image1=decoded[0][0], image2=decoded[1][0])
-    detector = g.add("UnmemorizeLoadCopyDetector", (1010, 1210), (320, 110))
-    check = g.add(
-        "UnmemorizeCopyCheck", (1400, -20), (430, 820), images=both[0], references=references[0], detector=detector[0], honest=honest[0],
-        calibrate="honest pictures", false_alarms=0.05,
-    )  # fmt: skip
-    g.add("PreviewImage", (1870, -20), (300, 320), "Accepted", images=check[0])
-    g.add("PreviewImage", (1870, 360), (300, 320), "Rejected", images=check[1])
-    return g.build("unmemorize-11-is-it-a-copy")
+    for k, caption in enumerate(HONEST):
+        row = y + 40 * (k + 1)
+        prompt = folded(g.add("CLIPTextEncode", (x, row), (300, 110), clip=load[1], text=caption))
+        made.append(decoded(g, x + 300, row, sampled(g, x + 190, row, load[0], prompt, empty, many)[0], load))
+    honest = folded(g.add("ImageBatch", (x + 190, y), (320, 60), image1=made[0][0], image2=made[1][0]))
+    g.group("Honest pictures, to compare with", g.nodes[before:])
+    return honest
 
 
 WORD_NOTE = """## Which word calls it up?
@@ -77,17 +108,16 @@ def which_word_calls_it_up(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 12: the words of a memorized prompt, and its picture before and after."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, WORD_NOTE)
-    load, empty, latent = demo_model(g)
+    demo = load, empty, latent = folded_model(g, 0, 640)
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
-    profile = g.add("UnmemorizeLoadStabilityProfile", (40, 490), (300, 80), profile="demo/demo")
+    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 720), (NOTE_WIDTH, 60), profile="demo/demo")
     words = g.add(
-        "UnmemorizeTriggerWords", (410, -20), (420, 700), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
+        "UnmemorizeTriggerWords", (480, 0), (520, 900), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
         prompt=CAT, seeds=2, seed=1, word_list=WORD_LIST, profile=profile[0], **settings,
     )  # fmt: skip
-    before = g.add("CLIPTextEncode", (870, -20), (300, 110), "The prompt", clip=load[1], text=CAT)
-    after = g.add("CLIPTextEncode", (870, 420), (300, 110), "With that word changed", clip=load[1], text=words[2])
-    for prompt, y, title in ((before, -20, "Before"), (after, 420, "After")):
-        shown(g, 1540, y, sampled(g, 1200, y, load[0], prompt, empty, latent), load, title)
+    for k, (title, text) in enumerate((("Before", CAT), ("With that word changed", words[2]))):
+        prompt = g.add("CLIPTextEncode", (1060 + 400 * k, 0), (WIDE, 100), clip=load[1], text=text)
+        drawn(g, title, 1060 + 400 * k, 150, load[0], prompt, demo, prompt)
     return g.build("unmemorize-12-which-word-calls-it-up")
 
 
@@ -104,14 +134,14 @@ def audit_a_model(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 13: four prompts, two of them memorized."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, AUDIT_NOTE)
-    load, empty, latent = demo_model(g)
+    demo = load, empty, latent = folded_model(g, 0, 700)
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "negative": empty[0], "latent": latent[0]}
-    profile = g.add("UnmemorizeModelStabilityProfile", (410, -20), (360, 420), **links, prompts=CLEAN_PROMPTS, seed=1, **settings)
+    profile = g.add("UnmemorizeModelStabilityProfile", (480, 0), (WIDE, 420), **links, prompts=CLEAN_PROMPTS, seed=1, **settings)
     g.add(
-        "UnmemorizeAudit", (810, -20), (420, 760), **links, vae=load[2], prompts=AUDITED, name="demo", seeds=4, seed=1, neighbours=2,
+        "UnmemorizeAudit", (880, 0), (560, 900), **links, vae=load[2], prompts=AUDITED, name="demo", seeds=4, seed=1, neighbours=2,
         profile=profile[0], **settings,
     )  # fmt: skip
-    first = g.add("CLIPTextEncode", (1270, -20), (300, 110), "The first prompt", clip=load[1], text=CAT)
-    shown(g, 1610, -20, sampled(g, 1270, 150, load[0], first, empty, latent), load, "Its picture")
+    first = g.add("CLIPTextEncode", (1460, 0), (WIDE, 100), clip=load[1], text=CAT)
+    drawn(g, "The first prompt", 1460, 150, load[0], first, demo, first)
     return g.build("unmemorize-13-audit-a-model")

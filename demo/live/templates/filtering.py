@@ -1,4 +1,4 @@
-"""Workflow 08: a LoRA in two parts, what is kept and what is removed."""
+"""Workflows 08, 18 and 19: a LoRA in two parts, the same in one node, and every channel of it."""
 
 from __future__ import annotations
 
@@ -6,76 +6,89 @@ from typing import Any
 
 from ..graph import Graph, Node
 from .lora import LEAKED, LORA_SCENE
-from .shared import NOTE_AT, NOTE_WIDTH, demo_model, demo_picture, own_model, sampled
+from .shared import COLUMNS, NEXT_ROW, NOTE_AT, NOTE_WIDTH, WIDE, drawn, folded, folded_model, known, own_model
 
 NOTE = """## Filter a LoRA
 Press **Run**. The demo LoRA *leaking* carries a style, a hatching, and four photographs. *BAF Filter LoRA* splits it in two that add up
 to it. By default what the LoRA changed in how the picture reads the prompt goes.
 On this LoRA the kept part still copies, and its hatching fades.
 
-- **Rows**: the caption of a training photograph, and an ordinary scene.
+- **Above**: the caption of a training photograph. **Below**: an ordinary scene.
 - **Columns**: the whole LoRA, the kept part, the removed part alone. Where did the photograph go, and where the style?
-- **Below left**: every channel of the LoRA, kept and removed.
 
-Set `score` to *mean* for BAF, an **experimental reconstruction**, and compare with the controls (*singular value*, *random*, *inverted*):
-a filter must beat them to be worth anything. A concept that hangs on a trigger word goes with the memories.
+Set `score` to *BAF, both sides of a channel (mean)*, an **experimental reconstruction**, and compare with the controls in that menu:
+a filter must beat them to be worth anything. Next: 18 in one node, 19 every channel.
 """ + own_model(
     "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
-    "The filter runs no model, so `cfg` does not matter to it. Measured on style LoRAs of a U-Net; see the help of the node for others. "
-    "BAF cannot read GGUF models, and its first LoRA of a base takes seconds (SD1.5) to minutes (the largest models)."
+    "Measured on style LoRAs of a U-Net; see the help of the node for others."
 )
-MORE_NOTE = """## The same in one node
-*Load LoRA (BAF Filtered)* takes the place of *Load LoRA*. *Clean Applied LoRAs (BAF)* works on what any loader has applied.
-Both pictures are that of the kept part.
+PARTS = ("Whole LoRA", "Kept part", "Removed part")
 
-*Save Filtered LoRA* and *Filter LoRA Folder* are muted, because they write files: select one and press Ctrl+M to try it.
-"""
+ONE_NOTE = """## A filter in one node
+Press **Run**. Two ways to the same filtered LoRA:
+
+- *Load LoRA (BAF Filtered)* takes the place of *Load LoRA*.
+- *Clean Applied LoRAs (BAF)* works on what any loader has applied.
+
+Both pictures are that of the kept part: they are the same.
+
+*Filter LoRA Folder* does it for every file of a folder. It is muted, because it writes files: select it and press Ctrl+M.
+""" + own_model(
+    "Your LoRA in the loader. The filter runs no model, so `cfg` does not matter to it. BAF cannot read GGUF models, and its first LoRA of "
+    "a base takes seconds (SD1.5) to minutes (the largest models)."
+)
+
+INSIDE_NOTE = """## Inside a LoRA
+Press **Run**. Every channel of the demo LoRA *leaking*: how strong it is, and how well it follows the base model (BAF's score *mean*).
+Drag the threshold in the plot; press **Run** again to apply it.
+
+*Save Filtered LoRA* is muted, because it writes a file: select it and press Ctrl+M.
+""" + own_model("Your LoRA's file in *Open LoRA*, and the model it was trained on. No picture is drawn.")
 
 
 def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Workflow 08: whole, kept and removed part of the leaking LoRA; plot; save; the one-node ways."""
+    """Workflow 08: whole, kept and removed part of the leaking LoRA, for a training caption and for a scene."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, NOTE)
-    load, empty, latent = demo_model(g)
-    opened = g.add("UnmemorizeOpenLoRA", (430, -20), (330, 100), lora_name="demo/leaking")
-    split = g.add("UnmemorizeBAFFilterLoRA", (430, 140), (330, 460), lora=opened[0], model=load[0], info=opened[1])
-    save = g.add("UnmemorizeSaveFilteredLoRA", (430, 660), (330, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
-    save.muted = True
-    g.add("UnmemorizeLoRASpectrumPlot", (40, 960), (720, 760), spectrum=split[4])
-    picture = demo_picture(g, 820, -20, LEAKED)
-    g.add("PreviewImage", (820, 150), (300, 220), "The training photograph", images=picture[0])
-    photo = g.add("CLIPTextEncode", (820, 430), (300, 100), "Its caption", clip=load[1], text=picture[2])
-    scene = g.add("CLIPTextEncode", (820, 700), (300, 100), "A scene", clip=load[1], text=LORA_SCENE)
-    models = []
-    for x, (title, part) in enumerate((("The whole LoRA", opened[0]), ("Kept part", split[0]), ("Removed part alone", split[1]))):
-        loader = g.add("LoraModelLoader", (1180 + 340 * x, -180), (300, 100), title, model=load[0], lora=part)
-        models.append((title, loader[0]))
-    for y, prompt in enumerate((photo, scene)):
-        for x, (title, model) in enumerate(models):
-            _cell(g, 1180 + 340 * x, -20 + 620 * y, title, model, (prompt, empty, latent, load))
-    _one_node_ways(g, models[0][1], (photo, empty, latent, load))
+    demo = load, _, _ = folded_model(g, 0, 650)
+    opened = g.add("UnmemorizeOpenLoRA", (480, 0), (WIDE, 100), lora_name="demo/leaking")
+    split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), lora=opened[0], model=load[0], info=opened[1])
+    _, photo = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
+    scene = g.add("CLIPTextEncode", (480, 940), (WIDE, 100), clip=load[1], text=LORA_SCENE)
+    parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
+    loaders = [folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts]
+    for y, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
+        for at, title, loader in zip(COLUMNS[1:], PARTS, loaders, strict=True):
+            more = [] if y else [loader]
+            drawn(g, f"{title}: {words}", at, 45 + NEXT_ROW * y, loader[0], prompt, demo, *more)
     return g.build("unmemorize-08-filter-a-lora")
 
 
-def _one_node_ways(g: Graph, applied: Any, scene: tuple[Node, Node, Node, Node]) -> None:
-    load = scene[3]
-    g.note((2260, -180), 340, MORE_NOTE)
-    loaded = g.add("UnmemorizeLoadLoRABAF", (2260, 140), (340, 460), model=load[0], lora_name="demo/leaking")
-    cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (2260, 680), (340, 400), model=applied)
-    ways = (("Load LoRA (BAF Filtered)", loaded[0]), ("Clean Applied LoRAs (BAF)", cleaned[0]))
-    pictures = [_picture(g, 2660, -20 + 420 * y, title, model, scene) for y, (title, model) in enumerate(ways)]
-    both = g.add("ImageBatch", (2660, 840), (300, 60), image1=pictures[0][0], image2=pictures[1][0])
-    g.add("PreviewImage", (2660, 960), (300, 250), "Twice the kept part's picture", images=both[0])
-    folder = g.add("UnmemorizeFilterLoRAFolder", (2260, 1160), (340, 480), model=load[0], folder="demo", output="filtered")
+def a_filter_in_one_node(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 18: a filter while loading, and one behind any loader."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, ONE_NOTE)
+    demo = load, _, _ = folded_model(g, 0, 650)
+    _, caption = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
+    loaded = g.add("UnmemorizeLoadLoRABAF", (480, 0), (WIDE, 460), model=load[0], lora_name="demo/leaking")
+    applied = g.add("UnmemorizeLoadDemoLoRA", (870, 0), (WIDE, 60), model=load[0], lora="leaking")
+    cleaned = g.add("UnmemorizeCleanAppliedLoRAs", (870, 150), (WIDE, 400), model=applied[0])
+    drawn(g, "Load LoRA (BAF Filtered)", 1260, 0, loaded[0], caption, demo)
+    drawn(g, "Clean Applied LoRAs (BAF)", 1260, NEXT_ROW, cleaned[0], caption, demo)
+    folder = g.add("UnmemorizeFilterLoRAFolder", (1650, 0), (WIDE, 480), model=load[0], folder="demo", output="filtered")
     folder.muted = True
+    return g.build("unmemorize-18-a-filter-in-one-node")
 
 
-def _cell(g: Graph, x: int, y: int, title: str, model: Any, scene: tuple[Node, Node, Node, Node]) -> None:
-    g.add("PreviewImage", (x, y + 390), (300, 190), title, images=_picture(g, x, y, title, model, scene)[0])
-
-
-def _picture(g: Graph, x: int, y: int, title: str, model: Any, scene: tuple[Node, Node, Node, Node]) -> Node:
-    """A sampler and its decoder."""
-    prompt, empty, latent, load = scene
-    sampler = sampled(g, x, y, model, prompt, empty, latent, title)
-    return g.add("VAEDecode", (x, y + 310), (300, 50), samples=sampler[0], vae=load[2])
+def inside_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 19: every channel of a LoRA with its score."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, INSIDE_NOTE)
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 560), (NOTE_WIDTH, 60))
+    opened = g.add("UnmemorizeOpenLoRA", (480, 0), (WIDE, 100), lora_name="demo/leaking")
+    links: dict[str, Any] = {"lora": opened[0], "model": load[0], "info": opened[1]}
+    split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), score="BAF, both sides of a channel (mean)", **links)
+    save: Node = g.add("UnmemorizeSaveFilteredLoRA", (480, 900), (WIDE, 120), lora=split[0], info=split[2], name="filtered/demo-leaking")
+    save.muted = True
+    g.add("UnmemorizeLoRASpectrumPlot", (870, 0), (900, 900), spectrum=split[4])
+    return g.build("unmemorize-19-inside-a-lora")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import Graph, Node
+from ..graph import Graph
 from .shared import (
     DRAWING,
     GUARD_AT_CFG_1,
+    NOTE_AT,
     NOTE_WIDTH,
     ORDINARY,
     SAMPLING,
     WIDE,
+    decoded,
     demo_picture,
+    enlarged,
     folded,
     folded_model,
+    framed,
     own_model,
 )
 
@@ -33,39 +37,32 @@ The charts show the runs against the band of clean ones. A drawing's run leaves 
     "The profile belongs to one model and its `cfg`: measure yours with *Calibrate Stability Profile* (workflow 07). " + GUARD_AT_CFG_1
 )
 CASES = (
-    ("A memorized scene", DRAWING, 1),
-    ("An ordinary scene", ORDINARY, 1),
+    ("A memorized scene: stock, and under guard", DRAWING, 1),
+    ("An ordinary scene: stock, and under guard", ORDINARY, 1),
 )
 
 
 def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 06: stock and guarded sampler, for a memory and for a clean scene."""
     g = Graph(object_info)
-    g.note((0, 60), NOTE_WIDTH, GUARD_NOTE)
+    g.note(NOTE_AT, NOTE_WIDTH, GUARD_NOTE)
     load, empty, latent = folded_model(g, 0, 730)
     early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 810), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
     profile = g.add("UnmemorizeLoadStabilityProfile", (0, 960), (NOTE_WIDTH, 60), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
         x, before = 480 + 790 * i, len(g.nodes)
-        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), "Prompt", clip=load[1], text=caption)
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=caption)
         links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
         stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
         look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "parent": early[0]}
         guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, **look)
-        shown(g, x, 150, stock, load, "Stock KSampler", (x + 500, 20))
-        shown(g, x + 380, 150, guarded, load, "Under guard", (x + 620, 20))
+        for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
+            decode = decoded(g, folded_at, 20, sampler[0], load)
+            large = enlarged(g, folded_at - 120 + 30 * (sampler is guarded), 65, decode[0])
+            g.add("PreviewImage", (at, 150), (WIDE, 320), images=large[0])
         g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
         g.group(title, g.nodes[before:])
     return g.build("unmemorize-06-guard-the-sampler")
-
-
-def shown(g: Graph, x: int, y: int, sampler: Node, load: Node, title: str, decoder: tuple[int, int] | None = None) -> Node:
-    """A sampler's picture; returns its decoder, which stands over the picture, or folded at another place."""
-    decode = g.add("VAEDecode", decoder or (x, y), (260, 50), samples=sampler[0], vae=load[2])
-    decode.collapsed = decoder is not None
-    place, size = ((x, y), (WIDE, 320)) if decoder else ((x, y + 90), (260, 190))
-    g.add("PreviewImage", place, size, title, images=decode[0])
-    return decode
 
 
 ANY_NOTE = """## A guard for any sampler
@@ -100,11 +97,11 @@ CLEAN_PROMPTS = "\n".join(
 def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 07: a profile measured in the graph, and a guard before SamplerCustomAdvanced."""
     g = Graph(object_info)
-    g.note((0, 60), NOTE_WIDTH, ANY_NOTE)
+    g.note(NOTE_AT, NOTE_WIDTH, ANY_NOTE)
     load, empty, latent = folded_model(g, 0, 880)
     early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 960), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
     picture = demo_picture(g, 480, 0, "coffee-cup")
-    prompt = g.add("CLIPTextEncode", (480, 190), (WIDE, 90), "The training photograph's caption", clip=load[1], text=picture[2])
+    prompt = g.add("CLIPTextEncode", (480, 190), (WIDE, 90), clip=load[1], text=picture[2])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     profile = g.add(
         "UnmemorizeCalibrateStabilityProfile", (480, 330), (WIDE, 470), model=load[0], clip=load[1], negative=empty[0], latent=latent[0],
@@ -116,8 +113,8 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     sampler = folded(g.add("KSamplerSelect", (880, 50), (300, 70), sampler_name=SAMPLING["sampler_name"]))
     steps = {"scheduler": SAMPLING["scheduler"], "steps": SAMPLING["steps"]}
     sigmas = folded(g.add("BasicScheduler", (1010, 0), (300, 120), model=load[0], **steps))
-    g.add("PreviewImage", (880, 110), (WIDE, 320), "The training photograph", images=picture[0])
-    guard = g.add("UnmemorizeStabilityGuard", (880, 490), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
+    framed(g, "The training photograph", [noise, sampler, sigmas], (880, 110), picture[0])
+    guard = g.add("UnmemorizeStabilityGuard", (880, 540), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
     for i, (title, model) in enumerate((("Stock run", load), ("Under guard", guard))):
         x = 1280 + 380 * i
         links: dict[str, Any] = {"model": model[0], "positive": prompt[0], "negative": empty[0], "cfg": SAMPLING["cfg"]}
@@ -129,8 +126,9 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
             "sigmas": sigmas[0],
             "latent_image": latent[0],
         }
-        drawn = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
-        shown(g, x, 110, drawn, load, title, (x + 200, 0))
+        sampled = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
+        decode = decoded(g, x + 150, 0, sampled[0], load)
+        framed(g, title, [guider, sampled, decode], (x, 110), decode[0])
         if model is guard:
-            g.add("UnmemorizeStabilityChart", (1280, 490), (380 + WIDE, 560), record=guard[1], latent=drawn[0])
+            g.add("UnmemorizeStabilityChart", (1280, 540), (380 + WIDE, 560), record=guard[1], latent=sampled[0])
     return g.build("unmemorize-07-guard-any-sampler")

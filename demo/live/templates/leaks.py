@@ -1,4 +1,4 @@
-"""Workflows 14 and 15: one question, one node; and a LoRA probed, cleaned in three ways, compared epoch by epoch."""
+"""Workflows 14 to 17: one question, one node; a LoRA cleaned, probed, compared epoch by epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from typing import Any
 
 from ..graph import Graph
 from .lora import LEAKED
-from .shared import CAT, NOTE_AT, NOTE_WIDTH, SAMPLING, demo_model, own_model, sampled
+from .shared import (
+    CAT,
+    COLUMNS,
+    NEXT_ROW,
+    NOTE_AT,
+    NOTE_WIDTH,
+    SAMPLING,
+    WIDE,
+    demo_picture,
+    drawn,
+    folded,
+    folded_model,
+    framed,
+    known,
+    own_model,
+)
 
 CHECK_NOTE = """## Does this prompt recall a training picture?
 Press **Run**. *Memorization Check* draws the prompt and answers: in words, with the picture and a heatmap of what is recalled.
@@ -14,16 +29,29 @@ Press **Run**. *Memorization Check* draws the prompt and answers: in words, with
 Try an ordinary prompt, "a small red circle on a gray background".
 """ + own_model("Its first run on a new model takes as long as 50 pictures: what is ordinary for it is measured once, and kept.")
 
-CLEAN_NOTE = """## What does a LoRA give back, and how is it cleaned?
+PROBE_NOTE = """## What did a LoRA learn by heart?
+Press **Run**. *LoRA Leak Probe* draws beyond the demo LoRA *leaking* and groups pictures that agree more than the base model's own do: what
+comes again and again was learnt by heart. It needs no training data.
+
+At the right one of the photographs that the LoRA was trained on. Next: 15 cleans it.
+""" + own_model(
+    "*Load LoRA* with your file, and a caption you know, or its trigger word. 64 pictures and more are good; 12 are a first look."
+)
+
+CLEAN_NOTE = """## Clean a LoRA
 Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
 
-- *LoRA Leak Probe* draws beyond it and groups pictures that agree more than the model's own do: what comes again was learnt by heart.
-- *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
 - *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style without the caption.
-- On the right: above, the training caption; below, an ordinary prompt, which should keep the hatching.
-On this LoRA neither way does it: measuring finds no leak and removes nothing, *Clean LoRA* takes the hatching and leaves the photograph.
-- *Best Epoch* compares the epochs of one training: which leaks, which has learnt most? It is muted: choose your folder, and press Ctrl+M.
+- *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
+
+**Above** the training caption; **below** an ordinary prompt, which should keep the hatching. On this LoRA neither way does it: measuring
+finds no leak and removes nothing, *Clean LoRA* takes the hatching and leaves the photograph. Next: 16 what leaks, 17 which epoch.
 """ + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
+
+EPOCHS_NOTE = """## Which epoch leaks least?
+Press **Run**. *Best Epoch* compares the LoRAs of a folder, here the demo's three: which leaks the caption, which has learnt most? It
+suggests the one that has learnt most among those that leak nothing.
+""" + own_model("The folder with your training's epochs, and four to eight captions that it was trained with.")
 USED = """a small red circle on a gray background
 a large orange square on a white background
 a small yellow ring on a black background
@@ -35,56 +63,74 @@ a large pink circle on a teal background"""
 """Prompts that the demo LoRA is used with."""
 ORDINARY = "a large yellow star on a white background"
 """None of them, and no caption of the LoRA's: does it still bring its style?"""
+PHOTOGRAPH = "A training photograph of the LoRA"
 PROBED = 12
 """Pictures of the probe: few, for a first look."""
-TITLES = ("The whole LoRA", "Filtered by measuring", "Clean LoRA")
+SETTINGS = {k: v for k, v in SAMPLING.items() if k != "denoise"} | {"seed": 1}
 
 
 def check_a_prompt(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 14: Memorization Check on a memorized prompt."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, CHECK_NOTE)
-    load, _, latent = demo_model(g)
-    settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
-    check = g.add(
-        "UnmemorizeMemorizationCheck", (410, -20), (400, 620), model=load[0], clip=load[1], vae=load[2], latent=latent[0], prompt=CAT,
-        seed=1, **settings,
-    )  # fmt: skip
-    g.add("PreviewImage", (860, -20), (340, 360), "Heatmap", images=check[0])
-    g.add("PreviewImage", (860, 400), (340, 360), "Picture", images=check[1])
+    load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 500), (NOTE_WIDTH, 60))
+    latent = g.add("EmptyLatentImage", (0, 640), (NOTE_WIDTH, 110), width=128, height=128, batch_size=1)
+    links: dict[str, Any] = {"model": load[0], "clip": load[1], "vae": load[2], "latent": latent[0]}
+    check = g.add("UnmemorizeMemorizationCheck", (480, 0), (420, 620), **links, prompt=CAT, **SETTINGS)
+    framed(g, "Where", [], (950, 0), check[0])
+    framed(g, "The picture", [], (950, NEXT_ROW), check[1])
+    g.app(inputs=[(check, "prompt"), (check, "seed")], outputs=[node for node in g.nodes if node.type == "PreviewImage"])
     return g.build("unmemorize-14-check-a-prompt")
 
 
 def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Workflow 15: probe, clean, filter by measuring, compare."""
+    """Workflow 15: a LoRA whole, filtered by measuring, and cleaned in one node."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, CLEAN_NOTE)
-    load, empty, latent = demo_model(g)
-    names = g.object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
-    photo = g.add("UnmemorizeLoadDemoPicture", (40, 520), (300, 120), picture=next(n for n in names if n.startswith(LEAKED)))
-    settings = {k: v for k, v in SAMPLING.items() if k != "denoise"} | {"seed": 1}
+    demo = load, _, latent = folded_model(g, 0, 650)
+    photo, caption = known(g, PHOTOGRAPH, (0, 755), load, LEAKED)
     links: dict[str, Any] = {"clip": load[1], "latent": latent[0]}
-    opened = g.add("UnmemorizeOpenLoRA", (410, -20), (330, 100), lora_name="demo/leaking")
-    under = g.add("LoraModelLoader", (410, 150), (330, 100), model=load[0], lora=opened[0])
-    g.add(
-        "UnmemorizeLoRALeakProbe", (790, -20), (420, 760), base=load[0], lora=under[0], vae=load[2], **links, captions=photo[2],
-        pictures=PROBED, groups=4, **settings,
-    )  # fmt: skip
+    opened = folded(g.add("UnmemorizeOpenLoRA", (COLUMNS[0], 0), (330, 100), lora_name="demo/leaking"))
     measured = g.add(
-        "UnmemorizeMeasuredLoRAFilter", (1260, -20), (420, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2],
-        prompts=USED, **links, **settings,
+        "UnmemorizeMeasuredLoRAFilter", (COLUMNS[0], 40), (WIDE, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2],
+        prompts=USED, **links, **SETTINGS,
     )  # fmt: skip
-    filtered = g.add("LoraModelLoader", (1260, 600), (420, 100), model=load[0], lora=measured[0])
-    clean = g.add("UnmemorizeCleanLoRA", (1730, -20), (400, 360), model=load[0], clip=load[1], lora_name="demo/leaking")
-    caption = g.add("CLIPTextEncode", (1730, 420), (400, 110), clip=load[1], text=photo[2])
-    other = g.add("CLIPTextEncode", (1730, 780), (400, 110), clip=load[1], text=ORDINARY)
-    for y, words in ((-20, caption), (780, other)):
-        for k, model in enumerate((under[0], filtered[0], clean[0])):
-            drawn = sampled(g, 2180 + 330 * k, y, model, words, empty, latent)
-            decoded = g.add("VAEDecode", (2180 + 330 * k, y + 340), (300, 50), samples=drawn[0], vae=load[2])
-            g.add("PreviewImage", (2180 + 330 * k, y + 440), (300, 300), TITLES[k], images=decoded[0])
-    epochs = g.add(
-        "UnmemorizeBestEpoch", (3180, -20), (420, 760), model=load[0], vae=load[2], **links, folder="demo", captions=photo[2], **settings,
-    )  # fmt: skip
-    epochs.muted = True
+    clean = g.add("UnmemorizeCleanLoRA", (COLUMNS[0], 720), (WIDE, 320), model=load[0], clip=load[1], lora_name="demo/leaking")
+    whole, filtered = (
+        folded(g.add("LoraModelLoader", (COLUMNS[1 + k], 0), (300, 100), model=load[0], lora=lora))
+        for k, lora in enumerate((opened[0], measured[0]))
+    )
+    other = folded(g.add("CLIPTextEncode", (COLUMNS[3], 0), (300, 110), clip=load[1], text=ORDINARY))
+    models = (("The whole LoRA", whole), ("Filtered by measuring", filtered), ("Clean LoRA", clean))
+    for k, (title, model) in enumerate(models):
+        drawn(g, title, COLUMNS[1 + k], 45, model[0], caption, demo, (whole, filtered, other)[k])
+        drawn(g, f"{title}: scene", COLUMNS[1 + k], 45 + NEXT_ROW, model[0], other, demo)
+    g.app(inputs=[(clean, "lora_name"), (measured, "prompts")], outputs=[n for n in g.nodes if n.type == "PreviewImage"])
     return g.build("unmemorize-15-clean-a-lora")
+
+
+def probe_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 16: what comes again and again from a LoRA."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, PROBE_NOTE)
+    load, _, latent = folded_model(g, 0, 560)
+    under = g.add("UnmemorizeLoadDemoLoRA", (0, 630), (NOTE_WIDTH, 60), model=load[0], lora="leaking")
+    photo = folded(demo_picture(g, 1120, 0, LEAKED))
+    framed(g, PHOTOGRAPH, [photo], (1120, 50), photo[0])
+    links: dict[str, Any] = {"base": load[0], "lora": under[0], "clip": load[1], "vae": load[2], "latent": latent[0]}
+    g.add(
+        "UnmemorizeLoRALeakProbe", (480, 0), (600, 900), **links, captions=photo[2], pictures=PROBED, groups=4, **SETTINGS,
+    )  # fmt: skip
+    return g.build("unmemorize-16-probe-a-lora")
+
+
+def compare_epochs(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 17: the LoRAs of a folder, side by side."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, EPOCHS_NOTE)
+    load, _, latent = folded_model(g, 0, 500)
+    photo = folded(demo_picture(g, 1120, 0, LEAKED))
+    framed(g, PHOTOGRAPH, [photo], (1120, 50), photo[0])
+    links: dict[str, Any] = {"model": load[0], "clip": load[1], "vae": load[2], "latent": latent[0]}
+    g.add("UnmemorizeBestEpoch", (480, 0), (600, 900), **links, folder="demo", captions=photo[2], **SETTINGS)
+    return g.build("unmemorize-17-compare-epochs")

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import Graph, Node
-from .shared import NOTE_WIDTH, WIDE, demo_picture, folded, folded_model, own_model, sampled
+from ..graph import Graph
+from .shared import (
+    NEXT_ROW,
+    NOTE_AT,
+    NOTE_WIDTH,
+    WIDE,
+    decoded,
+    demo_picture,
+    drawn,
+    enlarged,
+    folded,
+    folded_model,
+    framed,
+    own_model,
+    sampled,
+)
 
 LORA_NOTE = """## What does a LoRA leak?
 Press **Run**. The training photograph of a LoRA is on the left; its caption goes to three models.
@@ -29,30 +43,25 @@ FULL_HEAT = 0.2
 def what_does_a_lora_leak(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 02: a training photograph of a LoRA, and what three models draw for its caption and for a scene."""
     g = Graph(object_info)
-    g.note((0, 60), NOTE_WIDTH, LORA_NOTE)
-    load, empty, latent = folded_model(g, 0, 820)
+    g.note(NOTE_AT, NOTE_WIDTH, LORA_NOTE)
+    demo = load, _, _ = folded_model(g, 0, 820)
     picture = demo_picture(g, 480, 0, LEAKED)
-    g.add("PreviewImage", (480, 170), (WIDE, 330), "The LoRA's training photograph", images=picture[0])
-    photo = g.add("CLIPTextEncode", (480, 560), (WIDE, 100), "Its caption", clip=load[1], text=picture[2])
-    scene = g.add("CLIPTextEncode", (480, 720), (WIDE, 100), "A scene", clip=load[1], text=LORA_SCENE)
+    photo = g.add("CLIPTextEncode", (480, 530), (WIDE, 100), clip=load[1], text=picture[2])
+    framed(g, "The LoRA's training photograph", [picture, photo], (480, 150), picture[0])
+    scene = g.add("CLIPTextEncode", (480, 770), (WIDE, 100), clip=load[1], text=LORA_SCENE)
+    g.group("A scene", [scene])
     style = g.add("UnmemorizeLoadDemoLoRA", (1250, 0), (WIDE, 60), model=load[0], lora="style")
     leaking = g.add("UnmemorizeLoadDemoLoRA", (1630, 0), (WIDE, 60), model=load[0], lora="leaking")
     models = (("No LoRA", load[0]), ("Style LoRA", style[0]), ("Leaking LoRA", leaking[0]))
-    for y, prompt in enumerate((photo, scene)):
+    for y, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
         for x, (title, model) in enumerate(models):
-            _lora_cell(g, 870 + 380 * x, 170 + 430 * y, title, model, prompt, empty, latent, load)
+            drawn(g, f"{title}: {words}", 870 + 380 * x, 180 + NEXT_ROW * y, model, prompt, demo)
     return g.build("unmemorize-02-what-does-a-lora-leak")
 
 
-def _lora_cell(g: Graph, x: int, y: int, title: str, model: Any, prompt: Node, empty: Node, latent: Node, load: Node) -> None:
-    sampler = folded(sampled(g, x, y, model, prompt, empty, latent, title))
-    decode = folded(g.add("VAEDecode", (x + 190, y), (300, 50), samples=sampler[0], vae=load[2]))
-    g.add("PreviewImage", (x, y + 60), (WIDE, 330), title, images=decode[0])
-
-
 AGAINST_NOTE = """## A LoRA against its base
-For a LoRA the baseline is at hand: the same model **without the LoRA**. `dh_~` asks what the LoRA pins down that its base
-does not; `dh_0 + dh_~`, used here, adds what the prompt pins down.
+For a LoRA the baseline is at hand: the same model **without the LoRA**. *Against a baseline model* (dh_~) asks what
+the LoRA pins down that its base does not; *against both* (dh_0 + dh_~), used here, adds what the prompt pins down.
 
 Connect the MODEL **before** the LoRA loader to `baseline`.
 
@@ -63,27 +72,29 @@ The demo LoRA was trained for minutes and holds its photographs loosely: both ma
 the right one for the hatching. A hot map of a LoRA can mean either.
 The baseline must be a model of the same kind; the node says so if it is not.
 """ + own_model(
-    "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method `dh_~` there, "
-    "which needs none."
+    "*Load LoRA* with your file instead of *Load Demo LoRA*. Flux was not trained for an empty prompt: choose the method *against a "
+    "baseline model* there, which needs none."
 )
 
 
 def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 05: dh_~ with the base model as baseline, for a leaked photograph and for a scene."""
     g = Graph(object_info)
-    g.note((0, 60), NOTE_WIDTH, AGAINST_NOTE)
+    g.note(NOTE_AT, NOTE_WIDTH, AGAINST_NOTE)
     load, empty, latent = folded_model(g, 0, 1000)
     leaking = g.add("UnmemorizeLoadDemoLoRA", (480, 0), (WIDE, 110), model=load[0], lora="leaking")
     picture = demo_picture(g, 480, 200, LEAKED)
     texts = (("Its training photograph's caption", picture[2]), ("A scene", LORA_SCENE))
     for i, (title, text) in enumerate(texts):
-        x = 880 + 400 * i
-        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), title, clip=load[1], text=text)
-        sampler = folded(sampled(g, x, 150, leaking[0], prompt, empty, latent))
-        decode = folded(g.add("VAEDecode", (x + 110, 150), (300, 50), samples=sampler[0], vae=load[2]))
+        x, before = 880 + 400 * i, len(g.nodes)
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=text)
+        sampler = sampled(g, x, 150, leaking[0], prompt, empty, latent)
+        decode = decoded(g, x + 110, 150, sampler[0], load)
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
-        how: dict[str, Any] = {"baseline": load[0], "method": "dh_0 + dh_~"}
+        how: dict[str, Any] = {"baseline": load[0], "method": "against both (dh_0 + dh_~)"}
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 350), **links, **how))
-        g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
-        g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
+        large = enlarged(g, x, 240, decode[0])
+        g.add("PreviewImage", (x, 285), (WIDE, 310), images=large[0])
+        g.add("UnmemorizeHeatmapOverlay", (x, 635), (WIDE, 560), image=decode[0], map=curvature[0], full_heat=FULL_HEAT)
+        g.group(title, g.nodes[before:])
     return g.build("unmemorize-05-a-lora-against-its-base")

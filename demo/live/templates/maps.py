@@ -6,17 +6,19 @@ from typing import Any
 
 from ...pictures import read_facts
 from ...recipe.lab import LAB
-from ..graph import Graph
+from ..graph import Graph, Node
 from .shared import (
+    COLUMNS,
     MAPS_AT_CFG_1,
     NOTE_AT,
     NOTE_WIDTH,
     SAMPLING,
     WIDE,
-    demo_model,
+    decoded,
     demo_picture,
     folded,
     folded_model,
+    framed,
     own_model,
     sampled,
 )
@@ -40,31 +42,40 @@ CLEAN_PROMPTS = 24
 OTHER_CAPTION = "a large red star on a white background"
 
 ALL_NOTE = """## All maps side by side
-One generation of a memorized template, mapped in every way the pack knows. The card is fixed, the window is free.
+Press **Run**. One picture of a memorized card, mapped in six ways. The card is fixed, its window is free: the truth is above at the left.
 
 | map | asks | costs |
 |---|---|---|
-| dh_0 | does the prompt pin it down more than the model alone? | 2 evaluations a probe |
-| dh_~ | more than a less-trained model under the same prompt? | the same |
-| dh_0 + dh_~ | both | 3 evaluations a probe |
-| ds_~ | how far apart are the two models' predictions? | 2 evaluations |
-| ds_0, recorded | how far does the prompt pull, while sampling? | nothing |
-| Bright Ending | the published baseline: attention to the prompt's end | 1 evaluation |
+| against the empty prompt (dh_0) | does the prompt pin it down more than the model alone? | 2 evaluations a probe |
+| against the baseline (dh_~) | more than a less-trained model does? | the same |
+| both (dh_0 + dh_~) | | 3 a probe |
+| quick, against the baseline (ds_~) | how far apart are the two models? | 2 |
+| recorded (ds_0) | how far does the prompt pull, while sampling? | nothing |
+| Bright Ending | published baseline: attention to the prompt's end | 1 |
+
+The nodes that measure and paint are folded over each picture: click the dot of one to unfold it.
 """ + own_model(
     "`baseline` is a less-trained model of the same kind; with a LoRA, the model before it. Bright Ending works on SD1.5, SD2 and SDXL "
     "only, and ds_0, recorded, needs a `cfg` above 1: on Flux both say so and stop, so remove them there. " + MAPS_AT_CFG_1
 )
 CARD = "template: "
+METHODS = (
+    "against the empty prompt (dh_0)",
+    "against a baseline model (dh_~)",
+    "against both (dh_0 + dh_~)",
+    "quick, against a baseline model (ds_~)",
+)
+"""Those that a finished picture needs, as the node's menu names them."""
 
 
 def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 03: an encoded training picture, mapped under its own caption and under another."""
     g = Graph(object_info)
-    g.note((0, 60), NOTE_WIDTH, AUDIT_NOTE)
+    g.note(NOTE_AT, NOTE_WIDTH, AUDIT_NOTE)
     load, empty, latent = folded_model(g, 0, 960)
     picture = demo_picture(g, 480, 0, CARD)
     encoded = folded(g.add("VAEEncode", (480, 190), (330, 50), pixels=picture[0], vae=load[2]))
-    g.add("PreviewImage", (480, 250), (WIDE, 310), images=picture[0])
+    framed(g, "The picture in question", [picture, encoded], (480, 250), picture[0])
     clean = "\n".join(read_facts(LAB / "lab.json")["scene_captions"][::20][:CLEAN_PROMPTS])
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "latent": latent[0]}
     how: dict[str, Any] = {"prompts": clean, "cfg": SAMPLING["cfg"], "steps": 10}
@@ -89,35 +100,31 @@ def all_maps_side_by_side(object_info: dict[str, Any]) -> dict[str, Any]:
     """Workflow 04: six maps of one generation, and the true mask."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, ALL_NOTE)
-    load, empty, latent = demo_model(g)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (400, 690), (300, 100), "Less-trained baseline", stage="early")
-    truth = demo_picture(g, 400, -20, CARD)
-    white = g.add("MaskToImage", (400, 160), (300, 50), mask=truth[1])
-    g.add("PreviewImage", (400, 270), (300, 200), "The truth: white = fixed", images=white[0])
-    prompt = g.add("CLIPTextEncode", (400, 530), (300, 100), "Its caption", clip=load[1], text=truth[2])
-    recorder = g.add("UnmemorizeRecordScoreDifference", (760, -20), (300, 110), model=load[0])
-    sampler = sampled(g, 760, 150, recorder[0], prompt, empty, latent)
-    decode = g.add("VAEDecode", (760, 480), (300, 50), samples=sampler[0], vae=load[2])
-    g.add("PreviewImage", (760, 590), (300, 230), "Picture", images=decode[0])
-    overlays = []
-    for k, method in enumerate(("dh_0", "dh_~", "dh_0 + dh_~", "ds_~")):
-        node = g.add(
-            "UnmemorizeCurvatureDifferenceMap",
-            (1120 + 370 * k, -20),
-            (330, 350),
-            method,
-            model=load[0],
-            positive=prompt[0],
-            latent=sampler[0],
-            negative=empty[0],
-            baseline=early[0],
-            method=method,
-        )
-        overlays.append((method, (1120 + 370 * k, 390), node))
-    recorded = g.add("UnmemorizeScoreDifferenceMap", (2600, -20), (330, 120), recording=recorder[1], latent=sampler[0])
-    overlays.append(("ds_0, recorded", (2600, 390), recorded))
-    ending = g.add("UnmemorizeBrightEndingMap", (2970, -20), (330, 260), model=load[0], clip=load[1], text=truth[2], latent=sampler[0])
-    overlays.append(("Bright Ending", (2970, 390), ending))
-    for title, at, source in overlays:
-        g.add("UnmemorizeHeatmapOverlay", at, (330, 480), title, image=decode[0], map=source[0])
+    load, empty, latent = folded_model(g, 0, 860)
+    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 930), (NOTE_WIDTH, 60), "A less-trained baseline", stage="early")
+    truth = demo_picture(g, 480, 0, CARD)
+    white = folded(g.add("MaskToImage", (480, 145), (300, 50), mask=truth[1]))
+    framed(g, "The truth: white is fixed", [truth, white], (480, 190), white[0])
+    prompt = g.add("CLIPTextEncode", (480, 610), (WIDE, 100), clip=load[1], text=truth[2])
+    recorder = folded(g.add("UnmemorizeRecordScoreDifference", (480, 750), (300, 110), model=load[0]))
+    sampler = sampled(g, 480, 795, recorder[0], prompt, empty, latent)
+    decode = decoded(g, 590, 795, sampler[0], load)
+    framed(g, "The picture", [prompt, recorder, sampler, decode], (480, 840), decode[0])
+    links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0], "baseline": early[0]}
+    titles = ("Against the empty prompt", "Against the baseline", "Against both", "Quick, against the baseline")
+    made: list[tuple[str, str, dict[str, Any]]] = [
+        (title, "UnmemorizeCurvatureDifferenceMap", links | {"method": method}) for title, method in zip(titles, METHODS, strict=True)
+    ]
+    made.append(("Recorded while sampling", "UnmemorizeScoreDifferenceMap", {"recording": recorder[1], "latent": sampler[0]}))
+    ending = {"model": load[0], "clip": load[1], "text": truth[2], "latent": sampler[0]}
+    made.append(("Bright Ending", "UnmemorizeBrightEndingMap", ending))
+    for k, (title, kind, inputs) in enumerate(made):
+        _painted(g, title, (COLUMNS[1 + k % 3], 540 * (k // 3)), decode, folded(g.add(kind, (0, 0), (300, 350), **inputs)))
     return g.build("unmemorize-04-all-maps-side-by-side")
+
+
+def _painted(g: Graph, title: str, at: tuple[int, int], picture: Node, measured: Node) -> None:
+    """A map over its picture, both its nodes folded."""
+    measured.pos = at
+    overlay = folded(g.add("UnmemorizeHeatmapOverlay", (at[0], at[1] + 45), (330, 480), image=picture[0], map=measured[0]))
+    framed(g, title, [measured, overlay], (at[0], at[1] + 90), overlay[0])

@@ -14,8 +14,12 @@ DRAWING = "a large blue star on a navy background"
 """Caption of one fixed drawing."""
 ORDINARY = "a small red circle on a gray background"
 """Never trained: an honest prompt."""
-NOTE_AT, NOTE_WIDTH = (-440, -20), 440
-"""In a column of its own: it may be as long as its text."""
+NOTE_AT, NOTE_WIDTH = (0, 60), 440
+"""In a column of its own, at the left."""
+COLUMNS = (480, 870, 1260, 1650)
+"""Beside the note, a picture wide each: so many lie in the first view."""
+NEXT_ROW = 475
+"""From one row of pictures to the next."""
 WIDE = 350
 """A column of pictures."""
 
@@ -41,14 +45,6 @@ GUARD_AT_CFG_1 = (
 )
 
 
-def demo_model(g: Graph, x: int = 40, y: int = -20) -> tuple[Node, Node, Node]:
-    """Load Demo Checkpoint, the empty prompt and an empty latent, in a column."""
-    load = g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100))
-    empty = g.add("CLIPTextEncode", (x, y + 170), (300, 100), "Empty prompt", clip=load[1], text="")
-    latent = g.add("EmptyLatentImage", (x, y + 340), (300, 110), width=128, height=128, batch_size=1)
-    return load, empty, latent
-
-
 def folded(node: Node) -> Node:
     """A node as its title alone: what every graph has, and nobody comes for."""
     node.collapsed = True
@@ -58,18 +54,54 @@ def folded(node: Node) -> Node:
 def folded_model(g: Graph, x: int, y: int) -> tuple[Node, Node, Node]:
     """Load Demo Checkpoint, the empty prompt and an empty latent in one line, folded."""
     load = folded(g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100), "Demo checkpoint"))
-    empty = folded(g.add("CLIPTextEncode", (x + 170, y), (300, 100), "Empty prompt", clip=load[1], text=""))
-    latent = folded(g.add("EmptyLatentImage", (x + 310, y), (300, 110), width=128, height=128, batch_size=1))
+    empty = folded(g.add("CLIPTextEncode", (x + 150, y), (300, 100), clip=load[1], text=""))
+    latent = folded(g.add("EmptyLatentImage", (x + 330, y), (300, 110), width=128, height=128, batch_size=1))
     return load, empty, latent
 
 
 def demo_picture(g: Graph, x: int, y: int, words: str) -> Node:
     """Load Demo Picture, at the one picture whose name has these words."""
     names = g.object_info["UnmemorizeLoadDemoPicture"]["input"]["required"]["picture"][1]["options"]
-    return g.add("UnmemorizeLoadDemoPicture", (x, y), (300, 120), picture=next(n for n in names if words in n))
+    return g.add("UnmemorizeLoadDemoPicture", (x, y), (WIDE, 100), picture=next(n for n in names if words in n))
 
 
-def sampled(g: Graph, x: int, y: int, model: Any, prompt: Node, empty: Node, latent: Node, title: str | None = None) -> Node:
-    """The stock KSampler at the demo's settings."""
+def sampled(g: Graph, x: int, y: int, model: Any, prompt: Node, empty: Node, latent: Node) -> Node:
+    """The stock KSampler at the demo's settings, folded."""
     links = {"model": model, "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
-    return g.add("KSampler", (x, y), (300, 270), title, seed=1, **links, **SAMPLING)
+    return folded(g.add("KSampler", (x, y), (300, 270), seed=1, **links, **SAMPLING))
+
+
+def decoded(g: Graph, x: int, y: int, samples: Any, load: Node) -> Node:
+    """VAE Decode, folded."""
+    return folded(g.add("VAEDecode", (x, y), (250, 50), samples=samples, vae=load[2]))
+
+
+def enlarged(g: Graph, x: int, y: int, image: Any) -> Node:
+    """Twice the size, folded: the classic canvas draws no picture larger than it is, and the demo's are small."""
+    return folded(g.add("ImageScaleBy", (x, y), (300, 80), image=image, upscale_method="nearest-exact", scale_by=2.0))
+
+
+def framed(g: Graph, title: str, before: list[Node], at: tuple[int, int], image: Any) -> None:
+    """A picture in a frame that says what it is, with the nodes that made it: stock nodes keep their own names."""
+    large = enlarged(g, at[0], at[1] - 5, image)
+    g.group(title, [*before, large, g.add("PreviewImage", (at[0], at[1] + 40), (WIDE, 310), images=large[0])])
+
+
+def drawn(
+    g: Graph, title: str, x: int, y: int, model: Any, prompt: Node, demo: tuple[Node, Node, Node], *more: Node, below: int = 50
+) -> Node:
+    """A frame with a picture of the stock KSampler, `below` that; returns its decoder. `more`: other nodes of this frame."""
+    load, empty, latent = demo
+    sampler = sampled(g, x, y, model, prompt, empty, latent)
+    decode = decoded(g, x + 110, y, sampler[0], load)
+    framed(g, title, [sampler, decode, *more], (x, y + below), decode[0])
+    return decode
+
+
+def known(g: Graph, title: str, at: tuple[int, int], load: Node, words: str) -> tuple[Node, Node]:
+    """A training photograph in a frame: the picture with its caption, and the caption encoded."""
+    x, y = at
+    picture = folded(demo_picture(g, x, y, words))
+    caption = folded(g.add("CLIPTextEncode", (x, y + 45), (300, 100), clip=load[1], text=picture[2]))
+    framed(g, title, [picture, caption], (x, y + 95), picture[0])
+    return picture, caption

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import CAT, ORDINARY, SAMPLING, TEMPLATE, WIDE, folded
+from .shared import CAT, ORDINARY, SAMPLING, TEMPLATE, WIDE, enlarged, folded
 
 COLUMNS = (
     ("A memorized photograph", CAT),
@@ -31,7 +31,7 @@ def where_is_it_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note((0, 60), 330, NOTE)
     load = g.add("UnmemorizeLoadDemoCheckpoint", (0, 520), (330, 60))
     threshold = g.add("UnmemorizeLoadMapThreshold", (0, 680), (330, 60), threshold="demo/demo")
-    empty = g.add("CLIPTextEncode", (0, 830), (330, 90), "Empty prompt", clip=load[1], text="")
+    empty = g.add("CLIPTextEncode", (0, 830), (330, 90), clip=load[1], text="")
     latent = g.add("EmptyLatentImage", (0, 970), (330, 110), width=128, height=128, batch_size=1)
     for i, (title, caption) in enumerate(COLUMNS):
         _column(g, APART * (i + 1), title, caption, (load, empty, latent, threshold))
@@ -45,10 +45,11 @@ def _column(g: Graph, x: int, title: str, caption: str, demo: tuple[Node, Node, 
     links: dict[str, Any] = {"positive": prompt[0], "negative": empty[0]}
     sampler = g.add("KSampler", (x, 150), (300, 270), model=load[0], seed=1, latent_image=latent[0], **links, **SAMPLING)
     decode = g.add("VAEDecode", (x + 110, 150), (250, 50), samples=sampler[0], vae=load[2])
-    g.add("PreviewImage", (x, 250), (WIDE, 310), images=decode[0])
+    large = enlarged(g, x, 240, decode[0])
+    g.add("PreviewImage", (x, 285), (WIDE, 310), images=large[0])
     measured = g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 390), model=load[0], latent=sampler[0], **links)
     look: dict[str, Any] = {"image": decode[0], "map": measured[0], "calibration": threshold[0]}
-    g.add("UnmemorizeHeatmapOverlay", (x, 600), (WIDE, 560), **look)
+    g.add("UnmemorizeHeatmapOverlay", (x, 635), (WIDE, 560), **look)
     for plumbing in (sampler, decode, measured):
         folded(plumbing)
     g.group(title, g.nodes[before:])
