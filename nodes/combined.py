@@ -174,7 +174,7 @@ class AlternativePrompts(io.ComfyNode):
             "picture that it flags again with those of them that do not call the memory up, and goes over to your exact words once the "
             "layout stands.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder."),
+                io.Clip.Input("clip", tooltip="The text encoder, as for the prompt itself."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What you want in the picture."),
                 io.String.Input(
                     "word_list",
@@ -187,7 +187,7 @@ class AlternativePrompts(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output("positive", display_name="positive", tooltip="The prompt as it is."),
                 io.Conditioning.Output("alternatives", display_name="alternatives", tooltip="For a stability guard's input of that name."),
-                io.String.Output("text", display_name="text", tooltip="The variants, one a line."),
+                io.String.Output("variants", display_name="variants", tooltip="The variants, one a line."),
             ],
             **hints(io.Schema, search_aliases=["prompt variants", "synonyms", "loosen", "memorization", "reword"]),
         )

@@ -14,7 +14,7 @@ from ...host.combined.alternative_prompts import with_alternatives
 from ...host.stability import guard as guarding
 from ...host.stability.profiles import StoredProfile
 from ...host.stability.restart import Phase, Restart, nothing
-from ...unmemorize.stability.loosened import MOST
+from ...unmemorize.copies.loosened import MOST
 from ...unmemorize.stability.rule import Rule
 from . import published
 from .common import log, shared_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...unmemorize.stability.loosened import loosened
+from ...unmemorize.copies.loosened import loosened
 from ..core.prompts import encoded
 from .neighbours import vocabulary_of
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from ..graph import Graph
 from .shared import (
-    DRAWING,
     GUARD_AT_CFG_1,
     NOTE_AT,
     NOTE_WIDTH,
     ORDINARY,
+    RACCOON,
     SAMPLING,
     WIDE,
     decoded,
@@ -25,19 +25,19 @@ from .shared import (
 GUARD_NOTE = """## A sampler that notices memories
 Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
 
-- **Memorized scene**: the stock sampler draws the same picture for every seed. The guard notices while sampling and draws another one
-  that mostly obeys the words.
+- **Memorized photograph**: the stock sampler gives it back for every seed. The guard notices while sampling and draws what the words
+  ask for.
 - **Ordinary scene**: nothing is noticed, and both pictures are the same bit for bit.
 
-The charts show the runs against the band of clean ones. A drawing's run leaves it a little, taken together; a photograph's far
-(workflow 07).
+The charts show the runs against the band of clean ones.
 
-`parent` is a model that has not stored the picture: here an older checkpoint. With a LoRA, it is the model before the LoRA.
+No second model is needed: *Alternative Prompts* makes variants of the prompt, and those that leave the memory alone draw the early
+steps. Where there is an older checkpoint, connect it as `parent` instead (workflow 07); with a LoRA, the model before it.
 """ + own_model(
     "The profile belongs to one model and its `cfg`: measure yours with *Calibrate Stability Profile* (workflow 07). " + GUARD_AT_CFG_1
 )
 CASES = (
-    ("A memorized scene: stock, and under guard", DRAWING, 1),
+    ("A memorized photograph: stock, and under guard", RACCOON, 1),
     ("An ordinary scene: stock, and under guard", ORDINARY, 1),
 )
 
@@ -47,14 +47,13 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, GUARD_NOTE)
     load, empty, latent = folded_model(g, 0, 730)
-    early = g.add("UnmemorizeLoadDemoCheckpoint", (0, 810), (NOTE_WIDTH, 60), "An older checkpoint", stage="early")
-    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 960), (NOTE_WIDTH, 60), profile="demo/demo")
+    profile = g.add("UnmemorizeLoadStabilityProfile", (0, 810), (NOTE_WIDTH, 60), profile="demo/demo")
     for i, (title, caption, seed) in enumerate(CASES):
         x, before = 480 + 790 * i, len(g.nodes)
-        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=caption)
+        prompt = g.add("UnmemorizeAlternativePrompts", (x, 0), (WIDE, 110), clip=load[1], text=caption, word_list="")
         links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
         stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
-        look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "parent": early[0]}
+        look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "alternatives": prompt[1]}
         guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, **look)
         for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
             decode = decoded(g, folded_at, 20, sampler[0], load)

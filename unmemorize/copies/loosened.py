@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..copies.trigger_words import Word, alternatives, with_another, words_of
+from .trigger_words import Word, alternatives, with_another, words_of
 
 NEIGHBOURS = 2
 """Other words that are tried in a word's place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmemorize_pack.unmemorize.stability.loosened import MOST, loosened
+from unmemorize_pack.unmemorize.copies.loosened import MOST, loosened
 
 NEAR = {"cat": ["dog", "fox", "cow"], "red": ["pink"], "sits": []}
 
