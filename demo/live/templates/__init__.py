@@ -29,4 +29,5 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "19-inside-a-lora": filtering.inside_a_lora,
     "20-compare-masks": neurons.compare_masks,
     "21-your-own-model": own.your_own_model,
+    "22-guard-a-lora": guard.guard_a_lora,
 }

@@ -1,10 +1,12 @@
-"""Workflows 06 and 07: a guarded sampler beside the stock one, and a guard for any sampler with a profile measured in the graph."""
+"""Workflows 06, 07 and 22: a guarded sampler beside the stock one, a guard for any sampler with a profile measured in the graph, and a
+guard of a LoRA."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..graph import Graph
+from ..graph import Graph, Node
+from .lora import LEAKED, LORA_SCENE
 from .shared import (
     GUARD_AT_CFG_1,
     NOTE_AT,
@@ -32,13 +34,13 @@ Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stabil
 The charts show the runs against the band of clean ones.
 
 No second model is needed: *Alternative Prompts* makes variants of the prompt, and those that leave the memory alone draw the early
-steps. Where there is an older checkpoint, connect it as `parent` instead (workflow 07); with a LoRA, the model before it.
+steps. Where there is an older checkpoint, connect it as `parent` instead (workflow 07); with a LoRA, the model before it (22).
 """ + own_model(
     "The profile belongs to one model and its `cfg`: measure yours with *Calibrate Stability Profile* (workflow 07). " + GUARD_AT_CFG_1
 )
 CASES = (
-    ("A memorized photograph: stock, and under guard", RACCOON, 1),
-    ("An ordinary scene: stock, and under guard", ORDINARY, 1),
+    ("A memorized photograph: stock, and under guard", RACCOON),
+    ("An ordinary scene: stock, and under guard", ORDINARY),
 )
 
 
@@ -48,20 +50,57 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, GUARD_NOTE)
     load, empty, latent = folded_model(g, 0, 730)
     profile = g.add("UnmemorizeLoadStabilityProfile", (0, 810), (NOTE_WIDTH, 60), profile="demo/demo")
-    for i, (title, caption, seed) in enumerate(CASES):
+    for i, (title, caption) in enumerate(CASES):
         x, before = 480 + 790 * i, len(g.nodes)
         prompt = g.add("UnmemorizeAlternativePrompts", (x, 0), (WIDE, 110), clip=load[1], text=caption, word_list="")
-        links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0], "seed": seed}
-        stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
-        look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "alternatives": prompt[1]}
-        guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, **look)
-        for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
-            decode = decoded(g, folded_at, 20, sampler[0], load)
-            large = enlarged(g, folded_at - 120 + 30 * (sampler is guarded), 65, decode[0])
-            g.add("PreviewImage", (at, 150), (WIDE, 320), images=large[0])
-        g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
+        _both(g, x, load, load[0], (prompt, empty, latent), {"profile": profile[0], "alternatives": prompt[1]})
         g.group(title, g.nodes[before:])
     return g.build("unmemorize-06-guard-the-sampler")
+
+
+def _both(g: Graph, x: int, load: Node, model: Any, prompts: tuple[Node, Node, Node], look: dict[str, Any]) -> None:
+    """Stock and guarded sampler of a prompt, with the same seed, their pictures and the guard's chart."""
+    positive, empty, latent = prompts
+    links: dict[str, Any] = {"model": model, "positive": positive[0], "negative": empty[0], "latent_image": latent[0], "seed": 1}
+    stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
+    guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, mode="correct", **look)
+    for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
+        decode = decoded(g, folded_at, 20, sampler[0], load)
+        large = enlarged(g, folded_at - 120 + 30 * (sampler is guarded), 65, decode[0])
+        g.add("PreviewImage", (at, 150), (WIDE, 320), images=large[0])
+    g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
+
+
+LORA_NOTE = """## A LoRA that gives pictures back
+Press **Run**. The demo LoRA *leaking* was trained on four photographs and a hatched style. In each frame, left: the stock KSampler with
+the LoRA. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
+
+- **A training caption**: the LoRA gives its photograph back. The guard notices, and draws what the model before the LoRA makes of the
+  words, with what the LoRA changes for every prompt.
+- **A scene**: nothing is noticed, and both pictures are the same bit for bit.
+
+No profile is needed: `parent` is the MODEL that goes into the LoRA loader. The chart shows *agreement*: does the prompt ask for the
+same with the LoRA as without it? About 0 for a photograph that is given back.
+""" + own_model(
+    "Your LoRA between loader and guard, and the loader's MODEL as parent. For a LoRA with a trigger word, a prompt of that word alone as "
+    "`reference`."
+)
+
+
+def guard_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 22: stock and guarded sampler under a leaking LoRA, for a photograph's caption and for a scene."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, LORA_NOTE)
+    load, empty, latent = folded_model(g, 0, 760)
+    lora = g.add("UnmemorizeLoadDemoLoRA", (0, 840), (NOTE_WIDTH, 60), model=load[0], lora="leaking")
+    photograph = folded(demo_picture(g, 0, 960, LEAKED))
+    cases = (("A training caption: stock, and under guard", photograph[2]), ("A scene: stock, and under guard", LORA_SCENE))
+    for i, (title, caption) in enumerate(cases):
+        x, before = 480 + 790 * i, len(g.nodes)
+        prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=caption)
+        _both(g, x, load, lora[0], (prompt, empty, latent), {"parent": load[0]})
+        g.group(title, g.nodes[before:])
+    return g.build("unmemorize-22-guard-a-lora")
 
 
 ANY_NOTE = """## A guard for any sampler
