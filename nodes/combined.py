@@ -185,7 +185,7 @@ class AlternativePrompts(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive", tooltip="The prompt as it is."),
+                io.Conditioning.Output("positive", display_name="positive", tooltip="The prompt as it is, for the sampler."),
                 io.Conditioning.Output("alternatives", display_name="alternatives", tooltip="For a stability guard's input of that name."),
                 io.String.Output("variants", display_name="variants", tooltip="The variants, one a line."),
             ],
