@@ -15,6 +15,7 @@ TITLES = {
     "lab": "The demo lab",
     "curvature": "Maps: where is it memorized?",
     "stability": "Stability guard",
+    "lora_guard": "The guard of a LoRA",
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
     "lora_measured": "LoRAs filtered by measuring",
