@@ -139,10 +139,9 @@ def main(arguments: list[str]) -> int:
 
 def _speak() -> None:
     """Progress to stderr, in a way of our own: ComfyUI has set up the root logger, which keeps quiet."""
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
 

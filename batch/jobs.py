@@ -109,6 +109,7 @@ def _filtered(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     tensors, metadata = files.read(Path(unit.path), "LoRA")
     job = Job(base.model, base.clip, Settings(**options.settings))
     result = filter_lora(tensors, job, both=False)
+    lora_files.check_kept(result.kept)
     info = {"name": unit.name, "sha256": content_hash(Path(unit.path)), "metadata": metadata, "filter": {}}
     info["filter"] = provenance(info, job)
     target = Path(options.output) / "filtered"

@@ -220,7 +220,8 @@ class BestEpoch(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, latent: dict, folder: str, strengths: str, captions: str, reference: str, seed: int,
-        steps: int, cfg: float, sampler_name: str, scheduler: str, references: Any = None, detector: Any = None, copy_limit: float = BuiltIn.least,
+        steps: int, cfg: float, sampler_name: str, scheduler: str, references: Any = None, detector: Any = None,
+        copy_limit: float = BuiltIn.least,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         several, used = best_epoch.strengths_of(strengths), None if references is None else detector or BuiltIn()
