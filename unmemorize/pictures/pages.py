@@ -37,13 +37,13 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 def document(title: str, above: str, columns: list[str], rows: list[str], facts: dict[str, Any]) -> str:
     """A page: `title` and `columns` are text; `above` and `rows` (a `<tr>` each) are HTML, whose text went through `text`; `facts` stand
     below (model, settings, versions, date). A column named "" cannot be sorted by."""
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(c)}</button></th>' if c else "<th></th>" for c in columns)
+    head = "".join(f'<th scope="col"><button type="button">{text(c)}</button></th>' if c else "<th></th>" for c in columns)
     shown = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     body = "\n".join(rows)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CSP}"><title>{html.escape(title)}</title><style>{STYLE}</style></head>
-<body><h1>{html.escape(title)}</h1>
+<meta http-equiv="Content-Security-Policy" content="{CSP}"><title>{text(title)}</title><style>{STYLE}</style></head>
+<body><h1>{text(title)}</h1>
 {above}
 <table><thead><tr>{head}</tr></thead><tbody>
 {body}
