@@ -23,7 +23,9 @@ def test_names_are_text_and_the_page_asks_nothing_of_others():
 def test_failures_come_first_and_columns_of_nothing_are_left_out():
     page = table_page(ROWS, "t", {})
     heads = re.findall(r'<button type="button">([^<]*)</button>', page)
-    assert heads == ["name", "error", "base", "rank after", "energy removed"]
+    assert heads == ["name", "error", "rank after", "energy removed"]
+    below = page[page.index("<dl>") :]
+    assert "<dt>base</dt><dd>demo</dd>" in below and "demo" not in page[: page.index("<dl>")], "what all say alike is said once"
     body = page[page.index("<tbody>") :]
     assert body.index("cannot be read") < body.index("alert(1)") and "2 rows, 1 failed" in page
     assert 'data-value="0.25"' in body and "&ndash;" in body, "what a row does not say is a dash"
