@@ -139,10 +139,9 @@ def main(arguments: list[str]) -> int:
 
 def _speak() -> None:
     """Progress to stderr, in a way of our own: ComfyUI has set up the root logger, which keeps quiet."""
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -219,7 +218,12 @@ def merged(folder: Path) -> int:
     if not found:
         raise ValueError(f"There are no rows in {str(folder)!r}.")
     rows.as_csv(found, folder / TABLE)
-    facts = made_with(folder) | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
+    noted = made_with(folder)
+    facts = (
+        {"work": noted.get("kind", "")}
+        | noted.get("settings", {})
+        | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
+    )
     if found[0]["kind"] == "audit":
         several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row} for row in found]
         written = page(finished(several), summary(several), facts)

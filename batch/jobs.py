@@ -109,13 +109,13 @@ def _filtered(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     tensors, metadata = files.read(Path(unit.path), "LoRA")
     job = Job(base.model, base.clip, Settings(**options.settings))
     result = filter_lora(tensors, job, both=False)
+    lora_files.check_kept(result.kept)
     info = {"name": unit.name, "sha256": content_hash(Path(unit.path)), "metadata": metadata, "filter": {}}
     info["filter"] = provenance(info, job)
     target = Path(options.output) / "filtered"
-    stem = f"{Path(unit.name).stem[:80]}-{unit.id[:8]}"
-    written = lora_files.new_metadata(result.kept, info, target)
-    with files.written(target, result.kept, written) as temporary:
-        path = files.link(temporary, target, stem)
+    # named by its unit: what a kill left here without a row is the same file, and is written over
+    path = target / f"{Path(unit.name).stem[:40]}-{unit.id[:8]}{files.SUFFIX}"
+    files.replace(path, result.kept, lora_files.new_metadata(result.kept, info, target))
     facts = report_of(result, job)
     kept = ("method", "layers", "layers_changed", "rank_before", "rank_after", "energy_removed")
     passed = sum(len(keys) for keys in facts["passed_through"].values())
@@ -133,7 +133,7 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
         Probe(base.model, model, base.vae, encoded(clip, captions), empty, base.latent(s), s["use"], s["pictures"], s["w"], s["groups"])
     )
     facts = report(found, captions, s["use"])
-    _save(shown(found), Path(options.output) / "galleries", f"{Path(unit.name).stem[:80]}-{unit.id[:8]}")
+    _save(shown(found), Path(options.output) / "galleries", f"{Path(unit.name).stem[:40]}-{unit.id[:8]}")
     best = max((group["agreement"] for group in facts["groups"]), default=None)
     return {"leaks": facts["leaks"], "groups": len(facts["groups"]), "agreement": best, "base_agreement": facts["base_agreement"]}
 

@@ -21,6 +21,7 @@ TITLES = {
     "lora_measured": "LoRAs filtered by measuring",
     "copies": "Is it a copy?",
     "trigger_words": "Which word calls it up?",
+    "many_files": "Many files",
 }
 HEAD = """# Results
 

@@ -122,16 +122,18 @@ def together(one: References, other: References) -> References:
 
 
 def features(references: References, detector: Detector, tick: Callable[[], None]) -> Tensor:
-    """What a detector keeps of every reference, [m, ...], from the cache where it is known."""
-    found = []
+    """What a detector keeps of every reference, [m, ...], from the cache where it is known; m at least 1. Nothing else stays in memory."""
+    found = torch.empty(0)
     for i, digest in enumerate(references.hashes):
         tick()
         kept = _cached(digest, detector.name)
-        if kept is None:
+        if kept is None or (i and kept.shape != found.shape[1:]):
             kept = detector.prepare(references.picture(i)[None])[0]
             files.replace(_path(digest, detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
-        found.append(kept)
-    return torch.stack(found)
+        if not i:
+            found = kept.new_empty(len(references.hashes), *kept.shape)
+        found[i] = kept
+    return found
 
 
 CALIBRATION = "calibration of references"

@@ -107,12 +107,17 @@ def save(name: str, tensors: dict[str, Tensor], info: dict[str, Any] | None) -> 
     Metadata are kept, the filter's provenance is added, kohya's hashes are computed anew. ValueError before work on a bad name.
     """
     target, _ = store.target_of(LORAS, name)
-    if not tensors:
-        raise ValueError("There is nothing to save: the filter removed every channel. Lower its threshold or its strength.")
+    check_kept(tensors)
     if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
         raise ValueError("This is not a LoRA. Connect the filtered or removed output of BAF Filter LoRA.")
     tensors = {k: t.detach().clone().contiguous() for k, t in tensors.items()}
     return store.save(LORAS, name, tensors, new_metadata(tensors, info, target))
+
+
+def check_kept(tensors: dict[str, Tensor]) -> None:
+    """ValueError if nothing is left: an empty file would look like a clean LoRA."""
+    if not tensors:
+        raise ValueError("There is nothing to save: the filter removed every channel. Lower its threshold or its strength.")
 
 
 def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside: Path) -> dict[str, str]:

@@ -21,16 +21,14 @@ def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str
         "a look.</p>"
     )
     title = f"Memorization audit: {len(rows)} prompt{'' if len(rows) == 1 else 's'}"
-    return document(title, above, ["prompt", "verdict", *(title for _, title in COLUMNS), ""], [_row(row) for row in rows], facts)
+    columns = [(key, name) for key, name in COLUMNS if any(row.get(key) is not None for row in rows)]
+    heads = ["prompt", "verdict", *(name for _, name in columns), ""]
+    return document(title, above, heads, [_row(row, columns) for row in rows], facts)
 
 
-def _row(row: dict[str, Any]) -> str:
+def _row(row: dict[str, Any], columns: list[tuple[str, str]]) -> str:
     word, mark = text(row["verdict"]), "ok" if row["fine"] else "bad"
     verdict = f'<td data-value="{word}"><span class="mark {mark}">{word}</span></td>'
-    numbers = "".join(_number(title, row.get(key)) for key, title in COLUMNS)
+    numbers = "".join(cell(name, row.get(key)) for key, name in columns)
     pictures = "".join(f'<img src="{text(t)}" alt="" loading="lazy">' for t in row.get("thumbnails", []))
-    return f'<tr>{cell("prompt", row["prompt"])}{verdict}{numbers}<td><div class="pictures">{pictures}</div></td></tr>'
-
-
-def _number(title: str, value: float | None) -> str:
-    return cell(title, value) if value is not None else f'<td class="number" data-name="{text(title)}" data-value="">&ndash;</td>'
+    return f'<tr>{cell("", row["prompt"])}{verdict}{numbers}<td><div class="pictures">{pictures}</div></td></tr>'

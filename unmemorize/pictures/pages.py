@@ -13,13 +13,16 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; 
 h1 { font-size: 1.4rem; margin: .4em 0; } p { margin: .3em 0; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: 6px 8px; border-bottom: 1px solid var(--line);
   vertical-align: top; } th button { font: inherit; font-weight: 600; background: none; border: 0; color: inherit; cursor: pointer;
-  padding: 0; } td.number { font-variant-numeric: tabular-nums; white-space: nowrap; } .prompt { overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: 4px; } img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; }
+  padding: 0; text-align: left; } td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.words { overflow-wrap: anywhere; min-width: 10em; }
+.pictures { display: flex; flex-wrap: wrap; gap: 4px; min-width: 148px; }
+img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; }
 .mark { font-weight: 600; } .mark.bad { color: var(--bad); } .mark.ok { color: var(--ok); } dl { display: grid;
   grid-template-columns: max-content 1fr; gap: 2px 14px; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 640px) { thead { position: absolute; left: -9999px; } table, tbody, tr, td { display: block; }
   tr { border-bottom: 1px solid var(--line); padding: 8px 0; } td { border: 0; padding: 2px 0; }
-  td.number::before { content: attr(data-name) ": "; color: var(--soft); } img { width: 22vw; height: 22vw; } }
+  td[data-value=""] { display: none; }
+  td[data-name]::before { content: attr(data-name) ": "; color: var(--soft); } img { width: 22vw; height: 22vw; } }
 """
 SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
@@ -37,13 +40,13 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 def document(title: str, above: str, columns: list[str], rows: list[str], facts: dict[str, Any]) -> str:
     """A page: `title` and `columns` are text; `above` and `rows` (a `<tr>` each) are HTML, whose text went through `text`; `facts` stand
     below (model, settings, versions, date). A column named "" cannot be sorted by."""
-    head = "".join(f'<th scope="col"><button type="button">{html.escape(c)}</button></th>' if c else "<th></th>" for c in columns)
+    head = "".join(f'<th scope="col"><button type="button">{text(c)}</button></th>' if c else "<th></th>" for c in columns)
     shown = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     body = "\n".join(rows)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CSP}"><title>{html.escape(title)}</title><style>{STYLE}</style></head>
-<body><h1>{html.escape(title)}</h1>
+<meta http-equiv="Content-Security-Policy" content="{CSP}"><title>{text(title)}</title><style>{STYLE}</style></head>
+<body><h1>{text(title)}</h1>
 {above}
 <table><thead><tr>{head}</tr></thead><tbody>
 {body}
@@ -54,11 +57,12 @@ def document(title: str, above: str, columns: list[str], rows: list[str], facts:
 
 
 def cell(name: str, value: Any) -> str:
-    """A number or a text as a cell that can be sorted by; `name` stands before numbers where there is no room for columns."""
+    """A number or a text as a cell that can be sorted by; `name`, if it has one, stands before it where there is no room for columns."""
+    label = f' data-name="{text(name)}"' if name else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         shown = "" if value is None else text(value)
-        return f'<td class="prompt" data-value="{shown}">{shown or "&ndash;"}</td>'
-    return f'<td class="number" data-name="{text(name)}" data-value="{value:.4g}">{value:.4g}</td>'
+        return f'<td class="words"{label} data-value="{shown}">{shown or "&ndash;"}</td>'
+    return f'<td class="number"{label} data-value="{value:.4g}">{value:.4g}</td>'
 
 
 def text(value: Any) -> str:

@@ -11,14 +11,18 @@ HIDDEN = ("id", "kind", "again", "thumbnails")
 
 
 def table_page(rows: list[dict[str, Any]], title: str, facts: dict[str, Any]) -> str:
-    """HTML of `rows` with whatever they hold; those with an error first. Columns in which nothing stands are left out."""
+    """HTML of `rows` with whatever they hold; those with an error first. What all rows that are no failures say alike stands below, and
+    columns in which nothing stands are left out."""
     names = [k for k in dict.fromkeys([*FIRST, *(k for row in rows for k in row)]) if k not in HIDDEN]
-    names = [k for k in names if any(row.get(k) not in (None, "", [], {}) for row in rows)]
-    failed = sum("error" in row for row in rows)
-    above = f"<p>{text(f'{len(rows)} rows, {failed} failed')}</p>"
+    said = {k: [row[k] for row in rows if row.get(k) not in (None, "", [], {})] for k in names}
+    sound = sum("error" not in row for row in rows)
+    alike = {k: v[0] for k, v in said.items() if k not in FIRST and len(v) >= max(sound, 2) and all(one == v[0] for one in v)}
+    columns = [k for k in names if said[k] and k not in alike]
+    above = f"<p>{text(f'{len(rows)} rows, {len(rows) - sound} failed')}</p>"
     ordered = sorted(rows, key=lambda row: "error" not in row)
-    return document(title, above, [k.replace("_", " ") for k in names], [_row(row, names) for row in ordered], facts)
+    same = {k.replace("_", " "): v for k, v in alike.items()}
+    return document(title, above, [k.replace("_", " ") for k in columns], [_row(row, columns) for row in ordered], same | facts)
 
 
-def _row(row: dict[str, Any], names: list[str]) -> str:
-    return "<tr>" + "".join(cell(k.replace("_", " "), row.get(k)) for k in names) + "</tr>"
+def _row(row: dict[str, Any], columns: list[str]) -> str:
+    return "<tr>" + "".join(cell("" if k == "name" else k.replace("_", " "), row.get(k)) for k in columns) + "</tr>"

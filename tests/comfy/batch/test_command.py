@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def loras(demo, tmp_path_factory):
     """Six small LoRAs of the demo model, one of them twice, and one broken file."""
     folder = tmp_path_factory.mktemp("loras")
     weights = demo[0].model.state_dict()
-    names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_k.weight")]
+    names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith(("attn2.to_k.weight", "ff.net.2.weight"))]
     for i in range(6):
         generator, tensors = torch.Generator().manual_seed(i), {}
         for name in names:
@@ -57,6 +58,78 @@ def test_every_file_is_a_row_and_a_bad_one_does_not_end_the_run(command, loras, 
     good, bad = [r for r in rows if "error" not in r], [r for r in rows if "error" in r]
     assert [r["name"] for r in bad] == ["broken.safetensors"] and "cannot be read" in bad[0]["error"]
     assert all((tmp_path / "filtered" / r["written"]).is_file() and 0 < r["energy_removed"] <= 1 for r in good)
+
+
+def test_a_lora_of_which_nothing_is_left_is_said_and_not_written(command, loras, tmp_path):
+    file = tmp_path / "all.safetensors"
+    save_file({k: v for k, v in load_file(loras / "1.safetensors").items() if "attn2" in k}, file)
+    assert command.main(["filter", str(file), "--base", "demo", "--out", str(tmp_path / "out")]) == command.FAILED
+    (row,) = rows_of(tmp_path / "out")
+    assert "nothing to save" in row["error"] and not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_a_base_that_cannot_be_loaded_is_no_files_fault(command, loras, tmp_path, monkeypatch):
+    """It is tried once, and all files are tried again the next time."""
+    jobs, tries = importlib.import_module("unmemorize_pack.batch.jobs"), []
+
+    def broken(*_):
+        tries.append(1)
+        raise ValueError("no model in it")
+
+    with monkeypatch.context() as bad:
+        bad.setitem(jobs.TOOLS, "filter", broken)
+        assert command.main(filtered(loras, tmp_path)) == command.FAILED
+    assert len(tries) == 1 and all(r["again"] and "no model in it" in r["error"] for r in rows_of(tmp_path))
+    command.main(filtered(loras, tmp_path))
+    assert [r["name"] for r in rows_of(tmp_path) if "error" in r] == ["broken.safetensors"]
+
+
+def test_progress_is_told_with_the_time_that_is_left(command, loras, tmp_path, capfd):
+    command.main(filtered(loras, tmp_path))
+    said = capfd.readouterr().err
+    assert "7 units, 0 of them done before" in said and re.search(r"7 of 7, 1 failed, \d+ s left", said)
+
+
+def test_every_kind_of_work_has_a_page(command, loras, tmp_path):
+    """Names are data there."""
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "<img src=x onerror=alert(1)>.safetensors").write_bytes((loras / "1.safetensors").read_bytes())
+    (tmp_path / "loras" / "broken.safetensors").write_bytes(b"")
+    out = tmp_path / "out"
+    command.main(filtered(tmp_path / "loras", out))
+    assert command.main(["merge", "--out", str(out)]) == command.FAILED
+    page = (out / "index.html").read_text()
+    assert "&lt;img src=x" in page and "<img" not in page and "2 rows, 1 failed" in page and "cannot be read" in page
+    assert re.search(r'data-name="rank before" data-value="\d+"', page)
+
+
+def test_an_audit_is_told_parent_profile_and_references(command, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(pictures / "a.png")
+    (tmp_path / "list.txt").write_text("a red ring\n")
+    line = [
+        "audit", str(tmp_path / "list.txt"), "--base", "demo", "--steps", "20", "--cfg", "3", "--width", "128", "--height", "128",
+        "--seeds", "2", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    more = ["--parent", "demo", "--profile", "demo/demo", "--references", str(pictures), "--copy-limit", "0.7"]
+    assert command.main([*line, *more]) == command.GOOD
+    (row,) = rows_of(tmp_path / "out")
+    assert row["beyond"] == pytest.approx(0, abs=1e-5) and row["nearest"] == "a.png" and row["copies"] == 0 and "memorized" in row
+    assert row["map_score"] is not None
+    pictures.rename(tmp_path / "elsewhere")
+    more[5] = str(tmp_path / "elsewhere")
+    before = (tmp_path / "out" / "rows.jsonl").read_text()
+    assert command.main([*line, *more]) == command.GOOD and (tmp_path / "out" / "rows.jsonl").read_text() == before, "named by content"
+    assert command.main([*line, "--copy-limit", "0.7"]) == command.WRONG, "a copy of what?"
+    assert command.main([*line, "--profile", "nobody"]) == command.WRONG
+
+
+def test_the_program_tells_where_comfyui_is_missing(root, tmp_path):
+    """Nothing was begun: exit code 2."""
+    line = [sys.executable, str(root / "batch" / "run.py"), "merge", "--out", str(tmp_path)]
+    run = subprocess.run(line, env=os.environ | {"COMFYUI_PATH": str(tmp_path)}, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 2 and "COMFYUI_PATH" in run.stderr
 
 
 def test_what_is_done_is_not_done_again(command, loras, tmp_path, monkeypatch):

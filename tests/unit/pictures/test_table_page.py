@@ -1,0 +1,31 @@
+"""A page of any rows: failures first, empty columns left out, nothing hostile alive."""
+
+from __future__ import annotations
+
+import re
+
+from unmemorize_pack.unmemorize.pictures.table_page import table_page
+
+HOSTILE = "<script>alert(1)</script>\ud800"
+ROWS = [
+    {"id": "1", "kind": "filter", "name": HOSTILE, "base": "demo", "rank_after": 4, "energy_removed": 0.25, "note": None, "lists": []},
+    {"id": "2", "kind": "filter", "name": "b", "base": "demo", "error": "cannot be read", "again": True},
+]
+
+
+def test_names_are_text_and_the_page_asks_nothing_of_others():
+    page = table_page(ROWS, HOSTILE, {"model": HOSTILE})
+    assert page.count("<script>") == 1 and "alert(1)&lt;/script&gt;" in page and "\\ud800" in page
+    assert "http" not in page.replace("http-equiv", "") and "default-src 'none'" in page
+    page.encode("utf-8")
+
+
+def test_failures_come_first_and_columns_of_nothing_are_left_out():
+    page = table_page(ROWS, "t", {})
+    heads = re.findall(r'<button type="button">([^<]*)</button>', page)
+    assert heads == ["name", "error", "rank after", "energy removed"]
+    below = page[page.index("<dl>") :]
+    assert "<dt>base</dt><dd>demo</dd>" in below and "demo" not in page[: page.index("<dl>")], "what all say alike is said once"
+    body = page[page.index("<tbody>") :]
+    assert body.index("cannot be read") < body.index("alert(1)") and "2 rows, 1 failed" in page
+    assert 'data-value="0.25"' in body and "&ndash;" in body, "what a row does not say is a dash"
