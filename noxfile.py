@@ -174,6 +174,12 @@ def check_js(s: nox.Session, write: bool = False) -> None:
     s.run("node", "--test", *(str(p) for p in sorted(source.glob("*.test.mjs"))), external=True)
 
 
+@session(name="help-pictures")
+def help_pictures(s: nox.Session) -> None:
+    """Take the pictures of the help pages that are missing, in a real browser; delete one to have it taken anew."""
+    run_pack(s, "docs.help_pictures", *s.posargs)
+
+
 @session(name="train-demo")
 def train_demo(s: nox.Session) -> None:
     """Train a lab: --seed N --photos DIR --minutes M --out DIR; Ctrl-C stops, the same command resumes."""

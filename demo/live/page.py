@@ -35,6 +35,10 @@ ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-si
 """
 
 
+GROUPS = {"MV": "photographs", "MC": "drawings", "TV": "cards with a free window"}
+"""Kinds of memorized pictures, as the lab names them."""
+
+
 def render(shown: dict[str, Any], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
     """The page. Captions are data: all text is escaped."""
     return f"""<!doctype html>
@@ -213,8 +217,9 @@ way.</li>
 
 def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     use, training = lab["settings"], lab["training"]
-    runs = "".join(f"<li>{escape(k)}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
-    groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {g}" for g in ("MV", "MC", "TV"))
+    names = {"boot_seconds": "start of ComfyUI", "total_seconds": "everything"}
+    runs = "".join(f"<li>{escape(names.get(k, k.replace('-', ' ')))}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
+    groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {words}" for g, words in GROUPS.items())
     return f"""<h2 id="s8">8. Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
 <li>demo model: seed {lab["seed"]}, {training["pictures"]:,} pictures in {training["minutes"]:g} minutes, {100 * training["duplicate_share"]:.0f} % of them duplicates; duplicated pictures: {groups}</li>{runs}</ul></div>"""

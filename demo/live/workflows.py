@@ -65,7 +65,7 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
 
 def titled(sheet: Image.Image, name: str) -> Image.Image:
     """With the template's name in words below, as large as fits: among twenty cards a picture alone does not say what it is of."""
-    words = name.split("-", 1)[1].replace("-", " ").capitalize().replace("lora", "LoRA")
+    words = name.split("-", 1)[1].replace("-", " ").capitalize().replace(" lora", " LoRA")
     size = HEADING
     while size > 12 and font(size).getlength(words) > sheet.width - 2 * GAP:
         size -= 1

@@ -196,9 +196,14 @@ def test_every_node_is_found_by_manager_and_listed():
 
 @pytest.mark.parametrize("node_id", sorted(node_classes()))
 def test_node_is_finished(node_id):
-    """A help page, an English locale, a bundled workflow that shows it."""
+    """A help page that begins with a picture, an English locale, a bundled workflow that shows it."""
     page = ROOT / "js" / "docs" / f"{node_id}.md"
-    assert page.is_file() and len(page.read_text(encoding="utf-8")) > 600
+    text = page.read_text(encoding="utf-8")
+    assert len(text) > 600
+    first = text.split("\n")[2]
+    assert first.startswith("![") and f"(pictures/{node_id}.webp)" in first, "take it with docs/help_pictures.py"
+    assert 0 < (page.parent / "pictures" / f"{node_id}.webp").stat().st_size < 100_000
+    assert len(text.split("\n|")[0].split()) <= 300 or "\n|" not in text, "too many words before the table"
     assert node_id in json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
     assert any(f'"type": "{node_id}"' in w.read_text(encoding="utf-8") for w in (ROOT / "workflows").glob("*.json"))
 
@@ -218,6 +223,23 @@ def test_stock_nodes_keep_their_names(path):
     frames = [g["bounding"] for g in workflow["groups"]]
     for x, y in (n["pos"] for n in workflow["nodes"] if n["type"] == "PreviewImage"):
         assert any(left < x < left + w and top < y < top + h for left, top, w, h in frames)
+
+
+def test_app_mode_shows_widgets_and_pictures_that_exist():
+    """Front ends from 1.41 on; an app without a question or an answer is none."""
+    apps = 0
+    for path in (ROOT / "workflows").glob("*.json"):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        shown = workflow["extra"].get("linearData")
+        nodes = {node["id"]: node for node in workflow["nodes"]}
+        if shown is None:
+            continue
+        apps += 1
+        assert shown["inputs"] and shown["outputs"], path.stem
+        for node, widget in shown["inputs"]:
+            assert widget in [i["widget"]["name"] for i in nodes[node]["inputs"] if "widget" in i], f"{path.stem}: {widget}"
+        assert {nodes[node]["type"] for node in shown["outputs"]} == {"PreviewImage"}, path.stem
+    assert apps >= 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda p: p.stem)
