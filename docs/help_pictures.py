@@ -1,6 +1,6 @@
 """Pictures for the help pages, js/docs/pictures/*.webp: every node as a user sees it after its template ran.
 
-    nox -s help-pictures
+nox -s help-pictures
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from .lora_watch import Lora, note_agreement
 from .methods import Guard, lora_of, redrawing, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
-from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of
+from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of, of_redrawn
 from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, new_watch
 
@@ -300,13 +300,12 @@ def facts_of(guard: Guard, lora: Lora | None, run: _Run, verdict: Verdict, resul
         remarks.append("This picture was sampled in several stages. They are judged as one run.")
         if (done.restarted or done.unchanged) and not run.before.judged:
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
-    if done.unchanged:
-        which = ", ".join(str(i) for i in done.unchanged)
-        remarks.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
+    looks = looks_of(done)
+    remarks += of_redrawn(done, looks, guard.parent is not None or guard.alternatives is not None)
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),
-        "restarted": done.restarted, "redrawn": looks_of(done),
+        "restarted": done.restarted, "redrawn": looks,
         "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
         "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.profile, observed, lora.region if lora else None),

@@ -128,6 +128,19 @@ def looks_of(done: Correction) -> dict[str, Any]:
     return found
 
 
+def of_redrawn(done: Correction, looks: dict[str, Any], helped: bool) -> list[str]:
+    """What must be said of pictures that were drawn again; `helped`: a parent or other words were connected."""
+    said = []
+    if done.unchanged:
+        which = ", ".join(str(i) for i in done.unchanged)
+        said.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
+    still = ", ".join(i for i, look in looks.items() if look["memorized"])
+    if still:
+        advice = "Write it in other words" if helped else "Connect Alternative Prompts, or a parent model"
+        said.append(f"Picture {still} of the batch (counted from 0) was drawn again and still looks like the same memory. {advice}.")
+    return said
+
+
 class Strategy(Protocol):
     """A way of correcting."""
 

@@ -133,6 +133,7 @@ def test_the_same_picture_again_is_never_called_another(strategies, demo, guardi
         look = record.facts["redrawn"][str(i)]
         assert look["tries"] == 2 and look["memorized"] is True and look["likeness"] > 0.9
         assert verdict(record.facts, i) == "memorized, sampled again: still the same picture"
+    assert any("Picture 0, 1" in w and "Connect Alternative Prompts" in w for w in record.facts["warnings"])
 
 
 def test_more_guidance_is_not_judged(demo, guarding, stored, draw, strategies):
