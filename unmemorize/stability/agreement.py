@@ -27,9 +27,9 @@ LEAST_SPREAD = 0.02
 """A LoRA under which every prompt agrees alike still has room for chance."""
 UNRELATED = 0.06
 """Deviation of the mean agreement of runs that were copies, about 0 (selection set of LoRAs)."""
-
-LEAST_APART = 1.5
-"""Deviations between ordinary runs and their limit, and between it and what is unrelated: nearer together they cannot be told apart."""
+LEAST_LIMIT = 0.13
+"""Agreement below which a run is a memory's under any LoRA: copies scatter about 0 whatever ordinary runs do, and ordinary prompts that
+come so low are mostly drawn towards a memory themselves (selection set)."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class AgreementRegion:
 
     @property
     def limit(self) -> float:
-        """Lower agreement is a memory's: as many deviations from ordinary runs as from directions that are unrelated."""
-        return self.centre * UNRELATED / (UNRELATED + self.spread)
+        """Lower agreement is a memory's: as many deviations from ordinary runs as from unrelated directions, at least LEAST_LIMIT."""
+        return max(self.centre * UNRELATED / (UNRELATED + self.spread), LEAST_LIMIT)
 
     @property
     def tells(self) -> bool:
-        """Do ordinary runs agree so much that a memory could be told from them?"""
-        return self.centre >= LEAST_APART * (self.spread + UNRELATED)
+        """Do ordinary runs agree so much that a memory can be told from them?"""
+        return self.centre >= 2 * LEAST_LIMIT
 
 
 UNCALIBRATED = AgreementRegion(0.42, 0.13)

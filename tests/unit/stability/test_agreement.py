@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from unmemorize_pack.unmemorize.stability.agreement import (
+    LEAST_LIMIT,
     LEAST_SPREAD,
     UNCALIBRATED,
     UNRELATED,
@@ -98,12 +99,13 @@ def test_steps_without_a_value_are_left_out_of_a_runs_mean():
 
 
 def test_the_limit_lies_as_many_deviations_from_ordinary_runs_as_from_unrelated_directions():
-    region = AgreementRegion(0.5, 0.2)
+    region = AgreementRegion(0.8, 0.1)
     assert (region.centre - region.limit) / region.spread == pytest.approx(region.limit / UNRELATED)
+    assert AgreementRegion(0.3, 0.4).limit == LEAST_LIMIT, "ordinary runs that scatter widely hide no copy"
     at = torch.tensor([[region.centre, region.limit, 0.0]])
     score = agreement_score(at, region, 3.0)
     assert score.tolist()[:2] == pytest.approx([0.0, 3.0]) and score[2] > 3
-    assert 0.1 < UNCALIBRATED.limit < 0.2
+    assert UNCALIBRATED.limit == pytest.approx(LEAST_LIMIT, abs=0.01)
 
 
 def test_the_region_of_ordinary_runs_is_their_median_and_what_lies_below():
