@@ -69,9 +69,12 @@ def predictions(bench: Bench, case: Case, caption: str, seeds: list[int]) -> tup
     points: list[Point] = []
     done = guider.sample(noise, empty, sampler, sigmas, callback=None, disable_pbar=True, seed=seeds[0])
     heard = case.model.clone()
-    heard.set_model_sampler_post_cfg_function(
-        lambda facts: (points.append(Point(facts["input"].clone(), float(facts["sigma"][0]))), facts["denoised"])[1]
-    )
+
+    def see(facts: dict[str, Any]) -> Tensor:
+        points.append(Point(facts["input"].clone(), float(facts["sigma"][0])))
+        return facts["denoised"]
+
+    heard.set_model_sampler_post_cfg_function(see)
     again = comfy.samplers.CFGGuider(heard)
     again.set_conds(positive, negative)
     again.set_cfg(SETTINGS["cfg"])
