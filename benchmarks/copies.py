@@ -30,6 +30,7 @@ ABOUT = {
     "tpr_builtin_partial": "of partial copies found at 1 % false alarms (aim >= .7)",
     "iou_builtin_partial": "copied region of partial copies: intersection over union (aim >= .5)",
     "negative_pairs": "pairs of different photographs; what was not looked at closely counts as unlike",
+    "most_alike_negative": "the most alike of them: below `least` of the detector, from which on it may say copy",
     "lab_copies": "generations that both judges of the lab call copies",
     "lab_honest": "generations of held-out prompts that neither of them does",
 }
@@ -77,7 +78,7 @@ def synthetic() -> dict[str, Any]:
     # a picture pasted into another is a copy of both: its pairs are no negatives
     negative = torch.cat([found[k][0][different[i]] for i, found in each.items() for k in (*WHOLE, "crop")])
     own = {k: torch.stack([found[k][0][i] for i, found in each.items()]) for k in (*WHOLE, *PARTIAL)}
-    metrics: dict[str, Any] = {"negative_pairs": len(negative)}
+    metrics: dict[str, Any] = {"negative_pairs": len(negative), "most_alike_negative": float(negative.max())}
     for name, kinds in (("whole", WHOLE), ("partial", PARTIAL)):
         several = torch.cat([own[k] for k in kinds])
         metrics |= {f"auc_builtin_{name}": auc(several, negative), f"tpr_builtin_{name}": found_at(several, negative)}
