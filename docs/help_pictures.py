@@ -23,17 +23,25 @@ PICTURES = PAGES / "pictures"
 WIDTH, HEIGHT = 1600, 1500
 WIDEST, TALLEST = 460, 560
 """Of a picture, in pixels. Of a taller node only its view is shown: the widgets stand in the page's table."""
+LEAST_VIEW = 100
+"""Lower ones are no more than a line with the verdict."""
 RUN_MILLISECONDS = 900_000
 SETTLE = 1200
 READY = "() => window.app?.graph && 'UnmemorizeHeatmapOverlay' in LiteGraph.registered_node_types"
 LISTEN = """async () => { const { api } = await import('/scripts/api.js'); window.ends = []
     api.addEventListener('execution_success', () => window.ends.push(''))
     api.addEventListener('execution_error', e => window.ends.push(`${e.detail.node_type}: ${e.detail.exception_message}`)) }"""
+SETTINGS = """() => { for (const [id, on] of [['Comfy.VueNodes.Enabled', true], ['Comfy.Minimap.Visible', false]])
+    app.extensionManager.setting.set(id, on) }"""
 ALONE = """id => { const n = app.graph._nodes.find(n => n.id === id); n.flags.collapsed && n.collapse()
     window.alone ??= document.head.appendChild(document.createElement('style'))
     window.alone.textContent = `.lg-node:not([data-node-id="${id}"]) { display: none }`
     app.canvas.ds.scale = 1; app.canvas.centerOnNode(n); app.canvas.setDirty(true, true) }"""
 """Unfolds a node and shows it at full size, without the others."""
+
+SHIFT = """box => { const ds = app.canvas.ds; ds.offset[0] += (innerWidth / 2 - box.x - box.width / 2) / ds.scale
+    ds.offset[1] += (innerHeight / 2 - box.y - box.height / 2) / ds.scale; app.canvas.setDirty(true, true) }"""
+"""Brings what is shot to the middle of the window."""
 
 log = logging.getLogger("docs.help_pictures")
 
@@ -43,9 +51,12 @@ def shoot(page: Any, node: dict[str, Any], path: Path) -> None:
     page.evaluate(ALONE, node["id"])
     page.wait_for_timeout(SETTLE)
     place = page.locator(f'[data-node-id="{node["id"]}"]').first
-    view = place.locator(".unmemorize-view")
-    box = place.bounding_box()
-    target = view.first if box and box["height"] > TALLEST and view.count() else place
+    view = place.locator(".unmemorize-view").first
+    box, inside = (w.bounding_box() if w.count() else None for w in (place, view))
+    tall = box and inside and box["height"] > TALLEST and inside["height"] > LEAST_VIEW
+    target = view if tall else place
+    page.evaluate(SHIFT, target.bounding_box())
+    page.wait_for_timeout(SETTLE)
     picture = Image.open(io.BytesIO(target.screenshot())).convert("RGB")
     picture.thumbnail((WIDEST, 2 * TALLEST), Image.Resampling.LANCZOS)
     picture.save(path, quality=82, method=6)
@@ -97,7 +108,7 @@ def main() -> None:
         page.wait_for_timeout(2 * SETTLE)
         page.keyboard.press("Escape")
         page.evaluate(LISTEN)
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+        page.evaluate(SETTINGS)
         for path in sorted((ROOT / "workflows").glob("*.json")):
             workflow = json.loads(path.read_text(encoding="utf-8"))
             if missing & {node["type"] for node in workflow["nodes"]}:

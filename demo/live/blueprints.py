@@ -26,6 +26,12 @@ def blueprint(g: Graph, name: str, about: str, inputs: list[Socket], outputs: li
     nodes = {node["id"]: node for node in inside["nodes"]}
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     links = [dict(zip(keys, link, strict=True)) for link in inside["links"]]
+    for node in nodes.values():
+        # the front end's own order: inside a subgraph it believes a link's slot, before it looks at names
+        node["inputs"].sort(key=lambda socket: "widget" in socket)
+        for slot, socket in enumerate(node["inputs"]):
+            if socket["link"]:
+                links[socket["link"] - 1]["target_slot"] = slot
     ends: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
     outer: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
 

@@ -31,8 +31,10 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
     Of a workflow with many pictures: all of them in one block, without charts.
     """
 
+    repeated = {n["inputs"]["image"][0] for n in prompt.values() if n["class_type"] == "ImageScaleBy"}
+
     def shown(kind: str) -> list[Image.Image]:
-        of_kind = [i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind]
+        of_kind = [i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind and i not in repeated]
         found = [outputs[i]["images"][0] for i in of_kind if outputs[i].get("images")]
         return [Image.open(io.BytesIO(server.picture(i))).convert("RGB") for i in found]
 
