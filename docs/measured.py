@@ -69,6 +69,12 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "tpr_builtin_partial": ("%", "crops and pasted parts of photographs: found at 1 % false alarms"),
         "iou_builtin_partial": (".2", "of these: overlap of the part that is shown with the copied one (IoU, 1 is best)"),
     }),
+    "many_files": ("Many files", {
+        "files": (".0", "small LoRAs filtered by the command line in one run"),
+        "over_folder_node": ("x", "speed, against Filter LoRA Folder on the same files"),
+        "ray_over_one": ("x", "speed of two Ray workers on two cores, against one process"),
+        "memory_growth": (".2", "memory after the last file, against that after a tenth of them"),
+    }),
     "trigger_words": ("Trigger Words", {
         "first_word_breaks": ("%", "copies that are gone when the word named first is changed as suggested"),
         "random_word_breaks": ("%", "the same for the prompt's other words"),
