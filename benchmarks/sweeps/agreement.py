@@ -24,7 +24,7 @@ from ..parts.lora_runs import Case
 from ..parts.rows import Rows
 
 CAPTIONS, CARDS = 12, 6
-SEEDS = [950, 951, 952, 953]
+SEEDS = (950, 951, 952, 953)
 STEPS = 10
 """Of twenty, from the first."""
 WINDOWS = ((0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 7), (0, 10), (4, 10))
@@ -56,7 +56,7 @@ SIGNALS: dict[str, Callable[[Predictions], Tensor]] = {
 """Small = a copy."""
 
 
-def predictions(bench: Bench, case: Case, caption: str, seeds: list[int]) -> tuple[Tensor, list[Predictions]]:
+def predictions(bench: Bench, case: Case, caption: str, seeds: tuple[int, ...]) -> tuple[Tensor, list[Predictions]]:
     """Pictures of a caption under a LoRA, and what both models predict at the first steps of their runs."""
     generator = bench.generator
     positive, negative = generator.condition(caption), generator.condition("")
@@ -94,21 +94,23 @@ def measured(bench: Bench) -> dict[tuple[str, str], dict[str, list[Tensor]]]:
     """(LoRA, copy or other) -> signal -> [steps, n] of each caption."""
     cards = [*bench.lab.facts["held_out_card_captions"], *bench.lab.clean_cards[3::16]][:CARDS]
     cases = [Case(bench, s) for s in bench.subjects]
-    work = [(i, caption, SEEDS) for i, case in enumerate(cases) for caption, _, _ in case.subject.photos]
+    work: list[tuple[int, str, tuple[int, ...]]] = [
+        (i, caption, SEEDS) for i, case in enumerate(cases) for caption, _, _ in case.subject.photos
+    ]
     work += [(i, case.asked(c), SEEDS[:2]) for i, case in enumerate(cases) for c in bench.captions]
     work += [(i, c, SEEDS[:2]) for i, case in enumerate(cases) if not case.subject.concept for c in cards]
 
-    def look(part: list[tuple[int, str, list[int]]]) -> dict[tuple[int, str], Any]:
+    def look(part: list[tuple[int, str, tuple[int, ...]]]) -> dict[tuple[int, str, tuple[int, ...]], Any]:
         found = {}
         for i, caption, seeds in part:
             with torch.inference_mode():
                 pictures, at = predictions(bench, cases[i], caption, seeds)
                 signals = {name: torch.stack([of(p) for p in at]) for name, of in SIGNALS.items()}
-            found[i, caption] = cases[i].copies(pictures), signals
+            found[i, caption, seeds] = cases[i].copies(pictures), signals
         return found
 
     found: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
-    for (i, caption), (copied, signals) in shared_out(look, work).items():
+    for (i, caption, _), (copied, signals) in shared_out(look, work).items():
         photo = caption in {c for c, _, _ in cases[i].subject.photos}
         rows = found.setdefault((cases[i].subject.name, "copy" if photo else "other"), {})
         for name, values in signals.items():
