@@ -25,15 +25,14 @@ PARTS = "The prompt has several parts (areas, masks, ranges of steps), which alt
 
 @dataclass(frozen=True)
 class OtherWords:
-    """Draw flagged samples again with other prompts early, another at each step; of the alternatives those that call least up.
-
-    If the picture is still the same, other words draw all of it.
-    """
+    """Draw flagged samples again with other prompts early, another at each step; of the alternatives those that call least up."""
 
     alternatives: Any
     """CONDITIONING: prompts of which each differs from the run's in a word or so."""
-    until: float = 0.6
-    """Share of the steps that other words draw."""
+    until: float = 0.3
+    """Share of the steps that other words draw: the fewer, the more the exact words are obeyed."""
+    at_last: float = 0.8
+    """The same if the picture is still the one that was flagged."""
     kept: int = 6
     redraws = True
     same_prompt = False
@@ -47,8 +46,8 @@ class OtherWords:
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
-        throughout = dataclasses.replace(self, until=1.0)
-        return Redrawing(lambda call: drawn_with_others(call, self), lambda call: drawn_with_others(call, throughout))
+        longer = dataclasses.replace(self, until=self.at_last)
+        return Redrawing(lambda call: drawn_with_others(call, self), lambda call: drawn_with_others(call, longer))
 
 
 def drawn_with_others(call: RunCall, how: OtherWords) -> torch.Tensor:
