@@ -24,6 +24,7 @@ def open_template(page: Any, name: str, shoot: Any) -> None:
     page.get_by_text("any-folder_name").first.click(timeout=180_000)
     card = page.locator(f'[data-testid="template-workflow-{name}"]')
     card.wait_for(timeout=180_000)
+    card.scroll_into_view_if_needed()  # the server lists them as the file system does, and a picture is loaded where it is seen
     with Image.open(ROOT / "workflows" / f"{name}.jpg") as thumbnail:
         size = list(thumbnail.size)
     shown = "size => [...document.images].some(i => i.naturalWidth === size[0] && i.naturalHeight === size[1])"
