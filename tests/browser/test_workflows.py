@@ -40,10 +40,10 @@ UNSHOWN = f"""vue => {{
 UNDRAWN = f"""() => {{
     const painted = c => c.width && c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)
     const drawn = p => painted(p.querySelector('canvas')) || p.querySelector('svg').childElementCount > 0
-    const written = v => v.querySelector('.stage.words .prompt')?.childElementCount > 0
+    const written = v => ['.stage.words .prompt', '.stage .cards'].some(of => v.querySelector(of)?.childElementCount > 0)
     const full = view => !view.querySelector('button.report').disabled && (!view.querySelector('.stage') || written(view) ||
         (view.querySelector('.plot') && drawn(view.querySelector('.plot'))))
-    return {ACTIVE}.filter(n => n.type.startsWith('Unmemorize')).filter(n => {{
+    return {ACTIVE}.filter(n => n.type.startsWith('Unmemorize') && !n.flags.collapsed).filter(n => {{
         const widget = n.widgets?.find(w => w.name === 'unmemorize_view')
         return widget && !full(widget.element.shadowRoot) }}).map(n => `${{n.id}} ${{n.type}}`) }}"""
 """Panels of ours that tell nothing yet or have an empty plot."""
