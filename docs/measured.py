@@ -52,8 +52,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "auc_agreement_worst": (".3", "against the group that is hardest to tell from them"),
         "flagged_copies_uncalibrated": ("%", "copies that are noticed without any profile"),
         "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
-        "copies_after": ("%", "runs that copied: still copies with the guard correcting"),
-        "adherence_after": ("%", "of them: shape and size that the words ask for, after correction"),
+        "copies_after_uncalibrated": ("%", "runs that copied: still copies with the guard correcting, no profile"),
     }),
     "lora": ("LoRA filter", {
         "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),

@@ -283,7 +283,8 @@ class _Control:
         if watch.before is not None and watch.before.step == step - 1:
             correction.saw(watch.before, watch.now.z)
         alone = len(facts["model_options"].get("sampler_post_cfg_function", ())) == 1  # others that listen get the whole run
-        if self._redraws() and alone and not run.looked and watch.angles[step] < WINDOW:
+        whole = self._lora is not None  # whose memory it is, is asked when the run has ended
+        if self._redraws() and alone and not whole and not run.looked and watch.angles[step] < WINDOW:
             run.looked = True
             verdict = self._guard.judge(run.whole, self._lora)
             if bool(verdict.flagged.all()):

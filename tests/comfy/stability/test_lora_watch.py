@@ -251,6 +251,16 @@ def test_the_models_own_memories_are_corrected_without_the_parent(guard, guardin
     assert float(result[0].min()) == 2 and float(result[1].max()) == 1
 
 
+def test_a_run_that_the_profile_flags_early_is_still_asked_whose_memory_it_is(guard, guarding, draw, stored, monkeypatch):
+    """Cut short, it would be taken for the model's own, and be drawn again without its parent."""
+    asked, real = [], guarding.note_agreement
+    monkeypatch.setattr(guarding, "note_agreement", lambda watch, *more: asked.append(watch) or real(watch, *more))
+    model, record = guard("correct", stored=stored, limit=-1e30)
+    draw(model, steps=8)
+    assert len(asked) == 1 and record.facts["detector"] == "default + agreement"
+    assert any(a is not None for row in record.facts["observed"]["agreement"] for a in row)
+
+
 def test_no_latent_outlives_the_run(guard, guarding, draw, monkeypatch):
     seen, real = [], guarding.note_agreement
     monkeypatch.setattr(guarding, "note_agreement", lambda watch, *more: seen.append((watch, len(watch.kept))) or real(watch, *more))
