@@ -60,31 +60,28 @@ def predictions(bench: Bench, case: Case, caption: str, seeds: tuple[int, ...]) 
     """Pictures of a caption under a LoRA, and what both models predict at the first steps of their runs."""
     generator = bench.generator
     positive, negative = generator.condition(caption), generator.condition("")
-    guider = comfy.samplers.CFGGuider(case.model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(SETTINGS["cfg"])
-    sigmas = comfy.samplers.calculate_sigmas(case.model.get_model_object("model_sampling"), SETTINGS["scheduler"], SETTINGS["steps"])
-    sampler, empty = comfy.samplers.sampler_object(SETTINGS["sampler"]), torch.zeros(len(seeds), 8, 16, 16)
-    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
     points: list[Point] = []
-    done = guider.sample(noise, empty, sampler, sigmas, callback=None, disable_pbar=True, seed=seeds[0])
-    heard = case.model.clone()
 
     def see(facts: dict[str, Any]) -> Tensor:
         points.append(Point(facts["input"].clone(), float(facts["sigma"][0])))
         return facts["denoised"]
 
+    heard = case.model.clone()
     heard.set_model_sampler_post_cfg_function(see)
-    again = comfy.samplers.CFGGuider(heard)
-    again.set_conds(positive, negative)
-    again.set_cfg(SETTINGS["cfg"])
-    again.sample(noise, empty, sampler, sigmas[: STEPS + 1], callback=None, disable_pbar=True, seed=seeds[0])
+    guider = comfy.samplers.CFGGuider(heard)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(SETTINGS["cfg"])
+    sigmas = comfy.samplers.calculate_sigmas(heard.get_model_object("model_sampling"), SETTINGS["scheduler"], SETTINGS["steps"])
+    sampler, empty = comfy.samplers.sampler_object(SETTINGS["sampler"]), torch.zeros(len(seeds), 8, 16, 16)
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
+    done = guider.sample(noise, empty, sampler, sigmas, callback=None, disable_pbar=True, seed=seeds[0])
     call = RunCall(guider, noise, empty, sampler, sigmas, None, None, True, seeds[0])
     other = comfy.sampler_helpers.convert_cond(case.reference or negative)
     sides: list[list[list[Tensor]]] = []
     for model in (case.model, case.base):
         found: list[list[Tensor]] = []
-        predict_along(model, comfy.sampler_helpers.convert_cond(positive), other, call, points, lambda _k, d, found=found: found.append(d))
+        prompt = comfy.sampler_helpers.convert_cond(positive)
+        predict_along(model, prompt, other, call, points[:STEPS], lambda _k, d, found=found: found.append(d))
         sides.append(found)
     pictures = generator.vae.decode(done).movedim(-1, 1)
     return pictures, [(c, u, b, v) for (c, u), (b, v) in zip(*sides, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_patcher
 from torch import Tensor
 
-from ...unmemorize.stability.agreement import agreement, gated, with_common_change
+from ...unmemorize.stability.agreement import with_common_change
 from ..core.another_model import asked, asked_meanwhile
 from ..core.hooks import as_function
 from ..core.sampler_call import DRAWN_AGAIN, RunCall
@@ -23,13 +23,9 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class CommonChange:
-    """Draw flagged samples again without what the LoRA changed for their prompt alone.
-
-    With `gate`, only at the steps at which the prompt agrees less than this; None: at every step of a flagged run.
-    """
+    """Draw flagged samples again without what the LoRA changed for their prompt alone."""
 
     lora: Lora
-    gate: float | None = None
     redraws = True
     same_prompt = False
 
@@ -41,17 +37,16 @@ class CommonChange:
 
     def begin(self, watch: Watch) -> Correction:
         """Nothing of the run that was watched is needed."""
-        return Redrawing(lambda call: drawn_without_leak(call, self))
+        return Redrawing(lambda call: drawn_without_leak(call, self.lora))
 
 
-def drawn_without_leak(call: RunCall, strategy: CommonChange) -> Tensor:
+def drawn_without_leak(call: RunCall, lora: Lora) -> Tensor:
     """One sample's run by the model before the LoRA, whose every prediction is given the LoRA's common change; a latent as nodes see it."""
-    lora = strategy.lora
     positive, other = lora.prompts(call.guider.original_conds)
     guider = copy.copy(call.guider)
     guider.model_patcher = lora.parent
     guider.original_conds = {**call.guider.original_conds, "positive": positive, REFERENCE: other}
-    lend = _Lent(guider, strategy)
+    lend = _Lent(guider, lora)
     options = comfy.model_patcher.set_model_options_post_cfg_function(
         {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(lend.corrected), disable_cfg1_optimization=True
     )
@@ -63,19 +58,13 @@ def drawn_without_leak(call: RunCall, strategy: CommonChange) -> Tensor:
 class _Lent:
     """Asks the model under the LoRA at each call of the parent's run. Both are clones of one model: the weights are exchanged twice."""
 
-    def __init__(self, guider: Any, strategy: CommonChange) -> None:
-        self._guider, self._strategy = guider, strategy
+    def __init__(self, guider: Any, lora: Lora) -> None:
+        self._guider, self._lora = guider, lora
 
     def corrected(self, facts: dict[str, Any]) -> Tensor:
         """After each call: what the parent makes of the prompt, and the LoRA's common change."""
-        lora, gate, reference = self._strategy.lora, self._strategy.gate, self._guider.conds[REFERENCE]
+        lora, reference = self._lora, self._guider.conds[REFERENCE]
         own = facts["uncond_denoised"]
         if lora.reference is not None or facts["uncond"] is None:
             own = asked(lora.parent, [None, reference], facts)[1]
-        if gate is None:
-            return with_common_change(facts["denoised"], own, asked_meanwhile(lora.model, lora.parent, [None, reference], facts)[1])
-        sides = [facts["cond"], reference, facts["uncond"] or reference]
-        cond, common, uncond = asked_meanwhile(lora.model, lora.parent, sides, facts)
-        now = agreement(cond, common, facts["cond_denoised"], own).nan_to_num(1.0)
-        whole = uncond + facts["cond_scale"] * (cond - uncond)
-        return gated(now, gate, whole, with_common_change(facts["denoised"], own, common))
+        return with_common_change(facts["denoised"], own, asked_meanwhile(lora.model, lora.parent, [None, reference], facts)[1])

@@ -186,6 +186,8 @@ class _Control:
         result = without.after(call, flagged, result)
         correction.restarted = sorted([*correction.restarted, *without.restarted])
         correction.unchanged = sorted([*correction.unchanged, *without.unchanged])
+        if isinstance(without, Redrawing) and isinstance(correction, Redrawing):
+            correction.looks |= without.looks
         return result
 
     def _finish(self, run: _Run, verdict: Verdict, result: Tensor, model: Any) -> None:

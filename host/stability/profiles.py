@@ -35,6 +35,8 @@ FACTS = {
 """Of a file."""
 BEFORE = "before"
 """A further fact where a LoRA's changes were measured: what they were counted from."""
+AGREEMENT = "agreement of prompts"
+"""Tensor of a profile's file; files of before, which measured something else, have 'agreement'."""
 ALWAYS = {"latent", "update", "prediction", "sharpness"}
 """Signals that every run has."""
 MOST = 1e4
@@ -160,7 +162,7 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
     p = stored.profile
     tensors = {"angles": p.angles, "score": torch.tensor([p.score_centre, p.score_spread], dtype=torch.float64)}
     if p.agreement is not None:
-        tensors["agreement"] = torch.tensor([p.agreement.centre, p.agreement.spread], dtype=torch.float64)
+        tensors[AGREEMENT] = torch.tensor([p.agreement.centre, p.agreement.spread], dtype=torch.float64)
     tensors |= {f"{part}.{k}": v for part, several in (("mean", p.mean), ("sd", p.sd)) for k, v in several.items()}
     return tensors, store.facts_as_metadata({**stored.facts, "runs": p.runs})
 
@@ -168,7 +170,7 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
     file, (tensors, found) = path.name, store.read(path, PROFILES.noun)
-    kept = facts.checked(file, found, FACTS | ({BEFORE: facts.text()} if "agreement" in tensors else {}))
+    kept = facts.checked(file, found, FACTS | ({BEFORE: facts.text()} if AGREEMENT in tensors else {}))
     angles = facts.tensor(file, tensors, "angles", (None,), low=0.0, high=math.pi / 2 + 1e-6)
     if (angles.diff() < 0).any():
         facts.damaged(file, "its angles do not ascend")
@@ -187,9 +189,9 @@ def read_profile(path: Path) -> StoredProfile:
 
 def _agreement(file: str, tensors: dict[str, Tensor]) -> AgreementRegion | None:
     """Of a LoRA's changes, where the profile was measured with the model before it."""
-    if "agreement" not in tensors:
+    if AGREEMENT not in tensors:
         return None
-    centre, spread = facts.tensor(file, tensors, "agreement", (2,)).tolist()
+    centre, spread = facts.tensor(file, tensors, AGREEMENT, (2,)).tolist()
     if not (-1 <= centre <= 1 and 0 < spread <= 2):
         facts.damaged(file, f"its agreement has centre {centre:g} and spread {spread:g}, out of all bounds")
     return AgreementRegion(centre, spread)

@@ -80,7 +80,8 @@ def _headline(draw: ImageDraw.ImageDraw, record: dict[str, Any], sample: int) ->
         return
     limit = "" if record["detector"] == "paper" else f" (memorized from {record['limit']:g})"
     score = record["scores"][sample]
-    shown = "none" if score is None else f"{score:.1f} standard deviations of clean runs{limit}"
+    unit = "" if OF_THE_LORA in record["detector"] else " standard deviations of clean runs"
+    shown = "none" if score is None else f"{score:.1f}{unit}{limit}"
     text = f"sample {sample}: score {shown}, detector: {record['detector']}"
     draw.text((MARGIN, 40), text, fill=SOFT, font=font(14))
 
@@ -124,7 +125,7 @@ def _panel(draw: ImageDraw.ImageDraw, top: int, title: str, values: Values, regi
 
 def _legend(draw: ImageDraw.ImageDraw, y: int, edited: bool) -> None:
     x = MARGIN + 120
-    items = [(RUN, "this run"), (MEAN, "mean of clean runs"), (BAND, f"within {GAMMA:g} standard deviations")]
+    items = [(RUN, "this run"), (MEAN, "mean of clean runs"), (BAND, "where clean runs stay")]
     for colour, text in items + ([(EDIT, "edited")] if edited else []):
         draw.rectangle((x, y + 4, x + 16, y + 14), fill=colour)
         draw.text((x + 22, y), text, fill=SOFT, font=font(14))

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .signals import by_sample
-
 GRID = 4
 """Parts of each side of a picture whose mean says nothing: a LoRA's tones live there, and a scene's in every prompt's direction."""
 LEAST_CHANGE = 1e-4
@@ -109,8 +107,3 @@ def region_of_runs(by_step: Tensor, inflation: float = 1.0) -> AgreementRegion:
 def with_common_change(base_guided: Tensor, base_uncond: Tensor, lora_uncond: Tensor) -> Tensor:
     """What the base makes of the prompt, and on top of it what the LoRA changes for every prompt: guided D^B + (D_u^L - D_u^B)."""
     return base_guided + (lora_uncond - base_uncond).to(base_guided)
-
-
-def gated(agreement_now: Tensor, limit: float, lora: Tensor, without_leak: Tensor) -> Tensor:
-    """The LoRA's own prediction where the prompt asks for the same at this step, [n, c, ...], else the one without the leak."""
-    return torch.where(by_sample(agreement_now, lora) < limit, without_leak, lora)

@@ -187,6 +187,10 @@ def test_a_profile_measured_under_the_lora_calibrates_it(watching, demo, changed
     files = importlib.import_module("unmemorize_pack.host.core.files")
     files.replace(tmp_path / "p.safetensors", *profiles.as_file(stored))
     assert profiles.read_profile(tmp_path / "p.safetensors").profile.agreement == region
+    tensors, noted = profiles.as_file(stored)
+    tensors["agreement"] = tensors.pop(profiles.AGREEMENT)  # as files of before have it: that of the LoRA's changes
+    files.replace(tmp_path / "old.safetensors", tensors, noted)
+    assert profiles.read_profile(tmp_path / "old.safetensors").profile.agreement is None
 
 
 def test_a_profile_of_another_lora_does_not_calibrate_this_one(guard, draw, stored):

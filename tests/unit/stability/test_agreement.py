@@ -14,7 +14,6 @@ from unmemorize_pack.unmemorize.stability.agreement import (
     AgreementRegion,
     agreement,
     agreement_score,
-    gated,
     region_of_runs,
     run_agreement,
     structure,
@@ -129,9 +128,3 @@ def test_the_leak_is_left_out_and_the_common_change_kept():
     cond, uncond, style, _ = denoised()
     guided = uncond + 2.0 * (cond - uncond)
     assert torch.allclose(with_common_change(guided, uncond, uncond + style), guided + style, atol=1e-5)
-
-
-def test_the_gate_is_by_sample():
-    a, b = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
-    found = gated(torch.tensor([0.9, 0.1]), 0.5, a, b)
-    assert torch.equal(found[0], a[0]) and torch.equal(found[1], b[1])
