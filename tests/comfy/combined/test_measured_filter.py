@@ -91,6 +91,19 @@ def test_what_agrees_less_than_ordinary_prompts_do_leaks():
     assert limit([0.1, 0.02, 0.3, 0.05, 0.2]) == fixed < limit([0.6, 0.5, 0.55, 0.4, 0.65])
 
 
+def test_late_points_say_nothing_of_what_a_caption_asks_for(demo, monkeypatch):
+    """Two points of a run, at noise level 10 and 1: the first counts alone."""
+    change_measuring = importlib.import_module("unmemorize_pack.host.combined.change_measuring")
+    latents = change_measuring.Latents(demo[0], demo[1], [], "", LATENT, USE, None)
+    guider = type("Guider", (), {"model_patcher": demo[0]})()
+    call = type("Call", (), {"guider": guider})()
+    latents._runs = [(call, [change_measuring.Point(LATENT["samples"], sigma) for sigma in (10.0, 1.0)])]
+    cond, uncond, other = torch.randn(3, 1, 8, 16, 16)
+    before = [(cond, uncond)] * 2
+    changes = [(other, other), (uncond - 2 * cond, torch.zeros_like(cond))]  # a common change; at 1 the prompt is answered otherwise
+    assert latents.agreements(changes, before) == pytest.approx([1.0], abs=1e-4)
+
+
 def test_kept_and_removed_add_up(measuring, demo, two_parts):
     found = measuring.filter_by_measuring(job_of(measuring, demo, two_parts))
     assert found.leaks and found.removed, f"the planted part does not stand out: {found.agreements}"

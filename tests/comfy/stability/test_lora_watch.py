@@ -7,6 +7,8 @@ import importlib
 import pytest
 import torch
 
+from ..judging import STEPS
+
 EARLY = 1.39
 PROMPT, EMPTY = "a small red ring on a gray background", torch.zeros(1, 8, 8, 8)
 
@@ -252,6 +254,7 @@ def test_the_models_own_memories_are_corrected_without_the_parent(guard, guardin
     model, record = guard("correct", stored=stored, sampling={})
     result = draw(model, n=2, sampler="heun")
     assert drawn == ["parent", "words"] and record.facts["restarted"] == [0, 1]
+    assert set(record.facts["redrawn"]) == {"0", "1"}, "what became of both is told"
     assert float(result[0].min()) == 2 and float(result[1].max()) == 1
 
 
@@ -263,6 +266,16 @@ def test_a_run_that_the_profile_flags_early_is_still_asked_whose_memory_it_is(gu
     draw(model, steps=8)
     assert len(asked) == 1 and record.facts["detector"] == "default + agreement"
     assert any(a is not None for row in record.facts["observed"]["agreement"] for a in row)
+
+
+def test_a_second_stage_is_judged_by_the_first_ones_steps(guard, advanced):
+    """KSampler (Advanced) twice: only the first stage comes by the steps in which a LoRA's memories show."""
+    model, record = guard()
+    half = advanced(model, EMPTY, 0, 5)
+    first = [row for row in record.facts["observed"]["agreement"] if row[0] is not None]
+    advanced(model, half, 5, STEPS, "disable")
+    assert record.facts["not_judged"] == [""] and record.facts["detector"] == "agreement"
+    assert first and [row for row in record.facts["observed"]["agreement"] if row[0] is not None] == first
 
 
 def test_no_latent_outlives_the_run(guard, guarding, draw, monkeypatch):

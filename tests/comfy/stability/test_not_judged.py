@@ -13,20 +13,6 @@ from ..judging import EMPTY, PROMPT, STEPS, why
 
 
 @pytest.fixture
-def advanced(demo, encode):
-    """advanced(model, latent, first, last): KSampler Advanced from a step to a step; noise is added at step 0, and left over."""
-    node = importlib.import_module("nodes").KSamplerAdvanced()
-
-    def run(model, latent, first, last, end="enable"):
-        noise = "disable" if first else "enable"
-        settings = (noise, 1, STEPS, 2.0, "euler", "normal", encode("a red ring"), encode(""), {"samples": latent}, first, last, end)
-        with torch.inference_mode():
-            return node.sample(model, *settings)[0]["samples"]
-
-    return run
-
-
-@pytest.fixture
 def stages(advanced):
     """stages(model, cut): two of them, as users chain them."""
     return lambda model, cut: advanced(model, advanced(model, EMPTY, 0, cut), cut, STEPS, "disable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unmemorize_pack.unmemorize.copies.loosened import MOST, loosened
 
-NEAR = {"cat": ["dog", "fox", "cow"], "red": ["pink"], "sits": []}
+NEAR = {"cat": ["dog", "fox", "cow"], "red": ["pink"], "sits": [], "the": ["a"], "of": ["on"]}
 
 
 def near(word, count):
