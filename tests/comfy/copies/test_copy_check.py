@@ -113,6 +113,9 @@ def test_references_among_themselves_are_compared_once(check, references, monkey
     (kept,) = tmp_path.rglob("calibrations/*.safetensors")
     kept.write_bytes(b"nothing")
     assert json.loads(check(picture).args[-1]) == first and counts == [12, 1, 1, 12, 1]
+    of_batch = importlib.import_module("unmemorize_pack.host.copies.references").of_batch
+    check(picture, references=of_batch(torch.stack([texture(80 + k) for k in range(12)])))
+    assert counts[5:] == [12, 1], "as many other references have likenesses of their own"
 
 
 def test_large_sets_are_calibrated_by_fewer(comfy):

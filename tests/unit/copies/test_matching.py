@@ -61,6 +61,17 @@ def test_a_part_pasted_elsewhere_is_found_and_placed():
     assert bool(from_there[4:9, 5:10].float().mean() > 0.7) and float(from_there[12:].float().mean()) < 0.3
 
 
+def test_a_mirrored_part_is_told_where_it_lies_in_the_reference():
+    """The left half of a reference, mirrored: it lies on the left of the reference, on the right of the picture."""
+    picture = texture(2)
+    picture[:, :, 64:] = REFERENCE[:, :, :64].flip(-1)
+    found = score(picture, REFERENCE)
+    left, right = (found.in_reference[:, part].mean() for part in (slice(0, 7), slice(9, 16)))
+    assert float(left) > 0.5 > 0.2 > float(right)
+    left, right = (found.in_picture[:, part].mean() for part in (slice(0, 7), slice(9, 16)))
+    assert float(right) > 0.5 > 0.2 > float(left)
+
+
 def test_an_enlarged_part_is_found():
     part = F.interpolate(REFERENCE[:, 20:101, 30:111][None], (128, 128), mode="bilinear")[0]
     assert score(part, REFERENCE).score > 0.65

@@ -50,6 +50,13 @@ def test_copies_are_drawn_as_a_share_of_their_pictures_and_without_a_limit():
     assert not (inside == ImageColor.getrgb(plot.LEAK)).all(-1).any(), "no limit is drawn where there is none"
 
 
+def test_the_limit_is_a_share_of_the_largest_value():
+    picture = plot.epoch_plot([Point(str(k), 0.5, c, False, False) for k, c in enumerate((1, 4))], Telling("copies", 4, 1), WIDTH)
+    inside = np.asarray(picture)[plot.TOP : plot.HEIGHT - plot.BOTTOM]
+    rows = np.nonzero((inside == ImageColor.getrgb(plot.LEAK)).all(-1).any(1))[0]
+    assert rows.mean() + plot.TOP == pytest.approx(height_of(0.25), abs=1)
+
+
 def test_what_could_not_be_told_is_not_drawn():
     picture = plot.epoch_plot(points([0.2, 0.4], [None, None]), AGREEMENT, WIDTH)
     below = np.asarray(picture)[plot.TOP :]
