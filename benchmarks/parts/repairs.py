@@ -63,7 +63,7 @@ def repairs(bench: Bench, stored: StoredProfile) -> dict[str, tuple[Draw, float]
     return {
         "guard": (guarded(parent=early), 1.0),
         "guard_without_parent": (guarded(), 1.0),
-        "guard_with_alternatives": (with_other_words, 1.0 + MOST / 40),
+        "guard_with_alternatives": (with_other_words, 1.0 + (MOST + 1) / 40),  # at least: a picture that stays is drawn once more
         "paper": (guarded(method="paper"), 0.0),
         "paper_r1": (guarded(method="paper", rule=Rule(reflect=True)), 0.0),
         "paper_r2": (guarded(method="paper", rule=dataclasses.replace(off, renormalise_guidance=True)), 0.0),
