@@ -1,9 +1,12 @@
-"""Correct a LoRA's copy: draw it again with content from the model before the LoRA, and the LoRA's common change on top."""
+"""Correct a LoRA's copy: the model before the LoRA draws the layout, with the LoRA's common change on top, and the LoRA the rest.
+
+A memory is called up while the layout forms. What a LoRA does to every prompt, and the details that it draws, are no memory's.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -12,13 +15,15 @@ from torch import Tensor
 from ...unmemorize.stability.agreement import with_common_change
 from ..core.another_model import asked, asked_meanwhile
 from ..core.hooks import as_function
+from ..core.predictions import Conds
 from ..core.sampler_call import DRAWN_AGAIN, RunCall
 from .lora_watch import Lora
+from .restart import in_phases
 from .strategies import Correction, Redrawing
 from .watching import Watch
 
 REFERENCE = "reference"
-"""Of the guider's prompts: what takes the empty prompt's place."""
+"""Of the guider's prompts: the one under which the LoRA's common change is asked for."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,10 @@ class CommonChange:
     """Draw flagged samples again without what the LoRA changed for their prompt alone."""
 
     lora: Lora
+    until: float = 1.0
+    """Share of the steps that the model before the LoRA draws: the fewer, the more of the LoRA is kept."""
+    at_last: float = 1.0
+    """The same if the picture is still the one that was flagged."""
     redraws = True
     same_prompt = False
 
@@ -37,22 +46,31 @@ class CommonChange:
 
     def begin(self, watch: Watch) -> Correction:
         """Nothing of the run that was watched is needed."""
-        return Redrawing(lambda call: drawn_without_leak(call, self.lora))
+        longer = replace(self, until=self.at_last)
+        ways = [self] if self.at_last <= self.until else [self, longer]
+        return Redrawing(*((lambda call, how=how: drawn_without_leak(call, how.lora, how.until)) for how in ways))
 
 
-def drawn_without_leak(call: RunCall, lora: Lora) -> Tensor:
-    """One sample's run by the model before the LoRA, whose every prediction is given the LoRA's common change; a latent as nodes see it."""
-    positive, other = lora.prompts(call.guider.original_conds)
-    guider = copy.copy(call.guider)
-    guider.model_patcher = lora.parent
-    guider.original_conds = {**call.guider.original_conds, "positive": positive, REFERENCE: other}
-    lend = _Lent(guider, lora)
-    options = comfy.model_patcher.set_model_options_post_cfg_function(
-        {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(lend.corrected), disable_cfg1_optimization=True
+def drawn_without_leak(call: RunCall, lora: Lora, until: float) -> Tensor:
+    """One sample's run: up to a share of its steps by the model before the LoRA, whose every prediction is given the LoRA's common change,
+    then by the LoRA; a latent as nodes see it."""
+    own = copy.copy(call.guider)
+    own.model_options = {**own.model_options, DRAWN_AGAIN: True}
+    return in_phases(call, [(until, lambda _: _without_leak(call.guider, lora)), (1.0, lambda _: own)])
+
+
+def _without_leak(guider: Any, lora: Lora) -> Any:
+    """A guider of the model before the LoRA, with the LoRA's common change."""
+    conds = guider.original_conds
+    positive, other = lora.prompts(conds)
+    before = copy.copy(guider)
+    before.model_patcher = lora.parent
+    before.original_conds = {**conds, "positive": positive, REFERENCE: other}
+    lent = _Lent(before, lora)
+    before.model_options = comfy.model_patcher.set_model_options_post_cfg_function(
+        {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(lent.corrected), disable_cfg1_optimization=True
     )
-    guider.model_options = options
-    done = guider.sample(call.noise, call.latent, call.sampler, call.sigmas, call.mask, call.callback, call.disable_pbar, call.seed)
-    return done.to(call.latent)
+    return before
 
 
 class _Lent:
@@ -62,9 +80,15 @@ class _Lent:
         self._guider, self._lora = guider, lora
 
     def corrected(self, facts: dict[str, Any]) -> Tensor:
-        """After each call: what the parent makes of the prompt, and the LoRA's common change."""
-        lora, reference = self._lora, self._guider.conds[REFERENCE]
-        own = facts["uncond_denoised"]
-        if lora.reference is not None or facts["uncond"] is None:
-            own = asked(lora.parent, [None, reference], facts)[1]
-        return with_common_change(facts["denoised"], own, asked_meanwhile(lora.model, lora.parent, [None, reference], facts)[1])
+        """After each call: what the parent makes of the prompt, and the LoRA's common changes."""
+        lora, conds = self._lora, self._guider.conds
+        reference, negative = conds[REFERENCE], conds.get("negative")
+        if lora.reference is None:
+            sides: list[Conds | None] = [None, reference]
+            known = None if facts["uncond"] is None else facts["uncond_denoised"]
+        else:
+            sides, known = [reference, negative], None
+        under = asked_meanwhile(lora.model, lora.parent, sides, facts)
+        before = [None, known] if known is not None else asked(lora.parent, sides, facts)
+        changes = [u - b for side, u, b in zip(sides, under, before, strict=True) if side is not None]
+        return with_common_change(facts["denoised"], changes[0], changes[-1], facts["cond_scale"])

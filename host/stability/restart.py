@@ -104,17 +104,25 @@ def _alike(one_side: Conds, other: Conds) -> bool:
 
 def restarted(call: RunCall, restart: Restart) -> Tensor:
     """The run once more, phase by phase; a latent as nodes see it."""
+
+    def guider_of(phase: Phase) -> Callable[[Tensor], Any]:
+        return lambda sigmas: _guider_for(call.guider, phase, restart.parent, sigmas, call.seed)
+
+    return in_phases(call, [(phase.until, guider_of(phase)) for phase in restart.phases])
+
+
+def in_phases(call: RunCall, phases: list[tuple[float, Callable[[Tensor], Any]]]) -> Tensor:
+    """The run once more; each phase goes to a share of its steps, with the guider that its sigmas give. A latent as nodes see it."""
     sigmas, callback, seed = call.sigmas, call.callback, call.seed
     steps, start, samples, noise = len(sigmas) - 1, 0, call.latent, call.noise
-    for phase in restart.phases:
-        stop = round(phase.until * steps)
+    for until, guider_for in phases:
+        stop = round(until * steps)
         if stop <= start:
             continue
         part = sigmas[start : stop + 1]
-        guider = _guider_for(call.guider, phase, restart.parent, part, seed)
         shown = None if callback is None else (lambda i, x0, x, _total, start=start: callback(start + i, x0, x, steps))
         phase_seed = seed if start == 0 or seed is None else derived_seed("phase", seed, start)
-        samples = guider.sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)
+        samples = guider_for(part).sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)
         if stop < steps:
             noise = _noise_to_go_on(call.guider.model_patcher.model, samples, call.latent, float(sigmas[stop]), call.noise, call.mask)
         start = stop

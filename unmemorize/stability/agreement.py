@@ -104,6 +104,10 @@ def region_of_runs(by_step: Tensor, inflation: float = 1.0) -> AgreementRegion:
     return AgreementRegion(float(centre), max(spread, LEAST_SPREAD))
 
 
-def with_common_change(base_guided: Tensor, base_uncond: Tensor, lora_uncond: Tensor) -> Tensor:
-    """What the base makes of the prompt, and on top of it what the LoRA changes for every prompt: guided D^B + (D_u^L - D_u^B)."""
-    return base_guided + (lora_uncond - base_uncond).to(base_guided)
+def with_common_change(guided: Tensor, of_prompts: Tensor, of_negative: Tensor, scale: float) -> Tensor:
+    """What the base makes of the prompt at guidance `scale`, with the LoRA's common changes in both predictions that it is guided by.
+
+    `of_prompts` is what the LoRA changes for every prompt, D_r^L - D_r^B under the reference; `of_negative` the same under the negative
+    prompt. (D_u + of_negative) + scale (D_c + of_prompts - D_u - of_negative), all [n, c, ...].
+    """
+    return guided + (of_negative + scale * (of_prompts - of_negative)).to(guided)

@@ -170,7 +170,7 @@ def test_a_correction_leaves_both_models_as_they_were(guard, draw, demo, changed
 def test_redrawn_is_the_base_where_the_lora_moves_no_empty_prompt(guard, draw, demo, changed, monkeypatch, encode):
     """With the reference that the base itself answers alike under both models, the common change is nothing: the base's own run."""
     common = importlib.import_module("unmemorize_pack.host.stability.common_change")
-    monkeypatch.setattr(common, "with_common_change", lambda guided, own, lent: guided)
+    monkeypatch.setattr(common, "with_common_change", lambda guided, *_: guided)
     clone, _ = guard("correct", limit=-1e9)
     assert torch.allclose(draw(clone), draw(demo[0]), atol=1e-4)
 
@@ -249,7 +249,7 @@ def test_the_models_own_memories_are_corrected_without_the_parent(guard, guardin
         return type(found)(found.score, yes, found.detector, found.observed, ["", ""], torch.tensor([True, False]))
 
     monkeypatch.setattr(methods.Guard, "judge", judge)
-    monkeypatch.setattr(common, "drawn_without_leak", lambda call, _: drawn.append("parent") or torch.full_like(call.noise, 2))
+    monkeypatch.setattr(common, "drawn_without_leak", lambda call, *_: drawn.append("parent") or torch.full_like(call.noise, 2))
     monkeypatch.setattr(restart, "restarted", lambda call, _: drawn.append("words") or torch.ones_like(call.noise))
     model, record = guard("correct", stored=stored, sampling={})
     result = draw(model, n=2, sampler="heun")

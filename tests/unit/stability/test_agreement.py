@@ -127,4 +127,11 @@ def test_the_leak_is_left_out_and_the_common_change_kept():
     """D_c^L = D_c^B + s + m, D_u^L = D_u^B + s, guidance w: what is kept is the guided base plus s, with nothing of m."""
     cond, uncond, style, _ = denoised()
     guided = uncond + 2.0 * (cond - uncond)
-    assert torch.allclose(with_common_change(guided, uncond, uncond + style), guided + style, atol=1e-5)
+    assert torch.allclose(with_common_change(guided, style, style, 2.0), guided + style, atol=1e-5)
+
+
+def test_what_a_trigger_word_adds_is_guided_as_the_lora_guides_it():
+    """D_c^L = D_c^B + t + m, D_r^L = D_r^B + t, D_u^L = D_u^B: the LoRA's own guided prediction without its leak m."""
+    cond, uncond, trigger, _ = denoised()
+    guided, under_the_lora = uncond + 2.0 * (cond - uncond), uncond + 2.0 * (cond + trigger - uncond)
+    assert torch.allclose(with_common_change(guided, trigger, torch.zeros_like(trigger), 2.0), under_the_lora, atol=1e-5)
