@@ -1,0 +1,89 @@
+"""How much of a run must the model before the LoRA draw, so that no copy comes and the LoRA is kept? On selection LoRAs alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...demo.scripts import lora_set
+from ...host.stability.common_change import CommonChange
+from ...host.stability.lora_watch import lora_between
+from ...unmemorize.stability.redrawn import STILL_ALIKE, likeness
+from ..parts.common import ROOT, arguments, log, shared_out
+from ..parts.filtered_loras import Bench, shaped
+from ..parts.guarding import EVERYWHERE, always, lent
+from ..parts.lora_runs import Case
+from ..parts.rows import Rows
+
+CAPTIONS = 8
+SEEDS = [980, 981]
+SHARES = (0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Of the steps."""
+
+Drawn = tuple[Tensor, Tensor]
+"""Latents and pictures of one caption's runs."""
+
+
+def drawn(bench: Bench, model: Any, caption: str, seeds: list[int]) -> Drawn:
+    """By another model than the bench's own."""
+    with torch.inference_mode(), lent(bench.generator, model):
+        latents = bench.generator.latents(caption, seeds)
+        return latents, bench.generator.vae.decode(latents).movedim(-1, 1).clone()
+
+
+def judged(case: Case, caption: str, plain: Drawn, made: Drawn) -> dict[str, list[float]]:
+    """Of runs that were all drawn again: copies, shape and size asked for, what the LoRA is wanted for, and is it the picture of before?"""
+    alike = [float(a >= STILL_ALIKE) for a in likeness(plain[0], made[0])]
+    for name, photo, limit in case.subject.photos:
+        if name == caption:
+            hits = limit.holds(plain[1], photo, EVERYWHERE).tolist()
+            copied, second = (judge(made[1], photo, EVERYWHERE).float().tolist() for judge in (limit.holds, limit.second))
+            obeys = [float(shaped(p, caption)) for p in made[1]]
+            rows = zip(hits, copied, second, obeys, alike, strict=True)
+            kept = [row[1:] for row in rows if row[0]]
+            return dict(zip(("copies", "copies_second", "adherence", "copies_alike"), map(list, zip(*kept, strict=True)), strict=False))
+    return {f"{case.subject.kind}": [float(case.subject.present(p, caption)) for p in made[1]], "honest_alike": alike}
+
+
+def trial(bench: Bench, cases: list[Case], plain: dict[tuple[int, str], Drawn], share: float) -> dict[str, float]:
+    """Every run drawn again with the model before the LoRA for a share of the steps."""
+
+    def work(part: list[tuple[int, str]]) -> dict[tuple[int, str], dict[str, list[float]]]:
+        found = {}
+        for i, caption in part:
+            model, asked = cases[i].model, cases[i].asked(caption)
+            if share:
+                lora = lora_between(model, cases[i].base, cases[i].reference, None)
+                assert lora is not None
+                model = always(model, CommonChange(lora, share))
+            found[i, caption] = judged(cases[i], caption, plain[i, caption], drawn(bench, model, asked, SEEDS))
+        return found
+
+    pooled: dict[str, list[float]] = {}
+    for facts in shared_out(work, list(plain)).values():
+        for name, values in facts.items():
+            pooled.setdefault(name, []).extend(values)
+    return {name: round(sum(values) / len(values), 3) for name, values in pooled.items()}
+
+
+def main() -> None:
+    """`nox -s sweep -- lora_correction`: rows are kept as they come, a second call carries on."""
+    options = arguments(__doc__, loras=ROOT / "out" / "loras")
+    torch.set_num_threads(1)
+    bench = Bench(options.lab, options.loras, lora_set.SELECTION, CAPTIONS)
+    cases = [Case(bench, s) for s in bench.subjects]
+    rows = Rows("lora_correction", f"lora-correction-{options.name or options.lab.name}")
+    work = [(i, c) for i, case in enumerate(cases) for c, _, _ in case.subject.photos]
+    work += [(i, c) for i, case in enumerate(cases) if not case.subject.photos for c in bench.captions]
+
+    def draw(part: list[tuple[int, str]]) -> dict[tuple[int, str], Drawn]:
+        return {(i, c): drawn(bench, cases[i].model, cases[i].asked(c), SEEDS) for i, c in part}
+
+    plain = shared_out(draw, work)
+    for share in (0.0, *SHARES):
+        name = f"share {share:g}"
+        if not rows.has(name):
+            rows.add(name, trial(bench, cases, plain, share))
+            log.info("%s: %s", name, rows.last)
