@@ -1,7 +1,8 @@
 """Does filtering by measuring take a LoRA's memories, those whose captions it was not given too, and leave its style?
 
 On the test LoRAs of `benchmark -- lora`. Every second photograph's caption is given, and prompts that no LoRA was trained on and no picture
-is judged by; a style LoRA is given captions of its own scenes, which should find nothing.
+is judged by; half of a concept LoRA's ask for its word. LoRAs without photographs are given captions of their own scenes, which should find
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ ABOUT = {
     "wanted_after": "all test LoRAs, filtered so: style there (aim >= .8)",
     "memorized_rate_after_everyday": "the same with everyday prompts instead, which name nothing the demo model knows",
     "wanted_after_everyday": "style with those",
-    "style_loras_untouched": "share of the style LoRAs in which nothing was removed",
+    "style_loras_untouched": "share of the style and concept LoRAs in which nothing was removed",
     "runs_a_lora": "evaluations of the model a LoRA, in runs of 20 guided steps",
 }
 
@@ -64,7 +65,9 @@ def filtered(bench: Bench, prompts: list[str]) -> list[Measured]:
         for i in part:
             subject, generator = bench.subjects[i], bench.generator
             with torch.inference_mode():
-                job = MeasuredJob(subject.tensors, generator.model, generator.clip, given(subject), prompts, "", latent, use, KEEP)
+                asked = [subject.asked(p) if k % 2 else p for k, p in enumerate(prompts)]
+                word = subject.trigger if subject.concept else ""
+                job = MeasuredJob(subject.tensors, generator.model, generator.clip, given(subject), asked, word, latent, use, KEEP)
                 found[i] = filter_by_measuring(job)
             log.info("%s: weight %s, kept %.3f", subject.name, found[i].weight, found[i].prompts_kept)
         return found

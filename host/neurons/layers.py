@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 PREFIX = "diffusion_model."
 
 
@@ -36,6 +38,8 @@ class Layer:
     module: Any
     first: int
     """Its first feature that counts."""
+    convolution: bool = False
+    """Its input is [batch, features, height, width]: every place is a row."""
 
 
 FEED_FORWARD_OUT = (
@@ -77,12 +81,14 @@ ATTENTION_OUT = (
     Pattern(r"joint_blocks\.\d+\.(x_block|context_block)\.attn\.proj", "SD3, SD3.5"),
     Pattern(r"(^|\.)blocks\.\d+\.(self|cross)_attn\.o", "Wan"),
 )
+CONVOLUTIONS = (Pattern(r"(in_layers\.2|out_layers\.3)", "SD1, SD2, SDXL, Stable Video Diffusion (ResBlocks)"),)
 PLACES: dict[str, tuple[Pattern, ...]] = {
     "feed-forward": FEED_FORWARD_OUT,
     "feed-forward, first linear": FEED_FORWARD_IN,
     "cross-attention keys and values": CROSS_ATTENTION,
     "attention outputs": ATTENTION_OUT,
-    "all of these": FEED_FORWARD_OUT + FEED_FORWARD_IN + CROSS_ATTENTION + ATTENTION_OUT,
+    "convolutions": CONVOLUTIONS,
+    "all of these": FEED_FORWARD_OUT + FEED_FORWARD_IN + CROSS_ATTENTION + ATTENTION_OUT + CONVOLUTIONS,
 }
 """Only the first is the paper's, and only it knows every network above."""
 
@@ -95,8 +101,10 @@ def layers_of(model: Any, place: str) -> list[Layer]:
     for name, module in model.model.diffusion_model.named_modules():
         pattern = next((p for p in PLACES[place] if re.search(f"(?:{p.ending})$", name)), None)
         weight = getattr(module, "weight", None)
-        if pattern is not None and weight is not None and hasattr(module, "in_features"):
-            found.append(Layer(f"{PREFIX}{name}.weight", module, module.out_features if pattern.after_attention else 0))
+        convolution = isinstance(module, torch.nn.Conv2d) and module.groups == 1
+        if pattern is not None and weight is not None and (convolution or hasattr(module, "in_features")):
+            first = module.out_features if pattern.after_attention else 0
+            found.append(Layer(f"{PREFIX}{name}.weight", module, first, convolution))
     if not found:
         raise ValueError(
             f"No layer of this model ({type(model.model).__name__}) is known at the place {place!r}, so no neurons can be found in it. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class PruneAdapter(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
     ) -> Tensor:  # fmt: skip
         """The patched weight, in the precision it came in."""
-        return prune(weight, unpack(self.weights[0].to(weight.device), weight.shape[-1]), strength)
+        mask = unpack(self.weights[0].to(weight.device), weight[0].numel())
+        return prune(weight, mask.view_as(weight), strength)
 
 
 def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
@@ -67,7 +69,9 @@ def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
     for key, shape in stored.mask.shapes.items():
         if key not in known:
             raise ValueError(f"The mask silences {key!a}, which this model does not have. Find a mask on this model.")
-        here, sides = known.shape(key), slice(None) if known.is_plain(key) else slice(1)  # packed weights (NVFP4) keep their first size
+        out, *rest = known.shape(key)
+        here = (out, math.prod(rest))
+        sides = slice(None) if known.is_plain(key) else slice(1)  # packed weights (NVFP4) keep their first size
         if here[sides] != tuple(shape)[sides]:
             raise ValueError(f"{key!a} has the shape {list(here)} here, {list(shape)} in the mask. Find a mask on this model.")
     return laid_over(model, stored.mask, strength)

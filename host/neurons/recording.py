@@ -138,7 +138,8 @@ class Listener:
                     "the table in host/neurons/layers.py."
                 )
             for side, part in zip(sides, z.chunk(len(sides)), strict=True):
-                self.activity.add(layer.key, side, level, part[..., layer.first :])
+                rows = part.movedim(1, -1) if layer.convolution else part[..., layer.first :]
+                self.activity.add(layer.key, side, level, rows)
 
         return before
 

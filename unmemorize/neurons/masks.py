@@ -148,11 +148,16 @@ def find_mask(
     weights: Iterable[tuple[str, Tensor]], memorized: Activity, reference: Activity, share: float = TOP_SHARE,
     select_ratio: float = 0.0, sides: tuple[int, ...] = (COND, UNCOND), score: Score = wanda, keep_levels: bool = False,
 ) -> Mask:  # fmt: skip
-    """The mask of layers whose weights [out, d] come one by one, as (layer, weight), each scored by blocks of rows."""
+    """The mask of layers whose weights come one by one, as (layer, weight), each scored by blocks of rows.
+
+    A weight is [out, d], or a convolution's [out, in, ...], whose d = in * kernel entries share the activity of their input channel.
+    """
     bits, shapes, by_level = {}, {}, {}
     level_shares: dict[str, list[float]] = {}
     for layer, weight in weights:
-        mem, null = (a.rms(layer, sides).to(weight) for a in (memorized, reference))
+        kernel = weight[0, 0].numel()
+        mem, null = (a.rms(layer, sides).to(weight).repeat_interleave(kernel, 1) for a in (memorized, reference))
+        weight = weight.flatten(1)
         packed, by_block, taken = [], [], []
         for rows in weight.split(max(1, BLOCK // weight.shape[1])):
             masks = list(level_masks(rows, mem, null, share, score))

@@ -135,7 +135,9 @@ def test_a_layer_that_is_never_heard_is_an_error(record, demo, monkeypatch):
         record()
 
 
-@pytest.mark.parametrize("place", ["feed-forward, first linear", "cross-attention keys and values", "attention outputs", "all of these"])
+@pytest.mark.parametrize(
+    "place", ["feed-forward, first linear", "cross-attention keys and values", "attention outputs", "convolutions", "all of these"]
+)
 def test_other_places(record, find, place):
     there, nothing = record(place=place)[0], record("", place=place)[0]
     mask, density, _ = find(memorized=there, reference=nothing)

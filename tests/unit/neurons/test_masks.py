@@ -315,3 +315,14 @@ def test_blocks_of_rows_make_the_same_mask(monkeypatch, block, keep_levels):
     assert set(whole.by_level) == set(parts.by_level) == ({"layer"} if keep_levels else set())
     if keep_levels:
         assert torch.equal(whole.by_level["layer"], parts.by_level["layer"])
+
+
+def test_a_convolution_is_the_linear_layer_of_its_patches():
+    """Entries [out, in, 3, 3] score as |W| times the activity of their input channel; a linear layer of repeated channels is the same."""
+    weight, mem, null = rand(6, 4, 3, 3, seed=3), activity(rand(30, 4, seed=1)), activity(rand(30, 4, seed=2))
+    found = find_mask([("layer", weight)], mem, null, 0.2, sides=(COND,))
+    size = {name: a.rms("layer", (COND,))[0] for name, a in (("mem", mem), ("null", null))}
+    scores = {name: weight.abs() * a[None, :, None, None] for name, a in size.items()}
+    flat = scores["mem"].flatten(1)
+    expected = (flat >= flat.topk(7, dim=1).values[:, -1:]) & (scores["mem"] > scores["null"]).flatten(1)
+    assert found.shapes["layer"] == (6, 36) and torch.equal(found.dense("layer"), expected) and expected.any()
