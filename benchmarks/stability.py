@@ -22,6 +22,8 @@ TRANSFER: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Runs judged with the profile of the lab's settings, and with one measured on exactly these."""
 REPAIR_SEEDS = 4
+EVALUATIONS = 40
+"""Of a plain run: twenty guided steps."""
 SHEET_SEEDS = [800, 801]
 
 ABOUT = {
@@ -37,6 +39,9 @@ ABOUT = {
     "memorized_rate_after": "with the default correction and the early checkpoint as parent (aim 0)",
     "memorized_rate_after_without_parent": "with the default correction and no parent",
     "memorized_rate_after_with_alternatives": "no parent, with the variants of Alternative Prompts (nearest words; aim <= .05)",
+    "memorized_rate_after_attention_guard": "GUARD (ICML'26) as published, on the same flagged runs",
+    "memorized_rate_after_noise_as_a_batch": "starting noises moved without gradients (arXiv 2510.08625), on the same",
+    "memorized_rate_after_noise_alone": "each starting noise moved by gradients (the same paper)",
     "mc_adherence_before": "memorized scenes: all attributes right",
     "mc_adherence_after": "the same after correction (drop at most .05)",
     "mc_new_and_right": "memorized scenes after correction: no copy, and all attributes right",
@@ -46,6 +51,7 @@ ABOUT = {
     "artefact_rate_before": "strong runs that are no whole picture (see benchmarks/parts/guarding.py) without the guard",
     "artefact_rate_after": "corrected runs that are no whole picture (aim <= .02)",
     "extra_model_calls_detect": "model evaluations that detection adds (aim 0)",
+    "cost_guard_with_alternatives": "evaluations of a flagged picture, first run included, over those of a plain run (aim <= 2.5)",
     "extra_calls_per_flagged_run": "model evaluations that a corrected run adds, as a share of a run",
     "overhead_share_detect": "process CPU time in our code over the total, batch of 1 (aim <= .01)",
     "lora_memorized_before": "leaking LoRA: copies of its photographs",
@@ -77,18 +83,20 @@ def corrections(bench: Bench, stored: Any, runs: dict[str, Any], seeds: list[int
     everyone = {c: torch.ones(len(use), dtype=torch.bool) for c in captions}
     before = outcome(bench, lambda c, s: pictures_of(bench.final, bench.final.model, c, s), groups, use, everyone, "before")
     found: dict[str, Any] = summary(before, groups, "before")
-    for name, (draw, cost) in repairs(bench, stored).items():
+    for name, draw in repairs(bench, stored).items():
         made = outcome(bench, draw, groups, use, flagged, name)
         after: Outcome = {k: [*made[k], *_kept(before[k], flagged[k[1]])] for k in before}
         suffix = {"guard": "after"}.get(name, "after_" + name.removeprefix("guard_"))
         found |= summary(after, groups, suffix)
-        found[f"cost_{name}"] = cost
+        first = 0.0 if name.startswith(("guard", "paper")) else 1.0  # the guard makes the run that is flagged itself
+        spent = [r["evaluations"] / EVALUATIONS for several in made.values() for r in several]
+        found[f"cost_{name}"] = first + sum(spent) / len(spent) if spent else None
     for g in ("mc", "mv"):
         found[f"{g}_new_and_right"] = found.pop(f"{g}_new_and_right_after")
     return found
 
 
-def _kept(before: list[dict[str, bool]], flagged: torch.Tensor) -> list[dict[str, bool]]:
+def _kept(before: list[dict[str, float]], flagged: torch.Tensor) -> list[dict[str, float]]:
     """Runs that are not flagged keep their picture."""
     return [b for b, f in zip(before, flagged.tolist(), strict=True) if not f]
 
@@ -163,7 +171,7 @@ def sheet(bench: Bench, stored: Any, name: str) -> None:
         training = [] if fixed is None else [(bench.lab.pictures[fixed], False)]
         with torch.inference_mode():
             drawn = [pictures_of(bench.final, bench.final.model, caption, SHEET_SEEDS)]
-            drawn += [tried[k][0](caption, SHEET_SEEDS) for k in ("guard", "guard_without_parent", "guard_with_alternatives")]
+            drawn += [tried[k](caption, SHEET_SEEDS) for k in ("guard", "guard_without_parent", "guard_with_alternatives")]
         rows.append((caption, [training, *([(p, bench.lab.copied(p) is not None) for p in several] for several in drawn)]))
     write_sheet(name, ["training picture", "without guard", "guard with parent", "guard without parent", "with other words"], rows)
 
