@@ -17,6 +17,7 @@ from ..host.copies.probing import Leaks, Probe, compared, drawn
 from ..host.core.progress import Progress
 from ..host.lora.filter_file import Job, filter_lora
 from ..unmemorize.lora.gates import Settings
+from .lora_measured import filtered, prompts_of
 from .parts.common import ROOT, log, rate, shared_out, write
 from .parts.filtered_loras import Bench, Subject
 from .parts.guarding import EVERYWHERE
@@ -28,8 +29,10 @@ W = 3.0
 ABOUT = {
     "probe_recall_captions": "leaking LoRAs: photographs found among the first 2 n groups, their captions given (aim >= .5)",
     "probe_recall_no_captions": "the same without any caption",
-    "probe_recall_captions_filtered": "with captions, after the filter (aim: at most a third of probe_recall_captions)",
-    "probe_recall_no_captions_filtered": "without captions, after the filter",
+    "probe_recall_captions_filtered": "with captions, after the filter by weights (aim: at most a third of probe_recall_captions)",
+    "probe_recall_captions_measured": "with captions, after the filter by measuring, which was given every second (aim: the same)",
+    "probe_recall_no_captions_filtered": "without captions, after the filter by weights",
+    "probe_recall_no_captions_measured": "without captions, after the filter by measuring",
     "style_leaks_captions": "groups called leaks in a style or concept LoRA probed with captions of its scenes, the most of any (aim <= 1)",
     "style_leaks_no_captions": "the same without any caption",
     "leaks_captions": "groups called leaks in a leaking LoRA, mean",
@@ -95,9 +98,11 @@ def main() -> None:
     bench = Bench(options.lab, options.loras, options.role, 1)
     prober = Prober(bench, options.pictures, options.w)
     versions = {s.name: {"": s.tensors} for s in bench.subjects}
-    for s in bench.subjects:
+    measured = filtered(bench, prompts_of(bench))
+    for s, found in zip(bench.subjects, measured, strict=True):
         if s.photos:
             versions[s.name]["_filtered"] = filter_lora(s.tensors, Job(bench.generator.model, None, Settings())).kept
+            versions[s.name]["_measured"] = found.kept
     by_name = {s.name: s for s in bench.subjects}
 
     def work(part: list[str]) -> dict[str, dict[str, tuple[list[bool], int, list[bool]]]]:
@@ -116,7 +121,8 @@ def main() -> None:
     results = shared_out(work, [s.name for s in bench.subjects])
     metrics: dict[str, Any] = {}
     leaking = [s.name for s in bench.subjects if s.photos]
-    for kind in ("captions", "no_captions", "captions_filtered", "no_captions_filtered"):
+    kinds = [f"{words}{version}" for version in ("", "_filtered", "_measured") for words in ("captions", "no_captions")]
+    for kind in kinds:
         metrics[f"probe_recall_{kind}"] = rate([[float(hit) for hit in results[n][kind][0]] for n in leaking])
         metrics[f"leaks_{kind}"] = sum(results[n][kind][1] for n in leaking) / len(leaking)
         true = [hit for n in leaking for hit in results[n][kind][2]]
