@@ -21,6 +21,7 @@ from ...demo.scripts.generate import Generator
 from ...host.combined.own_mask import OwnMask
 from ...host.core.sampler_call import run_arguments_of
 from ...host.demo import load_demo_lora
+from ...host.stability.common_change import CommonChange
 from ...host.stability.other_words import OtherWords
 from ...host.stability.restart import Restart
 from .common import tuning_and_test
@@ -33,7 +34,7 @@ EVERYWHERE = torch.ones(1, SIDE, SIDE)
 REFERENCE_SEEDS = [700, 701, 702, 703]
 
 
-Redrawn: TypeAlias = Restart | OwnMask | OtherWords
+Redrawn: TypeAlias = Restart | OwnMask | OtherWords | CommonChange
 """Strategies that draw a picture again and need nothing of the run before."""
 
 

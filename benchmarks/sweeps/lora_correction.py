@@ -1,25 +1,31 @@
-"""How much of a run must the model before the LoRA draw, so that no copy comes and the LoRA is kept? On selection LoRAs alone."""
+"""How are a LoRA's copies drawn again, so that no copy comes and the LoRA is kept? On the LoRAs of the selection set only.
+
+By the model before the LoRA with the LoRA's common change, for a share of the steps; or under the LoRA with other words.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...demo.scripts import lora_set
+from ...host.combined.alternative_prompts import with_alternatives
 from ...host.stability.common_change import CommonChange
 from ...host.stability.lora_watch import lora_between
+from ...host.stability.other_words import OtherWords
 from ...unmemorize.stability.redrawn import STILL_ALIKE, likeness
 from ..parts.common import ROOT, arguments, log, shared_out
 from ..parts.filtered_loras import Bench, shaped
-from ..parts.guarding import EVERYWHERE, always, lent
+from ..parts.guarding import EVERYWHERE, Redrawn, always, lent
 from ..parts.lora_runs import Case
 from ..parts.rows import Rows
 
 CAPTIONS = 8
 SEEDS = [980, 981]
-SHARES = (0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+SHARES = (0.15, 0.2, 0.3, 0.5, 1.0)
 """Of the steps."""
 
 Drawn = tuple[Tensor, Tensor]
@@ -47,17 +53,38 @@ def judged(case: Case, caption: str, plain: Drawn, made: Drawn) -> dict[str, lis
     return {f"{case.subject.kind}": [float(case.subject.present(p, caption)) for p in made[1]], "honest_alike": alike}
 
 
-def trial(bench: Bench, cases: list[Case], plain: dict[tuple[int, str], Drawn], share: float) -> dict[str, float]:
-    """Every run drawn again with the model before the LoRA for a share of the steps."""
+Way = Callable[[Case, str], Redrawn | None]
+"""A LoRA and a caption as it is asked for -> how its runs are drawn again; None: as they are."""
+
+
+def ways(bench: Bench) -> dict[str, Way]:
+    """Everything tried, by name."""
+
+    def common_change(share: float) -> Way:
+        def of(case: Case, _caption: str) -> Redrawn:
+            lora = lora_between(case.model, case.base, case.reference, None)
+            assert lora is not None
+            return CommonChange(lora, share)
+
+        return of
+
+    def other_words(changed: int, until: float) -> Way:
+        return lambda _case, caption: OtherWords(with_alternatives(bench.generator.clip, caption, "")[1], until, changed)
+
+    found: dict[str, Way] = {"share 0": lambda *_: None}
+    found |= {f"share {share:g}": common_change(share) for share in SHARES}
+    return found | {f"{n} words changed until {until:g}": other_words(n, until) for n in (1, 2) for until in (0.3, 0.45, 0.6, 1.0)}
+
+
+def trial(bench: Bench, cases: list[Case], plain: dict[tuple[int, str], Drawn], way: Way) -> dict[str, float]:
+    """Every run drawn again in one way."""
 
     def work(part: list[tuple[int, str]]) -> dict[tuple[int, str], dict[str, list[float]]]:
         found = {}
         for i, caption in part:
             model, asked = cases[i].model, cases[i].asked(caption)
-            if share:
-                lora = lora_between(model, cases[i].base, cases[i].reference, None)
-                assert lora is not None
-                model = always(model, CommonChange(lora, share))
+            how = way(cases[i], asked)
+            model = model if how is None else always(model, how)
             found[i, caption] = judged(cases[i], caption, plain[i, caption], drawn(bench, model, asked, SEEDS))
         return found
 
@@ -82,8 +109,7 @@ def main() -> None:
         return {(i, c): drawn(bench, cases[i].model, cases[i].asked(c), SEEDS) for i, c in part}
 
     plain = shared_out(draw, work)
-    for share in (0.0, *SHARES):
-        name = f"share {share:g}"
+    for name, way in ways(bench).items():
         if not rows.has(name):
-            rows.add(name, trial(bench, cases, plain, share))
+            rows.add(name, trial(bench, cases, plain, way))
             log.info("%s: %s", name, rows.last)

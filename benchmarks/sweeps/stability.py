@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...host.combined.alternative_prompts import with_alternatives
 from ...host.combined.own_mask import OwnMask
-from ...host.stability.other_words import OtherWords
+from ...host.stability.other_words import CHANGED, OtherWords
 from ...host.stability.restart import Conds, Phase, PromptChange, Restart, nothing, parts_left_out
 from ...unmemorize.stability.profile import Profile, deviations
 from ..parts.common import arguments, auc, log, shared_out
@@ -32,8 +32,10 @@ def rules(bench: Bench) -> dict[str, Correcting]:
     """Everything tried, by name."""
     found: dict[str, Correcting] = {}
     lists = {KINDS: "\n".join(", ".join(w for w in several if w != "plain") for several in kinds_of(bench)), NEAREST: ""}
+    for (source, words), changed, until in itertools.product(lists.items(), (1, 2), (0.3, 0.45, 0.6, 1.0)):
+        found[f"{changed} of {source} changed until {until:g}"] = _put_together(bench, words, changed, until)
     for (source, words), kept, until in itertools.product(lists.items(), (4, 6, 16), (0.3, 0.45, 0.6, 0.8)):
-        found[f"{kept} with {source} until {until:g}"] = _with_others(bench, words, kept, until)
+        found[f"{kept} with {source} until {until:g}"] = _mixed(bench, words, kept, until)
     return found | {name: _for_all(how) for name, how in of_any_caption(bench).items()}
 
 
@@ -46,8 +48,19 @@ def kinds_of(bench: Bench) -> list[list[str]]:
     return [several for name in ("grammar", "card_grammar") for several in bench.lab.facts[name].values()]
 
 
-def _with_others(bench: Bench, words: str, kept: int, until: float) -> Correcting:
-    return lambda caption: OtherWords(with_alternatives(bench.final.clip, caption, words)[1], until, kept)
+def _put_together(bench: Bench, words: str, changed: int, until: float) -> Correcting:
+    return lambda caption: OtherWords(with_alternatives(bench.final.clip, caption, words)[1], until, changed)
+
+
+def _mixed(bench: Bench, words: str, kept: int, until: float) -> Correcting:
+    """As a user's own prompts are mixed, of which nothing is known: each word's variants, another at each step."""
+
+    def of_caption(caption: str) -> OtherWords:
+        alternatives = with_alternatives(bench.final.clip, caption, words)[1]
+        alone = [[tensor, {k: v for k, v in facts.items() if k != CHANGED}] for tensor, facts in alternatives if len(facts[CHANGED]) == 1]
+        return OtherWords(alone, mixed_until=until, kept=kept)
+
+    return of_caption
 
 
 def of_any_caption(bench: Bench) -> dict[str, Redrawn]:
@@ -65,7 +78,7 @@ def of_any_caption(bench: Bench) -> dict[str, Redrawn]:
         found[f"noisy {noise:g}"] = Restart((Phase(1.0, prompt=noisy(noise)),))
     for until in (0.3, 0.5):
         found[f"nothing until {until:g}"] = Restart((Phase(until, prompt=nothing), Phase(1.0)))
-    for share, place in itertools.product((0.1, 0.3), ("feed-forward", "all of these")):
+    for share, place in itertools.product((0.03, 0.1, 0.3), ("feed-forward", "convolutions", "all of these")):
         found[f"own mask {share:g}, {place}"] = OwnMask(share, place=place)
     return found
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from ...unmemorize.copies.loosened import loosened
 from ..core.prompts import encoded
+from ..stability.other_words import CHANGED
 from .neighbours import vocabulary_of
 
 
 def with_alternatives(clip: Any, text: str, word_list: str) -> tuple[Any, Any, str]:
-    """CONDITIONING of the prompt, of its variants (a list of them), and the variants, one a line.
+    """CONDITIONING of the prompt, of its variants (a list of them, each with the words that it changes), and the variants, one a line.
 
     ValueError if there is no word that could be another.
     """
@@ -20,11 +21,16 @@ def with_alternatives(clip: Any, text: str, word_list: str) -> tuple[Any, Any, s
             "This text encoder's words cannot be read, so that none is known that could stand for another. Write a word list: words that "
             "may stand for each other, one group a line."
         )
-    texts = loosened(text, word_list, vocabulary.near if vocabulary is not None else lambda _word, _count: [])
-    if not texts:
+    variants = loosened(text, word_list, vocabulary.near if vocabulary is not None else lambda _word, _count: [])
+    if not variants:
         raise ValueError(
             "No word of the prompt could be another: none stands in the word list, or the text encoder knows none of them. Write other "
             "groups of words, or another prompt."
         )
-    positive, *others = encoded(clip, [text, *texts])
-    return positive, [entry for conditioning in others for entry in conditioning], "\n".join(texts)
+    positive, *others = encoded(clip, [text, *(v.text for v in variants)])
+    marked = [
+        [tensor, {**facts, CHANGED: variant.changed}]
+        for variant, conditioning in zip(variants, others, strict=True)
+        for tensor, facts in conditioning
+    ]
+    return positive, marked, "\n".join(v.text for v in variants)

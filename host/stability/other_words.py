@@ -1,7 +1,8 @@
 """Correct without a parent: other words while the layout forms, the exact words after (METHODS.md 6b.3; ours, measured in benchmarks/).
 
-A memory hangs on the exact words while the layout forms; later they only name details. Which other words do not call it up is asked of the
-model at the first step: there a memory shows in the norm of D_c - D_u (WEN, arXiv 2407.21720).
+A memory hangs on the exact words together, while the layout forms; what each of them means adds up. So the prompt's prediction is put
+together from variants of which none says the exact words. Which words to change is asked of the model at the first step: there a memory
+shows in the norm of D_c - D_u (WEN, arXiv 2407.21720).
 """
 
 from __future__ import annotations
@@ -13,27 +14,35 @@ from typing import Any
 import comfy.sampler_helpers
 import torch
 
+from ...unmemorize.copies.loosened import TOGETHER, without_the_exact_words
 from ...unmemorize.stability.signals import rms
 from ..core.predictions import predict_at_start
 from ..core.sampler_call import RunCall
-from .restart import Conds, Phase, Restart, others_early, restarted
+from .restart import Conds, Phase, PromptChange, Restart, others_early, restarted, together_early
 from .strategies import Correction, Redrawing
 from .watching import Watch
 
+CHANGED = "unmemorize_changed"
+"""In a conditioning: the words that this variant changes, by their places (see `loosened.Variant`)."""
 PARTS = "The prompt has several parts (areas, masks, ranges of steps), which alternatives cannot take the place of. Connect a parent model."
 
 
 @dataclass(frozen=True)
 class OtherWords:
-    """Draw flagged samples again with other prompts early, another at each step; of the alternatives those that call least up."""
+    """Draw flagged samples again with other prompts early."""
 
     alternatives: Any
     """CONDITIONING: prompts of which each differs from the run's in a word or so."""
-    until: float = 0.3
-    """Share of the steps that other words draw: the fewer, the more the exact words are obeyed."""
-    at_last: float = 0.8
+    until: float = 0.45
+    """Share of the steps that variants of known words draw, put together to what the prompt asks for."""
+    changed: int = 1
+    """Words that are others in each of them; one more if the picture is still the one that was flagged."""
+    mixed_until: float = 0.3
+    """Share of the steps that prompts of the user's own draw, another at each step: the fewer, the more the exact words are obeyed."""
+    mixed_at_last: float = 0.8
     """The same if the picture is still the one that was flagged."""
     kept: int = 6
+    """Of them, those that call least up."""
     redraws = True
     same_prompt = False
 
@@ -46,20 +55,32 @@ class OtherWords:
 
     def begin(self, watch: Watch | None) -> Correction:
         """Nothing of the run that was watched is needed."""
-        longer = dataclasses.replace(self, until=self.at_last)
-        return Redrawing(lambda call: drawn_with_others(call, self), lambda call: drawn_with_others(call, longer))
+        more = dataclasses.replace(self, changed=self.changed + 1, mixed_until=self.mixed_at_last)
+        return Redrawing(lambda call: drawn_with_others(call, self), lambda call: drawn_with_others(call, more))
 
 
 def drawn_with_others(call: RunCall, how: OtherWords) -> torch.Tensor:
     """One sample's run with other words early; a latent as nodes see it."""
     (prompt,) = call.guider.original_conds["positive"]
     others = [{**prompt, **other} for other in comfy.sampler_helpers.convert_cond(how.alternatives)]
-    chosen = others_early(calling_least_up(call, others, how.kept), how.until)
-    return restarted(call, Restart((Phase(1.0, prompt=chosen),)))
+    return restarted(call, Restart((Phase(1.0, prompt=_early(call, others, how)),)))
 
 
-def calling_least_up(call: RunCall, others: Conds, count: int) -> Conds:
-    """Of prompts, so many whose prediction is nearest to the negative prompt's where the run begins, in their own order."""
+def _early(call: RunCall, others: Conds, how: OtherWords) -> PromptChange:
+    """What the run begins with: variants put together where all of one prompt are there, else a mixture."""
+    by_words = {tuple(other[CHANGED]): other for other in others if CHANGED in other}
+    alone = [other for words, other in by_words.items() if len(words) == 1]
+    changed = min(how.changed, len(alone) - 1, TOGETHER - 1)
+    if changed >= 1 and len(by_words) == len(others):
+        order = [other[CHANGED][0] for other in calling_least_up(call, alone)]
+        parts = without_the_exact_words(order, changed)
+        if all(words in by_words for words, _ in parts):
+            return together_early([(by_words[words], weight) for words, weight in parts], how.until)
+    return others_early(calling_least_up(call, others)[: how.kept], how.mixed_until)
+
+
+def calling_least_up(call: RunCall, others: Conds) -> Conds:
+    """Prompts, those first whose prediction is nearest to the negative prompt's where the run begins."""
     uncond, *found = predict_at_start(call, [call.guider.original_conds["negative"], *([other] for other in others)])
     norms = torch.stack([rms(d - uncond).mean() for d in found])
-    return [others[i] for i in sorted(norms.argsort()[:count].tolist())]
+    return [others[i] for i in norms.argsort(stable=True).tolist()]

@@ -191,6 +191,20 @@ def others_early(alternatives: Conds, until: float) -> PromptChange:
     return change
 
 
+def together_early(parts: list[tuple[dict[str, Any], float]], until: float) -> PromptChange:
+    """A weighted sum of several prompts' predictions up to a share of the steps, weights of sum 1; then the prompt itself.
+
+    ComfyUI takes the mean of prompts by their strength, and a strength may be negative.
+    """
+    several = [{**cond, "strength": weight * cond.get("strength", 1.0)} for cond, weight in parts]
+
+    def change(positive: Conds, _negative: Conds, sigmas: Tensor, _seed: int) -> Conds:
+        early = round(until * (len(sigmas) - 1))
+        return _step_by_step(sigmas, lambda step: positive if step >= early else several)
+
+    return change
+
+
 def _step_by_step(sigmas: Tensor, of_step: Callable[[int], Conds]) -> Conds:
     """Prompts of which each is active for the model calls of its step alone."""
     steps, parts = len(sigmas) - 1, []

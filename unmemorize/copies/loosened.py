@@ -1,30 +1,56 @@
-"""Prompts that say nearly the same: each with another word in the place of one (for corrections without a parent, METHODS.md 6b.3)."""
+"""Prompts that say nearly the same: with other words in the place of one, two or three (METHODS.md 6b.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .trigger_words import Word, alternatives, with_another, words_of
 
-NEIGHBOURS = 2
-"""Other words that are tried in a word's place."""
-MOST = 16
-"""Prompts, each of which costs an evaluation of the model."""
+WORDS = 6
+"""Words that are changed, spread over the prompt; how many others of it are tried, if there is one such word."""
+TOGETHER = 3
+"""Most words that are changed in one variant."""
 
 
-def loosened(text: str, word_list: str, near: Callable[[str, int], list[str]]) -> list[str]:
-    """Variants of a prompt, the words changed in turn; `near(word, count)` gives the nearest others of a word.
+@dataclass(frozen=True)
+class Variant:
+    """A prompt in which some words are others."""
+
+    text: str
+    changed: tuple[int, ...]
+    """Places of these words among all that are changed in one variant or another."""
+
+
+def loosened(text: str, word_list: str, near: Callable[[str, int], list[str]]) -> list[Variant]:
+    """Variants of a prompt, each word alone first, then each two, each three; `near(word, count)` gives the nearest others of a word.
 
     With a word list, only words that stand in it are changed, to others of their line. No variant: there is no word that could be.
     """
     listed = alternatives(word_list)
     words = [w for w in words_of(text) if (w.text.lower() in listed if listed else not w.little)]
-    others = {w: listed[w.text.lower()][:MOST] if listed else near(w.text, NEIGHBOURS) for w in words}
-    found = list(dict.fromkeys(with_another(text, w, other) for w, other in _in_turn(others)))
-    return [found[i * len(found) // MOST] for i in range(MOST)] if len(found) > MOST else found
+    others = {w: listed[w.text.lower()][:WORDS] if listed else near(w.text, WORDS) for w in words}
+    known = [w for w in words if others[w]]
+    known = [known[i * len(known) // WORDS] for i in range(WORDS)] if len(known) > WORDS else known
+    if len(known) == 1:
+        return [Variant(with_another(text, known[0], other), (0,)) for other in others[known[0]]]
+    sets = (s for size in range(1, TOGETHER + 1) for s in itertools.combinations(range(len(known)), size))
+    return [Variant(_changed(text, [(known[i], others[known[i]][0]) for i in s]), s) for s in sets]
 
 
-def _in_turn(others: dict[Word, list[str]]) -> list[tuple[Word, str]]:
-    """The first other of every word, then the second ..."""
-    depth = max((len(several) for several in others.values()), default=0)
-    return [(w, several[k]) for k in range(depth) for w, several in others.items() if k < len(several)]
+def _changed(text: str, changes: Sequence[tuple[Word, str]]) -> str:
+    """From the last word to the first, so that places stay."""
+    for word, other in reversed(changes):
+        text = with_another(text, word, other)
+    return text
+
+
+def without_the_exact_words(order: Sequence[int], changed: int) -> list[tuple[tuple[int, ...], int]]:
+    """(words that are others, weight) of variants whose predictions add up to the prompt's own, if words add up; the weights' sum is 1.
+
+    With the first `changed` + 1 of `order` as S: each S without one of its words once, S itself minus `changed` times. Were the effect of a
+    word the same whatever the others are, this were D(prompt); what only the exact words together call up, a memory, is not asked for.
+    """
+    chosen = tuple(sorted(order[: changed + 1]))
+    return [(tuple(w for w in chosen if w != left), 1) for left in chosen] + [(chosen, -changed)]

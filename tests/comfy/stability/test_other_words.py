@@ -61,13 +61,12 @@ def test_what_is_asked_at_the_start_is_what_the_sampler_asks_there(guard, draw, 
 
 
 def test_those_that_call_least_up_are_taken(words, monkeypatch):
-    """Predictions whose distance from the negative prompt's is known: the nearest ones, in their own order."""
+    """Predictions whose distance from the negative prompt's is known: the nearest ones first."""
     levels = {"negative": 0.0, "a": 3.0, "b": 1.0, "c": 2.0, "d": 0.5}
     monkeypatch.setattr(words, "predict_at_start", lambda _call, prompts: [torch.full((1, 4, 2, 2), levels[p[0]["name"]]) for p in prompts])
     call = type("Call", (), {"guider": type("Guider", (), {"original_conds": {"negative": [{"name": "negative"}]}})()})()
     others = [{"name": n} for n in "abcd"]
-    assert [o["name"] for o in words.calling_least_up(call, others, 2)] == ["b", "d"]
-    assert [o["name"] for o in words.calling_least_up(call, others, 9)] == list("abcd")
+    assert [o["name"] for o in words.calling_least_up(call, others)] == list("dbca")
 
 
 def _asked(guard, draw, alternatives, heard):
@@ -82,13 +81,13 @@ def test_a_picture_that_stays_is_drawn_by_other_words_for_longer(words, guard, d
     seen, real = [], words.drawn_with_others
 
     def drawn(call, how):
-        seen.append(how.until)
-        return real(call, words.OtherWords(alternatives, 0.0 if len(seen) == 1 else how.until))
+        seen.append((how.mixed_until, how.changed))
+        return real(call, words.OtherWords(alternatives, mixed_until=0.0 if len(seen) == 1 else how.mixed_until))
 
     monkeypatch.setattr(words, "drawn_with_others", drawn)
     clone, record = guard("correct", limit=-1e9, alternatives=alternatives)
     draw(clone, prompt=PROMPT, sampler="heun")
-    assert seen == [0.3, 0.8] and record.facts["redrawn"]["0"]["tries"] == 2
+    assert seen == [(0.3, 1), (0.8, 2)] and record.facts["redrawn"]["0"]["tries"] == 2
 
 
 def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, heard):
@@ -96,7 +95,7 @@ def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, heard):
     results = {}
     for until in (0.0, 0.6, 1.0):
         call = heard[0] if heard else _asked(guard, draw, alternatives, heard)
-        results[until] = words.drawn_with_others(call, words.OtherWords(alternatives, until))
+        results[until] = words.drawn_with_others(call, words.OtherWords(alternatives, mixed_until=until))
     plain, _ = guard()
     assert torch.allclose(results[0.0], draw(plain, prompt=PROMPT), atol=1e-5)
     assert not torch.allclose(results[0.6], results[1.0], atol=1e-3)
@@ -105,7 +104,7 @@ def test_the_exact_words_draw_the_end(words, guard, draw, alternatives, heard):
 def test_what_hangs_on_the_prompt_goes_with_the_other_words(words, draw, guard, encode, alternatives, monkeypatch):
     """A ControlNet, a strength: they stand in the run's prompt, and alternatives know nothing of them."""
     seen = []
-    monkeypatch.setattr(words, "calling_least_up", lambda _call, others, _count: seen.extend(others) or others)
+    monkeypatch.setattr(words, "calling_least_up", lambda _call, others: seen.extend(others) or others)
     clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
     positive = [[embedding, {**facts, "strength": 0.5}] for embedding, facts in encode(PROMPT)]
     draw(clone, prompt=positive)
@@ -119,10 +118,61 @@ def test_a_prompt_in_parts_is_left_alone_and_says_so(guard, draw, encode, altern
     assert record.facts["restarted"] == [] and any("several parts" in warning for warning in record.facts["warnings"])
 
 
+@pytest.fixture
+def marked(nodes, demo):
+    """What Alternative Prompts gives: which words each variant changes is known."""
+    return nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "red, blue\nring, star\nsmall, large").args[1]
+
+
+def test_variants_of_known_words_are_put_together(words, guard, draw, encode, marked, heard, monkeypatch):
+    """D = D(blue) + D(star) - D(blue star) while the layout forms, ComfyUI's own mean of three prompts: as by hand, step by step."""
+    monkeypatch.setattr(words, "calling_least_up", lambda _call, others: [others[1], others[2], others[0]])  # red, ring, small
+    call = _asked(guard, draw, marked, heard)
+    texts = {(1,): PROMPT.replace("red", "blue"), (2,): PROMPT.replace("ring", "star")}
+    texts[1, 2] = texts[1,].replace("ring", "star")
+    seen = []
+
+    def listen(facts):
+        seen.append((facts["input"].clone(), facts["sigma"].clone(), facts["cond_denoised"].clone()))
+        return facts["denoised"]
+
+    call.guider.model_options = {**call.guider.model_options, "sampler_post_cfg_function": [listen], "disable_cfg1_optimization": True}
+    words.drawn_with_others(call, words.OtherWords(marked, until=0.5))
+    predictions = importlib.import_module("unmemorize_pack.host.core.predictions")
+    points = [predictions.Point(x, float(sigma[0])) for x, sigma, _ in seen]
+
+    def of(text):
+        found = []
+        convert = importlib.import_module("comfy.sampler_helpers").convert_cond
+        predictions.predict_along(
+            call.guider.model_patcher, convert(encode(text)), convert(encode("")), call, points, lambda _k, d: found.append(d[0])
+        )
+        return torch.cat(found)
+
+    together, exact = of(texts[1,]) + of(texts[2,]) - of(texts[1, 2]), of(PROMPT)
+    asked = torch.cat([d for *_, d in seen])
+    half = len(seen) // 2
+    assert torch.allclose(asked[:half], together[:half], atol=1e-3) and torch.allclose(asked[half:], exact[half:], atol=1e-3)
+    assert not torch.allclose(together[:half], exact[:half], atol=1e-2)
+
+
+def test_variants_of_two_prompts_are_no_set_and_are_mixed(words, guard, draw, marked, heard, monkeypatch):
+    """Combined by a stock node: whose words are whose is not known any more."""
+    mixed, real = [], words.others_early
+    monkeypatch.setattr(words, "others_early", lambda several, until: mixed.append(len(several)) or real(several, until))
+    call = _asked(guard, draw, [*marked, *marked], heard)
+    words.drawn_with_others(call, words.OtherWords(marked))
+    assert mixed and not words.drawn_with_others(call, words.OtherWords(marked)).isnan().any()
+    before = len(mixed)
+    words.drawn_with_others(call, words.OtherWords(marked[:4]))
+    assert len(mixed) == before + 1, "variants that are missing"
+
+
 def test_the_node_gives_a_prompt_and_its_variants(nodes, demo, encode):
-    positive, others, text = nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "red, blue, green").args
+    positive, others, text = nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "red, blue, green\nring, star").args
     lines = text.splitlines()
-    assert lines == [PROMPT.replace("red", "blue"), PROMPT.replace("red", "green")] and len(others) == 2
+    blue = PROMPT.replace("red", "blue")
+    assert lines == [blue, PROMPT.replace("ring", "star"), blue.replace("ring", "star")] and len(others) == 3
     assert torch.equal(positive[0][0], encode(PROMPT)[0][0]) and torch.equal(others[1][0], encode(lines[1])[0][0])
     assert len(nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "").args[2].splitlines()) > 4
     with pytest.raises(ValueError, match="No word of the prompt"):

@@ -1,8 +1,12 @@
-"""Variants of a prompt in which one word is another."""
+"""Variants of a prompt in which some words are others."""
 
 from __future__ import annotations
 
-from unmemorize_pack.unmemorize.copies.loosened import MOST, loosened
+import itertools
+
+import pytest
+import torch
+from unmemorize_pack.unmemorize.copies.loosened import WORDS, Variant, loosened, without_the_exact_words
 
 NEAR = {"cat": ["dog", "fox", "cow"], "red": ["pink"], "sits": [], "the": ["a"], "of": ["on"]}
 
@@ -11,15 +15,21 @@ def near(word, count):
     return NEAR.get(word.lower(), [])[:count]
 
 
-def test_every_word_in_turn_and_little_ones_never():
-    """The nearest of each first, then the second; emphasis and what the encoder does not know stay."""
-    assert loosened("the (red:1.2) cat sits", "", near) == ["the (pink:1.2) cat sits", "the (red:1.2) dog sits", "the (red:1.2) fox sits"]
+def test_each_word_alone_and_each_two_together_and_little_ones_never():
+    """The nearest other of each; emphasis and what the encoder does not know stay."""
+    assert loosened("the (red:1.2) cat sits", "", near) == [
+        Variant("the (pink:1.2) cat sits", (0,)), Variant("the (red:1.2) dog sits", (1,)), Variant("the (pink:1.2) dog sits", (0, 1)),
+    ]  # fmt: skip
 
 
 def test_a_word_list_changes_its_own_words_alone():
-    found = loosened("the red cat sits", "cat, dog\nthe, a", near)
-    assert found == ["a red cat sits", "the red dog sits"] or set(found) == {"a red cat sits", "the red dog sits"}
+    found = loosened("the red cat sits", "cat, mouse, dog\nthe, a", near)
+    assert [v.text for v in found] == ["a red cat sits", "the red mouse sits", "a red mouse sits"]
     assert loosened("the red cat sits", "horse, mule", near) == []
+
+
+def test_a_word_that_stands_alone_has_several_others():
+    assert [v.text for v in loosened("the cat sits", "", near)] == ["the dog sits", "the fox sits", "the cow sits"]
 
 
 def test_no_word_no_variant():
@@ -29,6 +39,18 @@ def test_no_word_no_variant():
 def test_long_prompts_give_a_bounded_number_spread_over_all_words():
     words = [f"w{chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(50)]
     found = loosened(" ".join(words), "", lambda word, count: [f"{word}other"][:count])
-    assert len(found) == MOST == len(set(found))
-    changed = [next(i for i, w in enumerate(text.split()) if w.endswith("other")) for text in found]
-    assert changed == sorted(changed) and changed[0] == 0 and changed[-1] >= 45
+    changed = [tuple(i for i, w in enumerate(v.text.split()) if w.endswith("other")) for v in found]
+    places = [i for (i,) in changed[:WORDS]]
+    assert places == sorted(set(places)) and places[0] == 0 and places[-1] >= 40
+    assert changed == [tuple(places[i] for i in v.changed) for v in found], "three together at most, each set once"
+    assert len(found) == sum(1 for size in (1, 2, 3) for _ in itertools.combinations(range(WORDS), size))
+
+
+@pytest.mark.parametrize("changed", [1, 2])
+def test_words_that_add_up_are_all_there_and_no_exact_prompt_is_asked(changed):
+    """D = sum of each word's effect, its own or the other's: the weighted sum is the prompt's own D, though every variant changes words."""
+    own, other = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = without_the_exact_words([3, 0, 4, 1, 2], changed)
+    total = sum(weight * sum(other[w] if w in words else own[w] for w in range(5)) for words, weight in parts)
+    assert torch.allclose(total, own.sum(0)) and sum(weight for _, weight in parts) == 1
+    assert all(len(words) >= changed and set(words) <= {3, 0, 4} and list(words) == sorted(words) for words, _ in parts)
