@@ -170,9 +170,9 @@ class AlternativePrompts(io.ComfyNode):
             node_id="UnmemorizeAlternativePrompts",
             display_name="Alternative Prompts",
             category="unmemorize/stability",
-            description="Encodes a prompt, and variants of it in which one word is another. A stability guard in mode correct draws a "
-            "picture that it flags again with those of them that do not call the memory up, and goes over to your exact words once the "
-            "layout stands.",
+            description="Encodes a prompt, and variants of it in which one to three words are others. A stability guard in mode correct "
+            "draws a picture that it flags again: at first with variants that together mean your prompt and never say its exact words, "
+            "which a memory hangs on, then with your words.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, as for the prompt itself."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What you want in the picture."),
