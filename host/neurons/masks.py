@@ -11,7 +11,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import SIDES
-from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune, unpack
+from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune_in_place
 from ...unmemorize.pictures.views import density_view
 from ..core import facts, store
 from ..core.identity import differences, identity, in_another_precision, shown
@@ -53,8 +53,8 @@ class PruneAdapter(WeightAdapterBase):
         self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any,
         intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
     ) -> Tensor:  # fmt: skip
-        """The patched weight, in the precision it came in."""
-        return prune(weight, unpack(self.weights[0].to(weight.device), weight.shape[-1]), strength)
+        """The patched weight: the very tensor, which the core made for its patches, in the precision it came in."""
+        return prune_in_place(weight, self.weights[0].to(weight.device), strength)
 
 
 def pruned(model: Any, stored: StoredMask, strength: float) -> Any:
