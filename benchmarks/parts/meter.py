@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
-"""Operations whose answer the processor has to wait for."""
+WAITING = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal", "aten::is_nonzero")
+"""Operations whose answer the processor has to wait for; choosing by a mask is one, too."""
+SEVERAL_VIEWS = ("aten::unbind", "aten::split", "aten::split_with_sizes", "aten::chunk")
+"""Give views, though their schema does not say so."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Meter:
 
     def counts(self, work: Callable[[], Any]) -> Counts:
         """Operations by PyTorch's own dispatcher; waits as CUDA reports them, on a CPU those that would wait for a device."""
-        counter = _Counter()
+        counter = Counter()
         with self._reported_waits() as reported, counter:
             work()
         return Counts(counter.launches, len(reported) if self.is_gpu else counter.waits)
@@ -84,19 +86,24 @@ class Meter:
             torch.cuda.set_sync_debug_mode("default")
 
 
-class _Counter(TorchDispatchMode):
-    """Counts what goes through PyTorch's dispatcher."""
+class Counter(TorchDispatchMode):
+    """Inside, what goes through PyTorch's dispatcher is counted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches = self.waits = 0
+        self.launches = self.waits = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        schema = func._schema
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
-        self.launches += not is_view
-        self.waits += schema.name in WAITING
-        return func(*args, **(kwargs or {}))
+        found, schema = func(*args, **(kwargs or {})), func._schema
+        by_mask = schema.name == "aten::index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.waits += schema.name in WAITING or by_mask
+        aliases = [r.alias_info for r in schema.returns if r.alias_info is not None]
+        is_view = schema.name in SEVERAL_VIEWS or any(not alias.is_write for alias in aliases)
+        if isinstance(found, torch.Tensor | tuple | list) and not is_view:
+            self.launches += 1
+            if isinstance(found, torch.Tensor) and not aliases:
+                self.largest = max(self.largest, found.numel())
+        return found
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:

@@ -46,11 +46,9 @@ class Kept:
         """Rounded."""
         return cls(torch.cat([side.T.bfloat16().flatten().cpu() for side in (found.u, found.v)]), found.flat)
 
-    def subspace(self, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Subspace | None:
-        """Of a weight [m, n]; None if this is none."""
-        k, rest = divmod(self.values.shape[0], sum(size))
-        if rest or not k:
-            return None
+    def subspace(self, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Subspace:
+        """Of a weight [m, n]."""
+        k = self.values.shape[0] // sum(size)
         u, v = self.values.to(device, dtype).split([k * side for side in size])
         return Subspace(u.view(k, -1).T, v.view(k, -1).T, self.flat)
 
@@ -84,7 +82,7 @@ class Subspaces:
         if min(size) < WORTH_KEEPING:
             return principal_subspace(read(), self.energy, self._fast)
         name = f"{name}-{size[0]}x{size[1]}"
-        found = self._new.get(name) or self._read(name)
+        found = self._new.get(name) or self._read(name, size)
         if found is None:
             computed = principal_subspace(read(), self.energy, self._fast)
             if computed is None or (computed.u.shape[0], computed.v.shape[0]) != size:
@@ -94,13 +92,13 @@ class Subspaces:
                 self._write()
         return found.subspace(size, self._device, self._fast)
 
-    def _read(self, name: str) -> Kept | None:
+    def _read(self, name: str, size: tuple[int, int]) -> Kept | None:
         if self._known is None:
             self._known = {}
             for path in sorted(self._folder.glob(f"*{self._ending}")):
                 self._look_into(path)
         file = self._known.get(name)
-        found = None if file is None else file.read(name)
+        found = None if file is None else file.read(name, size)
         self.cached += found is not None
         return found
 
@@ -146,14 +144,15 @@ class _File:
         self.names: list[str] = list(self._file.keys())
         self._used = False
 
-    def read(self, name: str) -> Kept | None:
-        """None if it is not what it should be."""
+    def read(self, name: str, size: tuple[int, int]) -> Kept | None:
+        """None if it cannot be the subspace of a weight [m, n]."""
         values = self._file.get_tensor(name)
         if not self._used:
             self._used = True
             with contextlib.suppress(OSError):
                 os.utime(self._path)
-        return Kept(values, name in self._flat) if values.ndim == 1 and values.dtype == torch.bfloat16 else None
+        numbers = values.numel() if values.ndim == 1 and values.dtype == torch.bfloat16 else 0
+        return Kept(values, name in self._flat) if numbers and numbers % sum(size) == 0 else None
 
 
 def _evict(folder: Path, cap: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unmemorize_pack.tests.waits import Waits
 from unmemorize_pack.unmemorize.neurons.activity import COND, UNCOND, Activity, row_normalised_squares
 from unmemorize_pack.unmemorize.neurons.masks import (
     SCORES,
@@ -315,3 +316,31 @@ def test_blocks_of_rows_make_the_same_mask(monkeypatch, block, keep_levels):
     assert set(whole.by_level) == set(parts.by_level) == ({"layer"} if keep_levels else set())
     if keep_levels:
         assert torch.equal(whole.by_level["layer"], parts.by_level["layer"])
+
+
+def test_a_mask_in_place_is_the_same_without_a_second_weight(monkeypatch):
+    """Bit by bit, also what is no number where nothing is silenced; by blocks, none of them larger than BLOCK."""
+    masks = importlib.import_module("unmemorize_pack.unmemorize.neurons.masks")
+    monkeypatch.setattr(masks, "BLOCK", 5 * D)
+    mask = rand(33, D, seed=2) > 1
+    weight = rand(33, D).half()
+    weight[0, 0] = -0.0
+    wanted, bits = [prune(weight, mask, s) for s in (1.0, 0.3)], pack(mask)
+    for strength, expected in zip((1.0, 0.3), wanted, strict=True):
+        given = weight.clone()
+        with Waits() as seen:
+            found = masks.prune_in_place(given, bits, strength)
+        assert found is given and torch.equal(found.view(torch.int16), expected.view(torch.int16))
+        assert seen.largest <= 5 * D < weight.numel() and seen.waits == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_layer_is_recorded_in_few_operations_however_many_sides(dtype):
+    found, z = Activity(2), rand(2 * ROWS, D).to(dtype).reshape(2, ROWS, D)
+    found.add("layer", (UNCOND, COND), 1, z)
+    with Waits() as seen:
+        found.add("layer", (UNCOND, COND), 1, z)
+    assert seen.launches <= 8 and seen.waits == 0
+    assert torch.allclose(found.rms("layer", (COND,))[1].double(), oracle(z[1].double()), rtol=1e-3)
+    assert torch.allclose(found.rms("layer", (UNCOND,))[1].double(), oracle(z[0].double()), rtol=1e-3)
+    assert torch.equal(z, rand(2 * ROWS, D).to(dtype).reshape(2, ROWS, D)), "what enters a layer stays as it is"
