@@ -22,6 +22,8 @@ TITLES = {
     "copies": "Is it a copy?",
     "trigger_words": "Which word calls it up?",
     "many_files": "Many files",
+    "device": "Real sizes",
+    "growth": "How cost grows",
 }
 HEAD = """# Results
 

@@ -21,6 +21,7 @@ from ...host.core.seeds import derived_seed, unit_noise
 from ...host.curvature.measuring import RECOMMENDED, How, measure_map
 from ...unmemorize.curvature import diagonal
 from .common import log, shared_out
+from .meter import peak_bytes
 from .scoring import pearson
 
 ROWS = 32
@@ -161,15 +162,3 @@ def memory(generator: Generator, caption: str) -> dict[str, float]:
     gradient_free = peak(_dh0(RECOMMENDED))
     reverse = peak(How("dh_0", RECOMMENDED.sigmas[:1], "reverse mode", 2, structured=False, noises=1))
     return {"peak_memory_ratio_fd": gradient_free / once, "peak_memory_ratio_vjp": reverse / once}
-
-
-def peak_bytes(work: Any) -> int:
-    """Largest sum of bytes that work held at once, as the allocator counted it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = highest = 0
-    for event in sorted(changes, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        highest = max(highest, live)
-    return highest

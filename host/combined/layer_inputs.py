@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import comfy.patcher_extension
@@ -73,7 +73,7 @@ class LayerInputs:
             for key, module in self._modules[True].items():
 
                 def before(_: Any, inputs: tuple[Any, ...], key: str = key) -> None:
-                    self.add(key, COND, 0, inputs[0])
+                    self.add(key, (COND,), 0, inputs[0])
 
                 handles.append(module.register_forward_pre_hook(before))
             yield
@@ -81,8 +81,12 @@ class LayerInputs:
             for handle in handles:
                 handle.remove()
 
-    def add(self, key: str, side: int, _level: int, z: Tensor) -> None:
-        """What enters a layer, [batch, ..., in], or [batch, in, height, width] of a convolution."""
+    def add(self, key: str, sides: Sequence[int], _level: int, z: Tensor) -> None:
+        """What enters a layer, [batch, ..., in], or [batch, in, height, width] of a convolution; a part of it for each of `sides`."""
+        for side, part in zip(sides, z.chunk(len(sides)), strict=True):
+            self._add(key, side, part)
+
+    def _add(self, key: str, side: int, z: Tensor) -> None:
         if self.label is not None and side != COND:
             return
         module = self._modules[False].get(key) or self._modules[True].get(key)

@@ -8,10 +8,13 @@ prediction work as they do while sampling.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.conds
+import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -35,10 +38,12 @@ class Denoiser:
     """For `differentiable`."""
     covered: Tensor | None
     """1 where every prompt is active, [n, 1, ..., h, w]; None: everywhere."""
+    most_together: int
+    """So many copies of the batch may be asked about in one call, one behind the other."""
     _predict: Callable[[Tensor], list[Tensor]]
 
     def branches(self, x: Tensor) -> Tensor:
-        """D of the same x under each prompt, [prompts, n, c, ...]: the positive first, one evaluation each."""
+        """D of x [n, c, ...], or of copies of it, under each prompt, [prompts, n, c, ...]: the positive first, one evaluation each."""
         return torch.stack(self._predict(x))
 
     def noised(self, noise: Tensor) -> Tensor:
@@ -104,11 +109,61 @@ def may_remember(model: Any) -> bool:
     return any(replaced) or any(patched) or "forward" in vars(model.model.diffusion_model)
 
 
+KEPT_BUSY = 2 * 128 * 128
+"""Places of latents that keep a large GPU busy: those of a guided step at 1024 x 1024. More would take memory, and save no time."""
+BUSY_ALONE = ("cpu",)
+"""Kinds of devices that a single picture keeps busy."""
+MARGIN = 1.5
+"""Of the core's estimate of memory, as the core itself allows for it when it puts prompts into one call."""
+
+
+def most_together(model: Any, sides: list[list[dict[str, Any]]], x: Tensor) -> int:
+    """How many copies of a batch x [n, c, ...] one call of a core model may hold, by the core's own estimate of memory.
+
+    1 where copies would not be treated as the batch is: what has other rows than one, or one a picture, is repeated over a larger batch
+    in another order.
+    """
+    rows = len(sides) * len(x)
+    places = rows * math.prod(x.shape[2:])
+    if x.device.type in BUSY_ALONE or not all(_repeats(cond, len(x)) for side in sides for cond in side):
+        return 1
+    free, count = comfy.model_management.get_free_memory(x.device), max(1, KEPT_BUSY // places)
+    while count > 1 and _memory(model, sides, [count * rows, *x.shape[1:]]) * MARGIN >= free:
+        count //= 2
+    return count
+
+
+def _memory(model: Any, sides: list[list[dict[str, Any]]], shape: list[int]) -> float:
+    """Bytes that the core expects a call of this shape to take."""
+    shapes: dict[str, list[list[int]]] = {}
+    for side in sides:
+        for cond in side:
+            for name, value in cond.get("model_conds", {}).items():
+                shapes.setdefault(name, []).append([shape[0] // len(sides), *list(value.size())[1:]])
+    return float(model.memory_required(shape, cond_shapes=shapes))
+
+
+def _repeats(cond: dict[str, Any], n: int) -> bool:
+    """Does the core repeat every part of a prompt over copies of a batch of n as it does over the batch?"""
+    if any(cond.get(part) is not None for part in ("control", "gligen", "hooks")):
+        return False
+    parts = [cond["mask"]] if "mask" in cond else []
+    for value in cond.get("model_conds", {}).values():
+        if isinstance(value, comfy.conds.CONDConstant):
+            continue
+        inner = getattr(value, "cond", None)
+        held = inner if isinstance(inner, list | tuple) else [inner]
+        if not all(isinstance(part, Tensor) and part.ndim > 0 for part in held):
+            return False
+        parts += held
+    return all(len(part) in (1, n) for part in parts)
+
+
 class _Probe(comfy.samplers.Sampler):
     """A sampler that evaluates instead of sampling; returns the latent it was given."""
 
-    def __init__(self, work: Callable[[Denoiser], None]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[Denoiser], None], alone: bool) -> None:
+        self._work, self._alone = work, alone
 
     def sample(
         self,
@@ -139,7 +194,8 @@ class _Probe(comfy.samplers.Sampler):
 
         compute_dtype = computes_in(model)
         level, network = noise_level(model.model_sampling, float(sigma)), model.diffusion_model
-        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), predict))
+        together = 1 if self._alone else most_together(model, sides, x0)
+        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), together, predict))
         return x0
 
 
@@ -171,4 +227,5 @@ def with_denoiser(
     nothing = torch.zeros_like(samples)
     mask = latent.get("noise_mask")  # an inpainting model is also told what it may change
     with torch.no_grad():
-        guider.sample(nothing, samples.clone(), _Probe(work), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+        alone = may_remember(model) or "context_handler" in model.model_options
+        guider.sample(nothing, samples.clone(), _Probe(work, alone), sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)

@@ -115,13 +115,25 @@ def metadata(path: Path, noun: str) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def mapped(path: Path, noun: str) -> Any:
+    """A file whose tensors are read one by one, mapped into memory while somebody holds it (`keys`, `get_tensor`, `metadata`)."""
+    with _readable(path, noun):
+        return safe_open(path, framework="pt")
+
+
 @contextlib.contextmanager
 def _opened(path: Path, noun: str) -> Iterator[Any]:
+    with _readable(path, noun), safe_open(path, framework="pt") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _readable(path: Path, noun: str) -> Iterator[None]:
+    """ValueError in plain words for whatever goes wrong inside."""
     try:
         if not path.is_file():
             raise OSError(0, "it is no file, or a link to nothing")  # a pipe would be waited for without end
-        with safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         said = reason(error).replace(f"{path.parent}/", "")
         raise ValueError(f"{path.name!r} cannot be read as a {noun}: {said}. Get it anew, or choose another file.") from error

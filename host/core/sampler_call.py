@@ -49,6 +49,9 @@ DRAWN_AGAIN = "unmemorize_drawn_again"
 CALLBACK = 5
 """Its place among the arguments of comfy.samplers.CFGGuider.outer_sample."""
 
+CALLBACK_OF_SAMPLER = 3
+"""Its place among the arguments of comfy.samplers.Sampler.sample."""
+
 
 class BatchCallback:
     """A run's callback, which always hears of the whole batch: what is drawn again alone is put in the place of its picture.

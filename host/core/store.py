@@ -134,7 +134,12 @@ def facts_as_metadata(found: dict[str, Any]) -> dict[str, str]:
 def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file of ours; ValueError if it is not what the noun says, or is damaged."""
     tensors, metadata = files.read(path, noun)
+    return tensors, facts_of(path, metadata, noun)
+
+
+def facts_of(path: Path, metadata: dict[str, str], noun: str) -> dict[str, Any]:
+    """What a file's metadata say; ValueError if it is not what the noun says."""
     found = facts.parsed(path.name, metadata.get(METADATA, "null"))
     if not isinstance(found, dict) or found.get("kind") != noun:
         raise ValueError(f"{path.name!r} is not a {noun} of Unmemorize. Choose a file that the matching Save node wrote.")
-    return tensors, found
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import comfy.lora
@@ -12,7 +13,7 @@ from torch import Tensor
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 GOLDEN = (math.sqrt(5) - 1) / 2
-SLICES, SLICE = 128, 512
+SLICES, SLICE = 32, 512
 """Of a weight's content, for its name: so many evenly spread slices of so many bytes."""
 
 
@@ -22,6 +23,7 @@ class Weights:
     def __init__(self, patcher: Any) -> None:
         # get_key_patches starts from the backup of a patched weight: `module.weight` may hold the LoRAs of another clone
         self._entries = patcher.get_key_patches()
+        self._digests: dict[str, str] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -81,15 +83,36 @@ class Weights:
 
         Training changes a weight everywhere, so that two that differ, differ there; reading everything would take most of a warm run.
         """
-        weight = self._entries[key][0][0]
-        if not _is_plain(weight):
-            weight = self.base(key, torch.device("cpu"))
-        raw = weight.detach().contiguous().flatten().view(torch.uint8)
-        rows = len(raw) // SLICES
-        sample = (raw if rows <= SLICE else torch.cat([raw[: SLICES * rows].view(SLICES, rows)[:, :SLICE].flatten(), raw[-SLICE:]])).cpu()
-        digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
-        digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()
+        if key not in self._digests:
+            weight = self._entries[key][0][0]
+            self._note([key], [weight if _is_plain(weight) else self.base(key, torch.device("cpu"))])
+        return self._digests[key]
+
+    def note_digests(self, keys: Iterable[str]) -> None:
+        """Find those of many weights that lie elsewhere than on the CPU: one copy for all, where `digest` needs one each."""
+        elsewhere: dict[torch.device, list[str]] = {}
+        for key in dict.fromkeys(keys):
+            weight = self._entries[key][0][0]
+            if key not in self._digests and _is_plain(weight) and weight.device.type != "cpu":
+                elsewhere.setdefault(weight.device, []).append(key)
+        for several in elsewhere.values():
+            self._note(several, [self._entries[key][0][0] for key in several])
+
+    def _note(self, keys: list[str], weights: list[Tensor]) -> None:
+        """Digests of weights on one device."""
+        samples = [_sample(weight) for weight in weights]
+        together = torch.cat(samples).cpu()
+        for key, weight, sample in zip(keys, weights, together.split([len(s) for s in samples]), strict=True):
+            digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
+            digest.update(sample.numpy().tobytes())
+            self._digests[key] = digest.hexdigest()
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """Bytes of a weight, where it lies: evenly spread slices, and its end."""
+    raw = weight.detach().contiguous().flatten().view(torch.uint8)
+    rows = len(raw) // SLICES
+    return raw if rows <= SLICE else torch.cat([raw[: SLICES * rows].view(SLICES, rows)[:, :SLICE].flatten(), raw[-SLICE:]])
 
 
 def spread(flat: Tensor, count: int) -> Tensor:

@@ -207,8 +207,9 @@ def _retained_variance(
 
     def with_first(y: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal calls
-        progress.advance()
-        calls += 1
+        copies = len(y) // len(x)
+        progress.advance(copies)
+        calls += copies
         branches = denoiser.branches(y)
         return differences.contrast(branches, weights), branches[0]
 
@@ -233,7 +234,7 @@ def _retained_variance(
                 raise Impossible("its gradients disagree with differences: some kernel (often attention) has no backward pass")
     else:
         difference = diagonal.forward_difference if estimator == "forward difference" else diagonal.central_difference
-        found = difference(f, x, probes, step)
+        found = difference(f, x, probes, step, denoiser.most_together)
     return differences.channel_sum(differences.retained_variance(found, denoiser.level)).float().cpu(), calls
 
 

@@ -5,6 +5,7 @@ The core's own loaders make them, so that every spelling of keys that it knows i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,10 @@ class Adapter(ABC):
     def channels(self, device: torch.device) -> Channels:
         """Spectral channels, alpha / rank included, float32 on a device."""
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        """B [m, r], A [r, n] as they are stored and their scale, if dW is nothing but their product."""
+        return None
+
     def rewritten(self, b: Tensor, a: Tensor, names: Names, kernel: tuple[int, ...]) -> dict[str, Tensor]:
         """Key -> tensor of B A [m, r] [r, n], as a file of this kind spells it; `kernel`: [in, *kernel] of the layer.
 
@@ -130,14 +135,21 @@ class LoRA(Adapter):
 
     @property
     def shape(self) -> tuple[int, int]:
-        up, down, core = self.parts[0].flatten(1), self.parts[1].flatten(1), self.parts[3]
-        if up.shape[1] != len(down) or (core is not None and (core.ndim < 3 or core.shape[:2] != (len(down), len(down)))):
+        up, down, core = self.parts[0], self.parts[1], self.parts[3]
+        if min(up.ndim, down.ndim) < 2:
+            raise ValueError("a factor is no matrix")
+        (m, *ranks), (rank, *inputs) = up.shape, down.shape
+        if math.prod(ranks) != rank or (core is not None and (core.ndim < 3 or core.shape[:2] != (rank, rank))):
             raise ValueError("the two factors have different ranks")
-        return len(up), down.shape[1] * (core[0, 0].numel() if core is not None else 1)
+        return m, math.prod(inputs) * (core[0, 0].numel() if core is not None else 1)
 
     @property
     def rank(self) -> int:
-        return len(self.parts[1])
+        return int(self.parts[1].shape[0])
+
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        up, down, _, core, *_ = self.parts
+        return None if core is not None else (up.flatten(1), down.flatten(1), _scale(self.alpha, self.rank))
 
     def _factors(self, device: torch.device) -> tuple[Tensor, Tensor, float]:
         up, down, _, core, *_ = self._on(device)

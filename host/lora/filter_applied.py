@@ -12,7 +12,8 @@ from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ..core.weights import Weights
 from .adapters import Unsupported, adapter_of, tensors_of, wide
-from .layers import OTHER_SHAPE, TOO_LARGE, Layer, LayerAtWork, fault_of, fits, is_finite, judged
+from .judging import LayerAtWork, judged
+from .layers import OTHER_SHAPE, TOO_LARGE, Layer, fault_of, fits, is_finite
 from .results import Filtered, LayerResult, warnings_of
 from .subspaces import Subspaces
 
@@ -52,7 +53,7 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
                 result.passed.setdefault(TOO_LARGE, []).append(str(key))
                 continue
             clone.patches[key][i] = patch
-        result.layers.append(LayerResult(layer.target, layer.block, False, verdict.on("cpu")))
+        result.layers.append(LayerResult(layer.target, layer.block, False, verdict))
     for key in {key for key, _ in places}:
         clone.patches[key] = [p for p in clone.patches[key] if p is not None]
         if not clone.patches[key]:

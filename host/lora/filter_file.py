@@ -20,8 +20,9 @@ from ..core.schema import hints
 from ..core.settings import check_range
 from ..core.weights import Weights
 from . import keys
+from .judging import LayerAtWork, judged
 from .keys import Update
-from .layers import TOO_LARGE, LayerAtWork, is_finite, judged
+from .layers import TOO_LARGE, is_finite
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
 from .rewriting import Rewritten, with_changes
@@ -70,7 +71,7 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
                 continue
             changes.append((update, new))
         result.removed |= gone
-        result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict.on("cpu")))
+        result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict))
     result.kept = with_changes(tensors, changes)
     result.subspaces_cached = subspaces.cached
     result.warnings = warnings_of(result.layers, job.settings)

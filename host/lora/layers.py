@@ -1,30 +1,17 @@
-"""The layers that a LoRA changes, and the one loop that judges them: of a file, or applied to a MODEL already.
-
-Base weights are read one at a time, and only where the score asks for them.
-"""
+"""The layers that a LoRA changes: of a file, or applied to a MODEL already; what may be wrong with them, and the base's part beneath."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...unmemorize.lora.channels import Channels
-from ...unmemorize.lora.filtering import Verdict, judge
-from ...unmemorize.lora.gates import GATES, Settings, threshold_of_file
-from ...unmemorize.lora.subspace import Subspace
-from ..core.progress import Progress
 from ..core.weights import PLAIN, Weights
 from .adapters import Adapter
-from .linalg import linalg_device
-from .prompt_layers import reads_the_prompt
-from .subspaces import Subspaces
 
 NUMBERS = (*PLAIN, torch.float8_e4m3fn, torch.float8_e5m2)
 """What a factor may be stored in."""
@@ -57,92 +44,6 @@ class Layer:
         """The layer's block: its key up to the first number."""
         found = re.match(r"(.*?\.\d+)(\.|$)", self.target)
         return (found.group(1) if found else self.target).removeprefix("diffusion_model.")
-
-
-class LayerAtWork:
-    """A layer as scores see it (`unmemorize.lora.scores.LayerFacts`): everything is found when it is first asked for."""
-
-    def __init__(self, layer: Layer, weights: Weights, subspaces: Subspaces) -> None:
-        self._layer, self._weights, self._subspaces = layer, weights, subspaces
-        self.device = linalg_device()
-
-    @property
-    def reads_prompt(self) -> bool:
-        """All of a text encoder does."""
-        return self._layer.text_encoder or reads_the_prompt(self._layer.target)
-
-    @property
-    def rank(self) -> int:
-        """As the file says it; no more than the layer can have."""
-        return min(self._layer.adapter.rank, *self._layer.adapter.shape)
-
-    @cached_property
-    def norm(self) -> Tensor:
-        """||dW||_F, [1]. Unjudged if it is 0."""
-        norm = self._layer.adapter.norm(self.device)
-        if float(norm) == 0:
-            raise Unjudged(NOTHING)
-        return norm
-
-    @cached_property
-    def channels(self) -> Channels:
-        """Of dW. Unjudged if there are none."""
-        channels = self._layer.adapter.channels(self.device)
-        if not len(channels):
-            raise Unjudged(NOTHING)
-        return channels
-
-    @cached_property
-    def base(self) -> Subspace:
-        """Of the base's weight, from the cache where it is known. Unjudged where it cannot be read, is undefined, or does not fit."""
-        layer = self._layer
-        try:
-            name = cache_name(self._weights.digest(layer.target), layer.offset, layer.function)
-            found = self._subspaces.of(layer.adapter.shape, name, lambda: base_of(layer, self._weights, self.device))
-        except ValueError as error:
-            raise Unjudged(str(error)) from error
-        if found is None:
-            raise Unjudged(UNDEFINED)
-        if (len(found.u), len(found.v)) != layer.adapter.shape:
-            raise Unjudged(OTHER_SHAPE)
-        return found
-
-
-Judged = tuple[Layer, LayerAtWork, Verdict | str]
-"""A verdict, or why there is none."""
-
-
-def judged(layers: list[Layer], weights: dict[bool, Weights], settings: Settings, subspaces: Subspaces) -> Iterator[Judged]:
-    """Each layer judged, one at a time; `weights` of the diffusion model (False) and of the text encoder (True).
-
-    Where the gate's threshold is the whole file's, all layers are judged twice.
-    """
-    by_file = GATES[settings.gate].by_file
-    progress = Progress((2 if by_file else 1) * len(layers))
-    threshold = None
-    if by_file:
-        first = _each(layers, weights, settings, subspaces, progress, float("-inf"))
-        found = [v for _, _, v in first if isinstance(v, Verdict)]
-        threshold = threshold_of_file([(v.scores.cpu(), v.sigma.cpu()) for v in found], settings.keep)
-    yield from _each(layers, weights, settings, subspaces, progress, threshold)
-    subspaces.tidy()
-
-
-def _each(
-    layers: list[Layer], weights: dict[bool, Weights], settings: Settings, subspaces: Subspaces, progress: Progress, threshold: float | None
-) -> Iterator[Judged]:
-    for number, layer in enumerate(layers):
-        progress.advance()
-        work = LayerAtWork(layer, weights[layer.text_encoder], subspaces)
-        try:
-            found = judge(work, settings, number, threshold)
-            finite = all(is_finite(t) for t in (found.scores, found.sigma.square(), found.new_sigma))
-            verdict: Verdict | str = found if finite else TOO_LARGE
-        except Unjudged as reason:
-            verdict = str(reason)
-        except torch.linalg.LinAlgError:
-            verdict = TOO_LARGE
-        yield layer, work, verdict
 
 
 def cache_name(digest: str, offset: tuple[int, int, int] | None, function: Any) -> str:
@@ -202,8 +103,8 @@ def fits(layer: Layer, weights: Weights) -> bool:
 
 
 def is_finite(values: Tensor) -> bool:
-    """No NaN, no infinity: both reach the extremes, and one pass finds those."""
+    """No NaN, no infinity: both reach the sum. A sum that overflows alone is looked at once more."""
     if values.numel() == 0 or not values.is_floating_point():
         return True
-    extremes = torch.aminmax(values.float() if values.element_size() == 1 else values)
-    return bool(torch.stack(extremes).float().isfinite().all())
+    wide = values.float() if values.element_size() == 1 else values
+    return math.isfinite(float(wide.sum(dtype=torch.float32))) or bool(wide.isfinite().all())

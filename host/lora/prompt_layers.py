@@ -29,8 +29,9 @@ READING = (
     r"double_layers\.\d+\.attn\.w1[qkv]",  # AuraFlow
 )
 """Ends of module names."""
+_WEIGHT = re.compile(rf"(^|\.)({'|'.join(READING)})\.weight$")
 
 
 def reads_the_prompt(key: str) -> bool:
     """Of a weight's key in the diffusion model."""
-    return any(re.search(rf"(^|\.){pattern}\.weight$", key) for pattern in READING)
+    return _WEIGHT.search(key) is not None

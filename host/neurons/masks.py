@@ -12,7 +12,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import SIDES
-from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune, unpack
+from ...unmemorize.neurons.masks import DENSE, SCORES, Mask, prune_in_place
 from ...unmemorize.pictures.views import density_view
 from ..core import facts, store
 from ..core.identity import differences, identity, in_another_precision, shown
@@ -54,9 +54,8 @@ class PruneAdapter(WeightAdapterBase):
         self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any, function: Any,
         intermediate_dtype: torch.dtype = torch.float32, original_weight: Any = None,
     ) -> Tensor:  # fmt: skip
-        """The patched weight, in the precision it came in."""
-        mask = unpack(self.weights[0].to(weight.device), weight[0].numel())
-        return prune(weight, mask.view_as(weight), strength)
+        """The patched weight: the very tensor, which the core made for its patches, in the precision it came in."""
+        return prune_in_place(weight.flatten(1), self.weights[0].to(weight.device), strength).view_as(weight)
 
 
 def pruned(model: Any, stored: StoredMask, strength: float) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,8 +95,8 @@ def window_along(model: Any, sigmas: Tensor, low: float, high: float = math.inf)
 class Hears(Protocol):
     """What takes rows in."""
 
-    def add(self, key: str, side: int, level: int, z: Tensor, /) -> None:
-        """Rows of a layer, of COND or UNCOND, at a level of the window."""
+    def add(self, key: str, sides: Sequence[int], level: int, z: Tensor, /) -> None:
+        """Rows [parts, ..., d] of a layer at a level of the window, a part of the batch for each of `sides` (COND, UNCOND)."""
 
 
 @dataclass
@@ -137,9 +137,8 @@ class Listener:
                     f"The rows that enter {layer.key} cannot be told apart: {z.shape[0]} for {len(sides)} prompts. Take this layer out of "
                     "the table in host/neurons/layers.py."
                 )
-            for side, part in zip(sides, z.chunk(len(sides)), strict=True):
-                rows = part.movedim(1, -1) if layer.convolution else part[..., layer.first :]
-                self.activity.add(layer.key, side, level, rows)
+            rows = z.movedim(1, -1) if layer.convolution else z[..., layer.first :]
+            self.activity.add(layer.key, sides, level, rows)
 
         return before
 

@@ -43,7 +43,7 @@ from .profiles import report as profile_report
 from .records import Record, numbers, so_far
 from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of, of_redrawn
 from .verdicts import Verdict, regions_of
-from .watching import SAME_LEVEL, Watch, new_watch
+from .watching import SAME_LEVEL, Watch, counted, new_watch
 
 KEY = "unmemorize_stability_guard"
 MOST_STAGES = 8
@@ -209,6 +209,7 @@ class _Control:
         if isinstance(correction, Redrawing) and self._lora is None and self._strategy is not None and self._strategy.same_prompt:
             correction.look = self._look
         run = self._run = _Run(watch, correction, self._before, remark=obstacle)
+        arguments, more = counted(watch, arguments, more)
         try:
             result = executor(*arguments, **more)
         except _Enough as enough:

@@ -2,6 +2,9 @@
 
 A step is known by the noise level of its model call. Samplers that look ahead (heun) call twice at a level: the later call counts.
 Calls between the schedule's levels (midpoint methods) belong to no step.
+
+What is noted stays on the device until somebody asks for it, and the level of a call is not read where the sampler has shown that it
+calls once a step: a run does not wait for the device. Such levels are read with the notes; what was none of its step is then forgotten.
 """
 
 from __future__ import annotations
@@ -20,13 +23,17 @@ from ..core.coverage import covered
 from ..core.hooks import as_function
 from ..core.latents import KEPT
 from ..core.noise import noise_levels
-from ..core.sampler_call import DRAWN_AGAIN, RunCall, arguments_of, end_of, run_arguments_of
+from ..core.sampler_call import CALLBACK_OF_SAMPLER, DRAWN_AGAIN, RunCall, arguments_of, end_of, run_arguments_of
 
 KEY = "unmemorize_stability_watch"
 SAME_LEVEL = 2e-3
 """Relative difference of noise levels that is rounding (uni_pc converts them to times and back)."""
 LEAST_PLACES = 16
 """Places of a latent; norms over fewer say nothing."""
+FIRST_READ = 2
+"""Calls whose level is read; one call a step so far, at its level, and the others are taken to come in their turn."""
+COMPARED = ("latent", "update", "change_uncond", "change_cond")
+"""What is noted of a call beside the one before."""
 OF_THE_GAP = 1 / 3
 """Levels may lie nearer to each other: a call belongs to a step if it is nearer to its level than this share of the gap beside it.
 Half of the gap is where midpoint methods call."""
@@ -72,6 +79,14 @@ class Watch:
     """Step -> how far the prompt asks for the same under a LoRA, [n]; measured after the run (`lora_watch`)."""
     before: Call | None = None
     now: Call | None = None
+    ended: int | None = None
+    """Steps that the sampler has told its callback of (see `counted`); None: nobody counts."""
+    _calls: int = 0
+    _in_turn: bool = True
+    """Did the sampler call once a step, at its level, so far?"""
+    _fresh: dict[int, Tensor | None] = field(default_factory=dict)
+    """Steps noted since somebody last asked, with the level [1] of their call where it was not read."""
+    _of_no_step: set[int] = field(default_factory=set)
 
     @property
     def steps(self) -> int:
@@ -80,6 +95,7 @@ class Watch:
     @property
     def compared(self) -> set[int]:
         """Steps whose predictions, of the prompt and of the empty prompt, could be compared with those of the step before."""
+        self._settle()
         return {step for step, (names, _) in self._notes.items() if "change_cond" in names}
 
     def step_of(self, sigma: float) -> int | None:
@@ -88,13 +104,28 @@ class Watch:
         step = min(range(start, self.steps), key=lambda k: abs(self.sigmas[k] - sigma))
         if self.now is not None and step == start < self.steps - 1 and self.sigmas[step + 1] == self.sigmas[step]:
             step += 1  # a schedule that stays at a level for two steps
+        return step if self._is_level(step, sigma) else None
+
+    def _is_level(self, step: int, sigma: float) -> bool:
+        """Is this the level that a step begins at?"""
         gaps = (abs(self.sigmas[step] - self.sigmas[k]) for k in (step - 1, step + 1) if 0 <= k <= self.steps)
         allowed = min([SAME_LEVEL * max(sigma, 1e-8), *(OF_THE_GAP * gap for gap in gaps if gap > 0)])
-        return step if abs(self.sigmas[step] - sigma) <= allowed else None
+        return abs(self.sigmas[step] - sigma) <= allowed
+
+    def _step_of_call(self, level: Tensor) -> tuple[int | None, bool]:
+        """The step that a call at a level [1] belongs to, and whether that was read, or is yet to be."""
+        number, self._calls = self._calls, self._calls + 1
+        self._in_turn = self._in_turn and number == self.ended and number < self.steps
+        if self._in_turn and number >= FIRST_READ:
+            return number, False
+        step = self.step_of(float(level))
+        self._in_turn = self._in_turn and step == number
+        return step, True
 
     def see(self, facts: dict[str, Any]) -> int | None:
         """Note a model call, given what ComfyUI tells its post-CFG functions; returns the step it belongs to."""
-        step = self.step_of(float(facts["sigma"].reshape(-1)[0]))
+        level = facts["sigma"].reshape(-1)[:1]
+        step, read = self._step_of_call(level)
         if step is None or self._of_other_shape(facts["input"]) or not self._covers(facts):
             return None
         uncond = facts["uncond_denoised"] if facts["uncond"] is not None else None
@@ -106,6 +137,7 @@ class Watch:
             self.kept[step] = call
         self.cond_scale = float(facts["cond_scale"])
         self._note(call)
+        self._fresh[step] = None if read else level
         return step
 
     def _of_other_shape(self, x: Tensor) -> bool:
@@ -137,6 +169,7 @@ class Watch:
     @property
     def seen(self) -> set[int]:
         """Steps that were noted."""
+        self._settle()
         return {step for step, (names, _) in self._notes.items() if "prediction" in names}
 
     def empty(self) -> list[bool]:
@@ -148,6 +181,7 @@ class Watch:
 
     def broken(self) -> list[bool]:
         """By sample: was anything noted that is no number?"""
+        self._settle()
         values = [v for _, v in self._notes.values()]
         return (~torch.cat(values).isfinite().all(0)).tolist() if values else [False] * self.samples
 
@@ -156,8 +190,9 @@ class Watch:
         last = self.now
         if last is not None and last.step == self.steps - 1 and end.shape == last.z.shape:
             y = end.to(last.z) / self.scales[self.steps]
-            norms = rms_of_each(torch.stack([y, y - last.z]), self._region_like(y)).cpu()
+            norms = rms_of_each(torch.stack([y, y - last.z]), self._region_like(y))
             self._notes[self.steps] = ("latent", "update"), norms
+            self._fresh[self.steps] = None
         self.before = self.now = None
 
     def _note(self, call: Call) -> None:
@@ -178,11 +213,32 @@ class Watch:
         if self.every_sharpness or last is None:
             names.append("sharpness")
             values = torch.cat([values, sharpness(call.cond, region)[None]])
-        self._notes[call.step] = tuple(names), values.cpu()
+        self._notes[call.step] = tuple(names), values
+
+    def _settle(self) -> None:
+        """Bring what was noted to the CPU, in one copy, and forget what was noted of calls that were no step's."""
+        fresh, self._fresh = self._fresh, {}
+        if not fresh:
+            return
+        levels = {step: level for step, level in fresh.items() if level is not None}
+        values = [self._notes[step][1] for step in fresh]
+        together = torch.cat([*(v.flatten() for v in values), *(level.to(values[0]) for level in levels.values())]).cpu()
+        pieces = iter(together.split([v.numel() for v in values] + [1] * len(levels)))
+        for step, there in zip(fresh, values, strict=True):
+            self._notes[step] = self._notes[step][0], next(pieces).reshape(there.shape)
+        self._of_no_step |= {step for step, level in zip(levels, pieces, strict=True) if not self._is_level(step, float(level))}
+        for step in self._of_no_step:
+            self._notes.pop(step, None)
+            self.kept.pop(step, None)
+            if step + 1 in self._notes:
+                names, rows = self._notes[step + 1]
+                kept = [k for k, name in enumerate(names) if name not in COMPARED]
+                self._notes[step + 1] = tuple(names[k] for k in kept), rows[kept]
 
     def observed(self) -> dict[str, Tensor]:
         """Signal -> [steps, n] of everything noted so far; NaN where there is nothing (yet)."""
         found: dict[str, Tensor] = {}
+        self._settle()
         for step, (names, values) in self._notes.items():
             rows = dict(zip(names, values, strict=True))
             if "change_uncond" in rows:
@@ -202,6 +258,8 @@ class Watch:
 
     def followed_by(self, later: Watch) -> Watch:
         """Two stages of one run, the later one begun with what this one ended with, as the watch of the whole."""
+        self._settle()
+        later._settle()
         notes, steps = dict(self._notes), self.steps
         for step, (names, values) in later._notes.items():
             known = notes.get(steps + step)
@@ -229,6 +287,22 @@ def new_watch(
         every_sharpness,
         shape,
     )
+
+
+def counted(watch: Watch, arguments: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a sampler's `sample`, with a callback by which the watch knows how many steps have ended."""
+    place = CALLBACK_OF_SAMPLER
+    before = arguments[place] if len(arguments) > place else more.get("callback")
+    watch.ended = 0
+
+    def callback(*told: Any, **also: Any) -> None:
+        watch.ended = (watch.ended or 0) + 1
+        if before is not None:
+            before(*told, **also)
+
+    if len(arguments) > place:
+        return (*arguments[:place], callback, *arguments[place + 1 :]), more
+    return arguments, {**more, "callback": callback}
 
 
 class Watcher:
@@ -266,6 +340,7 @@ class Watcher:
         model_sampling = call.guider.inner_model.model_sampling
         watch = self._now = new_watch(model_sampling, call.sigmas, call.mask, every_sharpness=True)
         watch.keeps_from = self._keeps_from
+        arguments, more = counted(watch, arguments, more)
         try:
             result = executor(*arguments, **more)
         finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -95,22 +96,23 @@ def probe_step(x: Tensor, b: float, compute_dtype: torch.dtype, relative: float 
     return (ROUNDING_STEPS * eps * size).clamp_min(relative * b * math.sqrt(max(1.0, eps / FINE_EPS)))
 
 
-def central_difference(f: Function, x: Tensor, probes: Iterable[Tensor], step: float | Tensor) -> Tensor:
+def central_difference(f: Function, x: Tensor, probes: Iterable[Tensor], step: float | Tensor, together: int = 1) -> Tensor:
     """diag(df/dx), mean over probes of v * (f(x + h v) - f(x - h v)) / (2 h): two evaluations a probe, no gradient.
 
-    Probes broadcast against x; the sum is kept in float32 or better. Raises ValueError without a probe.
+    Probes broadcast against x; the sum is kept in float32 or better. `together`: so many probes share a call of f, which is then given
+    [together n, c, ...], one copy of the batch behind the other. Raises ValueError without a probe.
     """
-    return _mean(x, probes, lambda v: (_precise(f(x + step * v)) - _precise(f(x - step * v))) / (2 * step))
+    return _mean(x, probes, lambda v: (_at(f, x + step * v) - _at(f, x - step * v)) / (2 * step), together)
 
 
-def forward_difference(f: Function, x: Tensor, probes: Iterable[Tensor], step: float | Tensor) -> Tensor:
+def forward_difference(f: Function, x: Tensor, probes: Iterable[Tensor], step: float | Tensor, together: int = 1) -> Tensor:
     """diag(df/dx), mean over probes of v * (f(x + h v) - f(x)) / h: one evaluation a probe and one more.
 
     Half the cost of central differences. The curvature of f adds noise of order h, which has no preferred sign because v
-    has none; float16 rounding forbids a small h. Raises ValueError without a probe.
+    has none; float16 rounding forbids a small h. `together` as above. Raises ValueError without a probe.
     """
     middle = _precise(f(x))
-    return _mean(x, probes, lambda v: (_precise(f(x + step * v)) - middle) / step)
+    return _mean(x, probes, lambda v: (_at(f, x + step * v) - middle) / step, together)
 
 
 def reverse_mode(f: Function, x: Tensor, probes: Iterable[Tensor]) -> Tensor:
@@ -120,7 +122,7 @@ def reverse_mode(f: Function, x: Tensor, probes: Iterable[Tensor]) -> Tensor:
     """
     leaf = x.detach().clone().requires_grad_(True)
     out = f(leaf)
-    return _mean(x, probes, lambda v: _precise(torch.autograd.grad((out * v).sum(), leaf, retain_graph=True)[0]))
+    return _mean(x, probes, lambda v: _precise(torch.autograd.grad((out * v[0]).sum(), leaf, retain_graph=True)[0])[None], 1)
 
 
 def gradients_hold(f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, step: float | Tensor) -> bool:
@@ -141,17 +143,23 @@ def gradients_hold(f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, step
     return bool((difference <= allowed).all())
 
 
-def _mean(x: Tensor, probes: Iterable[Tensor], products: Callable[[Tensor], Tensor]) -> Tensor:
+def _mean(x: Tensor, probes: Iterable[Tensor], products: Callable[[Tensor], Tensor], together: int) -> Tensor:
+    """Mean of v * products(v), [n, c, ...]; `products` gets some probes [k, 1 or n, c, ...] and gives [k, n, c, ...]."""
     total: Tensor | None = None
-    count = 0
-    for probe in probes:
-        v = probe.to(x)
-        term = _precise(v) * products(v)
-        total = term if total is None else total.add_(term)
-        count += 1
+    count, remaining = 0, iter(probes)
+    while several := list(islice(remaining, together)):
+        v = torch.stack([probe.to(x) for probe in several])
+        for term in _precise(v) * products(v):
+            total = term if total is None else total.add_(term)
+        count += len(several)
     if total is None:
         raise ValueError("at least one probe is needed")
     return total / count
+
+
+def _at(f: Function, states: Tensor) -> Tensor:
+    """f of [k, n, c, ...], as one batch."""
+    return _precise(f(states.flatten(0, 1))).unflatten(0, states.shape[:2])
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -27,20 +27,17 @@ def shares(vectors: Tensor, basis: Tensor) -> Tensor:
 
 
 def alignments(channels: Channels, base: Subspace) -> tuple[Tensor, Tensor]:
-    """qL and qR of every channel, [c] each; equal within a block of equal singular values."""
-    left, right = shares(channels.u, base.u), shares(channels.v, base.v)
+    """qL and qR of every channel, [c] each; equal within a block of equal singular values. Nothing is waited for."""
     apart = (channels.sigma[:-1] - channels.sigma[1:]) > DEGENERATE * channels.sigma[:-1]
-    if bool(apart.all()):
-        return left, right
-    return _block_means(left, apart), _block_means(right, apart)
+    blocks = torch.cat([apart.new_zeros(min(1, len(channels)), dtype=torch.long), apart.long().cumsum(0)])
+    left, right = (_block_means(shares(*pair), blocks) for pair in ((channels.u, base.u), (channels.v, base.v)))
+    return left, right
 
 
-def _block_means(values: Tensor, apart: Tensor) -> Tensor:
-    """Means [c] over blocks of neighbours; `apart` [c - 1] says where one ends."""
-    blocks = torch.cat([apart.new_zeros(1, dtype=torch.long), apart.long().cumsum(0)])
-    count = int(blocks[-1]) + 1
-    sums = values.new_zeros(count).index_add_(0, blocks, values)
-    return (sums / torch.bincount(blocks, minlength=count).to(values))[blocks]
+def _block_means(values: Tensor, blocks: Tensor) -> Tensor:
+    """Means [c] over blocks of neighbours, numbered from 0; a value alone in its block stays as it is."""
+    sums, counts = (torch.zeros_like(values).index_add_(0, blocks, x) for x in (values, torch.ones_like(values)))
+    return (sums / counts.clamp_min(1))[blocks]
 
 
 def null_deviation(m: int, n: int, k: int) -> float:
@@ -60,4 +57,4 @@ def lift(q: Tensor, expected: float) -> Tensor:
 def lifts(c: Channels, b: Subspace) -> tuple[Tensor, Tensor]:
     """lL and lR of every channel, [c] each."""
     left, right = alignments(c, b)
-    return lift(left, b.k / len(b.u)), lift(right, b.k / len(b.v))
+    return lift(left, b.k / b.u.shape[0]), lift(right, b.k / b.v.shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -52,11 +52,6 @@ class Verdict:
         """How many channels each entry stands for: one, or all of a layer that was judged as one."""
         return self.rank_before if self.whole else 1
 
-    def on(self, device: str) -> Verdict:
-        """The same with its tensors on a device."""
-        parts = (self.scores.to(device), self.sigma.to(device), self.new_sigma.to(device))
-        return Verdict(*parts, self.rank_before, self.whole, self.k, self.deviation, self.flat)
-
 
 def judge(layer: LayerFacts, settings: Settings, seed: int = 0, of_the_file: float | None = None) -> Verdict:
     """Scores and new singular values of a layer; `seed` tells layers apart in the random control."""
@@ -66,8 +61,14 @@ def judge(layer: LayerFacts, settings: Settings, seed: int = 0, of_the_file: flo
     k, deviation, flat = 0, 0.0, False
     if score.needs_base:
         base = layer.base
-        k, deviation, flat = base.k, null_deviation(len(base.u), len(base.v), base.k), base.flat
+        k, deviation, flat = base.k, null_deviation(base.u.shape[0], base.v.shape[0], base.k), base.flat
     scores = score.of(layer, settings.seed + seed)
     scores = scores if whole else scores.expand_as(sigma)
     g = gate(scores, sigma, settings, deviation, of_the_file)
     return Verdict(scores, sigma, new_sigma(sigma, g, settings), layer.rank if whole else len(sigma), whole, k, deviation, flat)
+
+
+def gated_by_file(before: Verdict, settings: Settings, threshold: float) -> Verdict:
+    """A verdict once more, now that the whole file's threshold is known: nothing is scored again."""
+    g = gate(before.scores, before.sigma, settings, before.deviation, threshold)
+    return replace(before, new_sigma=new_sigma(before.sigma, g, settings))

@@ -139,8 +139,10 @@ def threshold_of_file(scores_and_sigmas: Iterable[tuple[Tensor, Tensor]], share:
 
 def new_sigma(sigma: Tensor, g: Tensor, settings: Settings) -> Tensor:
     """sigma', [c]. Where nothing is gated, sigma itself to the bit."""
-    if settings.strength == 0 or bool((g == 1).all()):
+    if settings.strength == 0:
         return sigma
     changed = sigma * (1 - settings.strength * (1 - g))
-    norm = changed.norm()
-    return changed * (sigma.norm() / norm) if settings.restore_norm and norm > 0 else changed
+    if settings.restore_norm:
+        norm = changed.norm()
+        changed = torch.where(norm > 0, changed * (sigma.norm() / norm), changed)
+    return torch.where((g == 1).all(), sigma, changed)  # chosen where the numbers are: nothing waits for a device

@@ -25,7 +25,7 @@ from .activity import COND, UNCOND, Activity
 TOP_SHARE = 0.01
 """r: share of a row's weights that can be taken at one noise level (released code)."""
 BLOCK = 1 << 20
-"""Weights that are scored at a time: what is needed besides the layer itself stays small, however large the layer is."""
+"""Weights that are scored, or silenced, at a time: what is needed besides the layer itself stays small, however large the layer is."""
 DENSE = 0.03
 """Masks above this density begin to harm other pictures."""
 
@@ -176,6 +176,14 @@ def find_mask(
 def prune(weight: Tensor, mask: Tensor, strength: float) -> Tensor:
     """W (1 - strength M) as a new tensor; where the mask is 0 the bits stay the same."""
     return torch.where(mask, weight * (1 - strength), weight)
+
+
+def prune_in_place(weight: Tensor, packed: Tensor, strength: float) -> Tensor:
+    """The same in a weight [out, d] that nobody else holds, by blocks of rows; packed mask [out, ceil(d / 8)]."""
+    rows = max(1, BLOCK // weight.shape[-1])
+    for part, bits in zip(weight.split(rows), packed.split(rows), strict=True):
+        part.copy_(prune(part, unpack(bits, weight.shape[-1]), strength))
+    return weight
 
 
 # --- several masks ----------------------------------------------------------------------------------------------

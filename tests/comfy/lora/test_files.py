@@ -166,7 +166,7 @@ def broken(file, how):
 
 @pytest.mark.parametrize("how", ["NaN", "infinite alpha", "ranks differ", "rank 0", "half a layer", "long alpha"])
 def test_broken_layers_are_refused_before_work(split, file, how, monkeypatch, host):
-    monkeypatch.setattr(host("lora.layers"), "judge", lambda *_: pytest.fail("work had begun"))
+    monkeypatch.setattr(host("lora.judging"), "judge", lambda *_: pytest.fail("work had begun"))
     with pytest.raises(ValueError, match="broken|damaged"):
         split(lora=broken(file, how))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from unmemorize_pack.tests.comfy.loras import HOW, LAYERS, LEAKING, dense, layer_names
 
 PHOTO = "a large halved blue cross on a sand background"
@@ -169,7 +171,7 @@ def test_applied_loras_are_cleaned_as_files_are(nodes, demo, load, sample):
 def test_cancel_between_layers(split, host, monkeypatch):
     management = importlib.import_module("comfy.model_management")
     seen = []
-    lora = host("lora.layers")
+    lora = host("lora.judging")
     original = lora.judge
 
     def judging(*arguments):
@@ -199,11 +201,69 @@ def test_cached_subspaces_give_the_same_bytes(split, host, loras, monkeypatch, o
     off_is_exact(warm[0], without)
     assert json.loads(cold[5])["subspaces_from_cache"] == 0 and json.loads(warm[5])["subspaces_from_cache"] == LAYERS
     folder = tmp_path / "user" / "unmemorize" / "subspaces"
-    one = next(folder.iterdir())
+    (one,) = folder.iterdir()
+    sound = one.read_bytes()
     one.write_bytes(b"damaged")
     off_is_exact(split()[0], without)
-    subspaces._evict(folder, 100_000)
-    assert 0 < sum(p.stat().st_size for p in folder.iterdir()) <= 100_000
+    assert one.read_bytes() == sound, "whoever writes it, and when, the same bytes"
+
+
+def test_a_base_is_one_file_and_the_longest_unused_goes_first(split, host, loras, monkeypatch, tmp_path):
+    subspaces, folder = host("lora.subspaces"), tmp_path / "user" / "unmemorize" / "subspaces"
+    monkeypatch.setattr(subspaces, "WORTH_KEEPING", 0)
+    split(), split(base_energy=0.3)
+    first, second = sorted(folder.iterdir(), key=lambda path: path.name.endswith("0.3.safetensors"))
+    os.utime(second, (1, 1))
+    subspaces._evict(folder, first.stat().st_size)
+    assert list(folder.iterdir()) == [first]
+
+
+def test_new_subspaces_do_not_pile_up_in_memory(split, host, loras, monkeypatch, off_is_exact, tmp_path):
+    subspaces, folder = host("lora.subspaces"), tmp_path / "user" / "unmemorize" / "subspaces"
+    without = split()[0]
+    monkeypatch.setattr(subspaces, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(subspaces, "MOST_WAITING", 30_000)
+    off_is_exact(split()[0], without)
+    assert 2 < len(list(folder.iterdir())) < LAYERS
+    assert json.loads(split()[5])["subspaces_from_cache"] == LAYERS
+
+
+def test_subspaces_of_other_values_are_not_used(split, host, loras, monkeypatch, off_is_exact, tmp_path):
+    """A file that was written for other sizes, or holds other kinds of numbers, is as if it were not there."""
+    subspaces, folder = host("lora.subspaces"), tmp_path / "user" / "unmemorize" / "subspaces"
+    without = split()[0]
+    monkeypatch.setattr(subspaces, "WORTH_KEEPING", 0)
+    split()
+    (one,) = folder.iterdir()
+    tensors = {k: v[:-1] if n % 2 else v.float() for n, (k, v) in enumerate(load_file(one).items())}
+    save_file(tensors, one, metadata=host("core.files").metadata(one, "file"))
+    off_is_exact(split()[0], without)
+
+
+def test_a_layer_that_two_loras_change_is_decomposed_once(host, nodes, demo, monkeypatch, tmp_path, loras):
+    judging, subspaces = host("lora.judging"), host("lora.subspaces")
+    model = (
+        nodes["UnmemorizeLoadDemoLoRA"]
+        .execute(nodes["UnmemorizeLoadDemoLoRA"].execute(demo[0], "leaking", 1.0).args[0], "style", 0.5)
+        .args[0]
+    )
+    names, original = [], subspaces.principal_subspace
+    monkeypatch.setattr(subspaces, "principal_subspace", lambda *given: names.append(1) or original(*given))
+    how = {k: v for k, v in HOW.items() if k != "text_encoder"}
+    nodes["UnmemorizeCleanAppliedLoRAs"].execute(model=model, **how)
+    assert len(names) == len(model.patches) < sum(len(several) for several in model.patches.values())
+    assert judging.MOST_TOGETHER > 1
+
+
+@pytest.mark.parametrize("together", [1, 7])
+def test_how_many_layers_are_taken_at_a_time_changes_nothing(split, host, monkeypatch, together):
+    """Up to rounding: single layers are decomposed as those of one size are."""
+    whole = split(gate="ratio of the file", keep=0.7)
+    monkeypatch.setattr(host("lora.judging"), "MOST_TOGETHER", together)
+    parts = split(gate="ratio of the file", keep=0.7)
+    assert list(whole[0]) == list(parts[0])
+    for name in layer_names(whole[0]):
+        assert torch.allclose(dense(whole[0], name), dense(parts[0], name), atol=1e-3 * float(dense(whole[0], name).abs().max()))
 
 
 @pytest.mark.parametrize("changes", [{"score": "x"}, {"gate": "x"}, {"filter_strength": 2.0}])

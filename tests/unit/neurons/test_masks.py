@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unmemorize_pack.tests.waits import Waits
 from unmemorize_pack.unmemorize.neurons.activity import COND, UNCOND, Activity, row_normalised_squares
 from unmemorize_pack.unmemorize.neurons.masks import (
     SCORES,
@@ -41,7 +42,7 @@ def activity(*batches, side=COND, levels=1):
     """An activity of one layer, level after level."""
     found = Activity(levels)
     for level, z in enumerate(batches):
-        found.add("layer", side, level, z)
+        found.add("layer", (side,), level, z)
     return found
 
 
@@ -126,7 +127,7 @@ def test_streaming_equals_all_rows_at_once(sizes, seed):
     z = rand(sum(sizes), D, seed=seed)
     streamed = Activity(1)
     for part in z.split(sizes):
-        streamed.add("layer", COND, 0, part)
+        streamed.add("layer", (COND,), 0, part)
     assert torch.allclose(streamed.rms("layer", (COND,))[0], oracle(z), rtol=1e-12)
     assert int(streamed.rows["layer"].sum()) == len(z)
 
@@ -147,7 +148,7 @@ def test_repeating_the_null_changes_nothing(n):
     z = rand(ROWS, D)
     once, often = activity(z), Activity(1)
     for _ in range(n):
-        often.add("layer", COND, 0, z)
+        often.add("layer", (COND,), 0, z)
     assert torch.allclose(often.rms("layer", (COND,)), once.rms("layer", (COND,)), rtol=1e-12)
     assert torch.allclose(often.squares["layer"].sqrt(), math.sqrt(n) * once.squares["layer"].sqrt(), rtol=1e-12)
 
@@ -158,8 +159,8 @@ def test_repeating_the_null_changes_nothing(n):
 def test_sides_are_kept_apart():
     cond, uncond = rand(ROWS, D), rand(3 * ROWS, D, seed=1)
     found = Activity(2)
-    found.add("layer", COND, 1, cond.reshape(4, -1, D))
-    found.add("layer", UNCOND, 1, uncond)
+    found.add("layer", (COND,), 1, cond.reshape(4, -1, D))
+    found.add("layer", (UNCOND,), 1, uncond)
     assert torch.allclose(found.rms("layer", (COND,))[1], oracle(cond))
     assert torch.allclose(found.rms("layer")[1], oracle(torch.cat([cond, uncond])))
     assert found.rms("layer")[0].isnan().all()
@@ -168,10 +169,10 @@ def test_sides_are_kept_apart():
 def test_levels_without_rows_are_left_out():
     mem = Activity(3)
     for level in (0, 2):
-        mem.add("layer", COND, level, rand(ROWS, D, seed=level))
+        mem.add("layer", (COND,), level, rand(ROWS, D, seed=level))
     null, weight = Activity(3), rand(OUT, D, seed=9)
     for level in (0, 1, 2):
-        null.add("layer", COND, level, rand(ROWS, D, seed=20 + level))
+        null.add("layer", (COND,), level, rand(ROWS, D, seed=20 + level))
     masks = list(level_masks(weight, mem.rms("layer", (COND,)), null.rms("layer", (COND,)), 0.1))
     assert len(masks) == 2
     with pytest.raises(ValueError, match="no noise level"):
@@ -195,7 +196,7 @@ def test_half_precision_is_summed_in_float32(dtype):
 def test_memory_does_not_grow_with_rows():
     found = Activity(2)
     for seed in range(20):
-        found.add("layer", seed % 2, seed % 2, rand(seed + 1, D, seed=seed))
+        found.add("layer", (seed % 2,), seed % 2, rand(seed + 1, D, seed=seed))
     assert found.squares["layer"].shape == (2, 2, D) and found.rows["layer"].shape == (2, 2)
 
 
@@ -326,3 +327,31 @@ def test_a_convolution_is_the_linear_layer_of_its_patches():
     flat = scores["mem"].flatten(1)
     expected = (flat >= flat.topk(7, dim=1).values[:, -1:]) & (scores["mem"] > scores["null"]).flatten(1)
     assert found.shapes["layer"] == (6, 36) and torch.equal(found.dense("layer"), expected) and expected.any()
+
+
+def test_a_mask_in_place_is_the_same_without_a_second_weight(monkeypatch):
+    """Bit by bit, also what is no number where nothing is silenced; by blocks, none of them larger than BLOCK."""
+    masks = importlib.import_module("unmemorize_pack.unmemorize.neurons.masks")
+    monkeypatch.setattr(masks, "BLOCK", 5 * D)
+    mask = rand(33, D, seed=2) > 1
+    weight = rand(33, D).half()
+    weight[0, 0] = -0.0
+    wanted, bits = [prune(weight, mask, s) for s in (1.0, 0.3)], pack(mask)
+    for strength, expected in zip((1.0, 0.3), wanted, strict=True):
+        given = weight.clone()
+        with Waits() as seen:
+            found = masks.prune_in_place(given, bits, strength)
+        assert found is given and torch.equal(found.view(torch.int16), expected.view(torch.int16))
+        assert seen.largest <= 5 * D < weight.numel() and seen.waits == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_layer_is_recorded_in_few_operations_however_many_sides(dtype):
+    found, z = Activity(2), rand(2 * ROWS, D).to(dtype).reshape(2, ROWS, D)
+    found.add("layer", (UNCOND, COND), 1, z)
+    with Waits() as seen:
+        found.add("layer", (UNCOND, COND), 1, z)
+    assert seen.launches <= 8 and seen.waits == 0
+    assert torch.allclose(found.rms("layer", (COND,))[1].double(), oracle(z[1].double()), rtol=1e-3)
+    assert torch.allclose(found.rms("layer", (UNCOND,))[1].double(), oracle(z[0].double()), rtol=1e-3)
+    assert torch.equal(z, rand(2 * ROWS, D).to(dtype).reshape(2, ROWS, D)), "what enters a layer stays as it is"
