@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import Graph, Node
+from ..graph import ROOM, Graph, Node
 
 SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 CAT, RACCOON = "a large halved blue circle on a brown background", "a large orange cross on a brown background"
@@ -85,6 +85,26 @@ def framed(g: Graph, title: str, before: list[Node], at: tuple[int, int], image:
     """A picture in a frame that says what it is, with the nodes that made it: stock nodes keep their own names."""
     large = enlarged(g, at[0], at[1] - 5, image)
     g.group(title, [*before, large, g.add("PreviewImage", (at[0], at[1] + 40), (WIDE, 310), images=large[0])])
+
+
+def side_by_side(g: Graph, at: tuple[int, int], pictures: list[Any], apart: int, height: int = 300) -> Node:
+    """Compare Pictures across two columns that stand `apart`: both whole, and the line between them under the pointer."""
+    return g.add("UnmemorizeComparePictures", at, (round(ROOM * apart) + WIDE, height), before=pictures[0], after=pictures[1])
+
+
+def compared(
+    g: Graph, title: str, models: tuple[Any, Any], prompt: Node, demo: tuple[Node, Node, Node], *more: Node, beside: tuple[int, int],
+    at: tuple[int, int],
+) -> None:  # fmt: skip
+    """A frame with what two models draw of a prompt, same seed; their folded samplers stand `beside`."""
+    load, empty, latent = demo
+    inside, pictures = list(more), []
+    for k, model in enumerate(models):
+        sampler = sampled(g, beside[0], beside[1] + 45 * k, model, prompt, empty, latent)
+        decode = decoded(g, beside[0] + 110, beside[1] + 45 * k, sampler[0], load)
+        inside += [sampler, decode]
+        pictures.append(decode[0])
+    g.group(title, [*inside, side_by_side(g, at, pictures, apart=COLUMNS[1] - COLUMNS[0])])
 
 
 def drawn(
