@@ -100,8 +100,8 @@ with other words.
 
 If nothing is rejected, nothing is drawn again: what hangs on an empty output does not run.
 """ + own_model(
-    "Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*. *rejected indices* says which pictures of the "
-    "batch they were."
+    "Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*. *rejected indices* says which pictures "
+    "of the batch they were."
 )
 SOMETIMES = "a small blue triangle on a brown background"
 """Caption of a photograph that the demo model gives back for some seeds."""
