@@ -22,6 +22,7 @@ TITLES = {
     "copies": "Is it a copy?",
     "trigger_words": "Which word calls it up?",
     "many_files": "Many files",
+    "memory": "Memory",
 }
 HEAD = """# Results
 

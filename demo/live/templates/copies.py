@@ -115,7 +115,7 @@ def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, AGAIN_NOTE)
     demo = load, empty, _ = folded_model(g, 0, 730)
     check: dict[str, Any] = {
-        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 0, 1130, demo)[0], "calibrate": "honest pictures",
+        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo)[0], "calibrate": "honest pictures",
         "false_alarms": 0.05,
     }  # fmt: skip
     before = len(g.nodes)
@@ -123,7 +123,7 @@ def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
     many = folded(g.add("EmptyLatentImage", (480, 200), (300, 110), width=128, height=128, batch_size=SEVERAL))
     sampler = sampled(g, 640, 200, load[0], prompt, empty, many)
     pictures = decoded(g, 760, 200, sampler[0], load)
-    first = g.add("UnmemorizeCopyCheck", (480, 245), (NOTE_WIDTH, 740), images=pictures[0], **check)
+    first = g.add("UnmemorizeCopyCheck", (480, 245), (NOTE_WIDTH, 560), images=pictures[0], **check)
     g.group("1  Are they copies?", g.nodes[before:])
     guarded = _again(g, 970, first, (load, empty, prompt))
     framed(g, "Accepted at once", [], (970, 760), first[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ROOM, Graph, Node
+from ..graph import Graph, Node
 
 SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 CAT, RACCOON = "a large halved blue circle on a brown background", "a large orange cross on a brown background"
@@ -89,7 +89,7 @@ def framed(g: Graph, title: str, before: list[Node], at: tuple[int, int], image:
 
 def side_by_side(g: Graph, at: tuple[int, int], pictures: list[Any], apart: int, height: int = 300) -> Node:
     """Compare Pictures across two columns that stand `apart`: both whole, and the line between them under the pointer."""
-    return g.add("UnmemorizeComparePictures", at, (round(ROOM * apart) + WIDE, height), before=pictures[0], after=pictures[1])
+    return g.add("UnmemorizeComparePictures", at, (apart + WIDE, height), before=pictures[0], after=pictures[1])
 
 
 def compared(
