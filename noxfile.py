@@ -180,6 +180,12 @@ def help_pictures(s: nox.Session) -> None:
     run_pack(s, "docs.help_pictures", *s.posargs)
 
 
+@session()
+def screenshots(s: nox.Session) -> None:
+    """What a user sees of every template in both canvases, into out/screenshots: `-- 01 06` for some; see docs/screenshots.py."""
+    run_pack(s, "docs.screenshots", *s.posargs)
+
+
 @session(name="train-demo")
 def train_demo(s: nox.Session) -> None:
     """Train a lab: --seed N --photos DIR --minutes M --out DIR; Ctrl-C stops, the same command resumes."""

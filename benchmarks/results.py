@@ -24,6 +24,7 @@ TITLES = {
     "many_files": "Many files",
     "device": "Real sizes",
     "growth": "How cost grows",
+    "memory": "Memory",
 }
 HEAD = """# Results
 

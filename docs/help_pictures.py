@@ -6,17 +6,16 @@ nox -s help-pictures
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..demo.live.server import ROOT, running
+from ..demo.live.server import ROOT
+from .browser import SETTLE, VUE, choose, front_end, run
 
 PAGES = ROOT / "js" / "docs"
 PICTURES = PAGES / "pictures"
@@ -25,14 +24,6 @@ WIDEST, TALLEST = 460, 560
 """Of a picture, in pixels. Of a taller node only its view is shown: the widgets stand in the page's table."""
 LEAST_VIEW = 100
 """Lower ones are no more than a line with the verdict."""
-RUN_MILLISECONDS = 900_000
-SETTLE = 1200
-READY = "() => window.app?.graph && 'UnmemorizeHeatmapOverlay' in LiteGraph.registered_node_types"
-LISTEN = """async () => { const { api } = await import('/scripts/api.js'); window.ends = []
-    api.addEventListener('execution_success', () => window.ends.push(''))
-    api.addEventListener('execution_error', e => window.ends.push(`${e.detail.node_type}: ${e.detail.exception_message}`)) }"""
-SETTINGS = """() => { for (const [id, on] of [['Comfy.VueNodes.Enabled', true], ['Comfy.Minimap.Visible', false]])
-    app.extensionManager.setting.set(id, on) }"""
 ALONE = """id => { const n = app.graph._nodes.find(n => n.id === id); n.flags.collapsed && n.collapse()
     window.alone ??= document.head.appendChild(document.createElement('style'))
     window.alone.textContent = `.lg-node:not([data-node-id="${id}"]) { display: none }`
@@ -75,12 +66,7 @@ def take(page: Any, workflow: dict[str, Any], missing: set[str]) -> None:
     """Run a workflow, then shoot each node of ours that has no picture yet."""
     page.evaluate("g => app.loadGraphData(g)", workflow)
     page.wait_for_timeout(SETTLE)
-    page.evaluate("() => { window.ends.length = 0; app.queuePrompt(0) }")
-    page.wait_for_function("() => window.ends.length", timeout=RUN_MILLISECONDS)
-    (said,) = page.evaluate("() => window.ends")
-    if said:
-        raise RuntimeError(said)
-    page.wait_for_timeout(2 * SETTLE)
+    run(page)
     for node in workflow["nodes"]:
         if node["type"] in missing:
             missing.discard(node["type"])
@@ -90,30 +76,17 @@ def take(page: Any, workflow: dict[str, Any], missing: set[str]) -> None:
 
 def main() -> None:
     """Every template that shows a node without a picture; delete a picture to have it taken anew."""
-    from playwright.sync_api import sync_playwright
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="of a running ComfyUI with the pack; without it one is started")
     url = parser.parse_args().url
     PICTURES.mkdir(exist_ok=True)
     missing = {p.stem for p in PAGES.glob("*.md")} - {p.stem for p in PICTURES.glob("*.webp")}
-    with contextlib.ExitStack() as stack:
-        address = url or stack.enter_context(running()).url
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.goto(address)
-        page.wait_for_function(READY, timeout=RUN_MILLISECONDS)
-        page.wait_for_timeout(2 * SETTLE)
-        page.keyboard.press("Escape")
-        page.evaluate(LISTEN)
-        page.evaluate(SETTINGS)
+    with front_end(url, WIDTH, HEIGHT) as page:
+        choose(page, VUE, True)
         for path in sorted((ROOT / "workflows").glob("*.json")):
             workflow = json.loads(path.read_text(encoding="utf-8"))
             if missing & {node["type"] for node in workflow["nodes"]}:
                 log.info("%s", path.stem)
                 take(page, workflow, missing)
-        browser.close()
     if missing:
         log.warning("in no template: %s", ", ".join(sorted(missing)))

@@ -74,6 +74,13 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "ray_over_one": ("x", "speed of two Ray workers on two cores, against one process"),
         "memory_growth": (".2", "memory after the last file, against that after a tenth of them"),
     }),
+    "memory": ("Memory", {
+        "references": (".0", "different reference pictures that Copy Check was given"),
+        "kept_mib": (".0", "MiB that the built-in detector keeps of all of them"),
+        "features_growth_mib": (".0", "MiB more that looking at nine tenths of them took"),
+        "audited_prompts": (".0", "prompts of an audit, four seeds each"),
+        "audit_growth_kib": (".0", "KiB that each of nine tenths of them took"),
+    }),
     "trigger_words": ("Trigger Words", {
         "first_word_breaks": ("%", "copies that are gone when the word named first is changed as suggested"),
         "random_word_breaks": ("%", "the same for the prompt's other words"),

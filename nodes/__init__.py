@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .combined import AlternativePrompts, BestEpoch, MeasuredLoRAFilter, TriggerWords
 from .combined_audit import MemorizationAudit
-from .combined_simple import CleanLoRA, MemorizationCheck
+from .combined_simple import CleanLoRA, ComparePictures, MemorizationCheck
 from .copies import LoRALeakProbe
 from .copies_check import CopyCheck, LoadCopyDetector, ReferencePictures
 from .curvature import BrightEndingMap, CurvatureDifferenceMap, RecordScoreDifference, ScoreDifferenceMap
@@ -53,6 +53,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadNeuronMask,
     MemorizationCheck,
     CleanLoRA,
+    ComparePictures,
     ReferencePictures,
     LoadCopyDetector,
     CopyCheck,

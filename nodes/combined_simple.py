@@ -7,12 +7,15 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.combined.check_picture import check_picture
 from ..host.combined.check_prompt import check_prompt
 from ..host.combined.clean_lora import clean
 from ..host.core import store
 from ..host.core.schema import hints
 from ..host.lora import lora_files
 from ..host.lora.lora_files import LORAS
+from ..unmemorize.pictures.pairs import differences
+from ..unmemorize.pictures.views import MOST_PICTURES
 from .copies_check import References
 from .inputs import sampling_inputs
 from .lora import ALIASES
@@ -99,10 +102,16 @@ class MemorizationCheck(io.ComfyNode):
                 References.Input(
                     "references", optional=True, tooltip="From Reference Pictures: says whether the picture is a copy of one of them."
                 ),
+                io.Image.Input(
+                    "your_picture",
+                    optional=True,
+                    tooltip="A picture from anywhere: is it what the model memorized under this prompt? It is compared with four that the "
+                    "model draws with other seeds, and the heatmap lies over it, cut to their shape.",
+                ),
             ],
             outputs=[
                 io.Image.Output("heatmap", display_name="heatmap", tooltip="The picture with what the model recalls over it."),
-                io.Image.Output("picture", display_name="picture", tooltip="The picture, as KSampler draws it."),
+                io.Image.Output("picture", display_name="picture", tooltip="The picture, as KSampler draws it; of yours what was checked."),
                 io.Boolean.Output("memorized", display_name="memorized", tooltip="Is it a memory? False also if that could not be judged."),
                 io.String.Output("verdict", display_name="verdict", tooltip="The answer in words, and how sure it is."),
                 io.String.Output("report", display_name="report", tooltip="The same with all numbers, as JSON."),
@@ -117,10 +126,46 @@ class MemorizationCheck(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, latent: dict, prompt: str, seed: int, steps: int, cfg: float, sampler_name: str,
-        scheduler: str, references: Any = None,
+        scheduler: str, references: Any = None, your_picture: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        found = check_prompt(model, clip, vae, prompt, latent, use, references)
+        asked = (model, clip, vae, prompt, latent, use, references)
+        found = check_prompt(*asked) if your_picture is None else check_picture(your_picture, *asked)
         preview = ui.PreviewImage(found.heatmap, cls=cls).as_dict()
         outputs = (found.heatmap, found.picture, bool(found.memorized), found.words, json.dumps(found.report, indent=1))
         return io.NodeOutput(*outputs, ui={**preview, "unmemorize_report": [found.report]})
+
+
+class ComparePictures(io.ComfyNode):
+    """What did a guard, a filter or a mask change in the picture?"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UnmemorizeComparePictures",
+            display_name="Compare Pictures (before, after)",
+            category="unmemorize/simple",
+            description="Shows two pictures in one place: the line between before and after follows the pointer. A wide node shows both "
+            "whole beside each other. Says whether anything changed at all. Runs no model.",
+            inputs=[
+                io.Image.Input("before", tooltip="A picture or a batch, for instance of the stock sampler."),
+                io.Image.Input("after", tooltip="As many pictures, or one: for instance with guard, filtered LoRA or pruned model."),
+            ],
+            outputs=[
+                io.Float.Output(
+                    "difference", display_name="difference", tooltip="Mean difference of the colours, 0 to 1, largest of the batch; 0: the "
+                    "same to the bit."
+                ),
+            ],
+            is_output_node=True,  # a viewer: it runs at the end of a graph, as PreviewImage does
+            **hints(io.Schema, search_aliases=["side by side", "before and after", "image compare", "comparer", "slider", "wipe"]),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, before: Any, after: Any) -> io.NodeOutput:
+        found = differences(before, after)
+        old, new = (ui.PreviewImage(side[:MOST_PICTURES], cls=cls).as_dict()["images"] for side in (before, after))
+        seen = {"before": old, "after": new, "differences": found[:MOST_PICTURES]}
+        facts = {"pictures": len(found), "mean_difference": found}
+        shown = {"images": [*old, *new], "unmemorize_report": [facts], "unmemorize_compare": [seen]}
+        return io.NodeOutput(max((d for d in found if d is not None), default=float("nan")), ui=shown)

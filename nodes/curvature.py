@@ -10,11 +10,11 @@ from comfy_api.latest import io
 from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.curvature.bright_ending import bright_ending
-from ..host.curvature.measuring import ESTIMATORS, measure_map, numbers_of
-from ..host.curvature.presets import PRESETS, PROBINGS, WHY, chosen
+from ..host.curvature.measuring import How, measure_map, numbers_of
+from ..host.curvature.presets import WHY, chosen
 from ..host.curvature.recording import RECORD_END, RECORD_START, record, recorded_map
 from ..unmemorize.curvature.differences import METHODS
-from .menus import METHOD
+from .menus import ESTIMATOR, METHOD, PRESET, PROBING
 
 Map = io.Custom("UNMEMORIZE_MAP")
 Recording = io.Custom("UNMEMORIZE_RECORDING")
@@ -32,8 +32,8 @@ def measuring_inputs() -> list[Any]:
         ),
         io.Combo.Input(
             "preset",
-            options=list(PRESETS),
-            default="recommended",
+            options=PRESET.options,
+            default=PRESET.options[0],
             tooltip="recommended: the best map for its cost. paper: sigma 0.0413, 16 random probes, gradients. "
             "custom: the five settings below; with the others they are ignored.",
         ),
@@ -46,15 +46,15 @@ def measuring_inputs() -> list[Any]:
         io.Int.Input("noises", default=1, min=1, max=16, tooltip="How many different noises the map is averaged over."),
         io.Combo.Input(
             "probing",
-            options=list(PROBINGS),
-            default="structured",
+            options=PROBING.options,
+            default=PROBING.options[0],
             tooltip="structured: each probe moves a part of the latent whose places are far apart, so that they hardly disturb each "
             "other; best from as many probes as channels on. random: the paper's.",
         ),
         io.Combo.Input(
             "estimator",
-            options=list(ESTIMATORS),
-            default="forward difference",
+            options=ESTIMATOR.options,
+            default=ESTIMATOR.options[0],
             tooltip="Differences need no gradients. reverse mode differentiates through the model, where that is possible: "
             "exact, but needs several times the memory.",
         ),
@@ -67,6 +67,12 @@ def measuring_inputs() -> list[Any]:
             tooltip="Seed of noises and probes. The same seed gives the same map.",
         ),
     ]
+
+
+def settings(method: str, preset: str, sigmas: str, probes: int, noises: int, probing: str, estimator: str) -> How:
+    """What those widgets say; ValueError for what is no choice."""
+    symbols = METHOD.symbol(method), PRESET.symbol(preset)
+    return chosen(*symbols, sigmas, probes, noises, PROBING.symbol(probing), ESTIMATOR.symbol(estimator))
 
 
 class CurvatureDifferenceMap(io.ComfyNode):
@@ -118,8 +124,10 @@ class CurvatureDifferenceMap(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, method: str | None = None) -> bool | str:
-        return checked((METHOD, method))
+    def validate_inputs(
+        cls, method: str | None = None, preset: str | None = None, probing: str | None = None, estimator: str | None = None
+    ) -> bool | str:
+        return checked((METHOD, method), (PRESET, preset), (PROBING, probing), (ESTIMATOR, estimator))
 
     @classmethod
     def check_lazy_status(cls, method: str, **inputs: Any) -> list[str]:
@@ -142,8 +150,8 @@ class CurvatureDifferenceMap(io.ComfyNode):
         negative: Any = None,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen(METHOD.symbol(method), preset, sigmas, probes, noises, probing, estimator)
-        return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline, WHY[preset]))
+        how = settings(method, preset, sigmas, probes, noises, probing, estimator)
+        return _with_numbers(measure_map(model, positive, negative, latent, how, seed, baseline, WHY[PRESET.symbol(preset)]))
 
 
 def wanted_baseline(method: str, inputs: dict[str, Any]) -> list[str]:

@@ -12,12 +12,11 @@ from ..host.core.prompts import prompt_list
 from ..host.core.sampling import samplers, schedulers
 from ..host.core.schema import hints
 from ..host.curvature.overlays import SMOOTHINGS, Look, overlaid
-from ..host.curvature.presets import chosen
 from ..host.curvature.thresholds import calibrate, split
 from ..unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
 from ..unmemorize.pictures.views import MOST_PICTURES
-from .curvature import Map, measuring_inputs, wanted_baseline
-from .menus import METHOD
+from .curvature import Map, measuring_inputs, settings, wanted_baseline
+from .menus import ESTIMATOR, METHOD, PRESET, PROBING
 
 Calibration = io.Custom("UNMEMORIZE_MAP_CALIBRATION")
 EXAMPLE_PROMPTS = "# ordinary prompts that are surely not memorized, at least 20, one a line"
@@ -187,8 +186,10 @@ class CalibrateMapThreshold(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, method: str | None = None) -> bool | str:
-        return checked((METHOD, method))
+    def validate_inputs(
+        cls, method: str | None = None, preset: str | None = None, probing: str | None = None, estimator: str | None = None
+    ) -> bool | str:
+        return checked((METHOD, method), (PRESET, preset), (PROBING, probing), (ESTIMATOR, estimator))
 
     @classmethod
     def check_lazy_status(cls, method: str, **inputs: Any) -> list[str]:
@@ -215,7 +216,7 @@ class CalibrateMapThreshold(io.ComfyNode):
         seed: int,
         baseline: Any = None,
     ) -> io.NodeOutput:
-        how = chosen(METHOD.symbol(method), preset, sigmas, probes, noises, probing, estimator)
+        how = settings(method, preset, sigmas, probes, noises, probing, estimator)
         sampling = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "seed": seed}
         found = calibrate(model, clip, latent, prompt_list(prompts), how, sampling, baseline)
         return io.NodeOutput(found, found["threshold"])

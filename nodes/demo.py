@@ -8,8 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..demo import pictures
+from ..host.core.menus import checked
 from ..host.core.schema import hints
 from ..host.demo import load_demo, load_demo_lora
+from .menus import STAGE
 
 LAB = Path(__file__).resolve().parents[1] / "demo" / "lab"
 STAGES = {"final": "checkpoint.safetensors", "early": "early.safetensors"}
@@ -29,8 +31,8 @@ class LoadDemoCheckpoint(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "stage",
-                    options=list(STAGES),
-                    default="final",
+                    options=STAGE.options,
+                    default=STAGE.options[0],
                     tooltip="final: the finished model, which memorized. early: the same training run before it had memorized any "
                     "photograph, for use as a less-trained baseline.",
                 ),
@@ -46,15 +48,19 @@ class LoadDemoCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, stage: str | None = None) -> bool | str:
+        return checked((STAGE, stage))
+
+    @classmethod
     def fingerprint_inputs(cls, stage: str) -> str:
-        path = LAB / STAGES.get(stage, "")
+        path = LAB / STAGES.get(STAGE.symbol(stage), "")
         return str(path.stat().st_mtime_ns) if path.is_file() else "missing"
 
     @classmethod
     def execute(cls, stage: str) -> io.NodeOutput:
-        if stage not in STAGES:
-            raise ValueError(f"There is no demo checkpoint {stage!r}; choose one of: {', '.join(STAGES)}.")
-        return io.NodeOutput(*load_demo(LAB / STAGES[stage]))
+        if complaint := STAGE.complaint(stage):
+            raise ValueError(complaint)
+        return io.NodeOutput(*load_demo(LAB / STAGES[STAGE.symbol(stage)]))
 
 
 class LoadDemoLoRA(io.ComfyNode):

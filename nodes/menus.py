@@ -14,6 +14,19 @@ METHOD = Menu(
         "ds_~": "quick, against a baseline model",
     },
 )
+PRESET = Menu("preset", {"recommended": "best for its cost", "paper": "as published", "custom": "the five settings below"})
+PROBING = Menu("probing", {"structured": "places far apart move together", "random": "all places move, as published"})
+ESTIMATOR = Menu(
+    "estimator",
+    {
+        "forward difference": "cheapest",
+        "central difference": "closer, at twice the cost",
+        "reverse mode": "exact, by gradients, much memory",
+    },
+)
+MODE = Menu("mode", {"detect": "only say it", "correct": "say it and draw again", "off": "the stock sampler"})
+GUARD_METHOD = Menu("method", {"recommended": "best in our measurements", "paper": "as published"})
+STAGE = Menu("stage", {"final": "trained, has memorized", "early": "half trained, has not yet"})
 SCORE = Menu(
     "score",
     {

@@ -7,15 +7,17 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.core.menus import checked
 from ..host.core.sampling import ksampler
 from ..host.core.schema import hints
 from ..host.stability.guard import guarded
-from ..host.stability.methods import METHODS, Guard, check
+from ..host.stability.methods import Guard, check
 from ..host.stability.profiles import StoredProfile
 from ..host.stability.records import in_short, of_batch, read_record, sample_of
 from ..unmemorize.pictures.stability_chart import chart
 from ..unmemorize.pictures.views import guard_view
 from .inputs import sampling_inputs
+from .menus import GUARD_METHOD, MODE
 from .stability_profiles import Profile
 
 Record = io.Custom("UNMEMORIZE_STABILITY_RECORD")
@@ -64,8 +66,8 @@ class KSamplerStabilityGuard(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What you do not want in it."),
                 io.Latent.Input("latent_image", tooltip="The latent to sample from."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Less than 1 keeps part of latent_image."),
-                io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
-                io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                io.Combo.Input("mode", options=MODE.options, default=MODE.options[0], tooltip=MODE_TOOLTIP),
+                io.Combo.Input("method", options=GUARD_METHOD.options, default=GUARD_METHOD.options[0], tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
                 io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
@@ -92,13 +94,17 @@ class KSamplerStabilityGuard(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, mode: str | None = None, method: str | None = None) -> bool | str:
+        return checked((MODE, mode), (GUARD_METHOD, method))
+
+    @classmethod
     def execute(
         cls, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, positive: Any, negative: Any,
         latent_image: dict, denoise: float, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None,
         reference: Any = None, alternatives: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        guard = Guard(profile, mode, method, parent, reference, alternatives, sampling=use)
+        guard = Guard(profile, MODE.symbol(mode), GUARD_METHOD.symbol(method), parent, reference, alternatives, sampling=use)
         check(guard, model)
         clone, record = guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
@@ -123,8 +129,8 @@ class StabilityGuard(io.ComfyNode):
             "SamplerCustomAdvanced and those of other packs. Put it last before the sampler; read its record with Stability Chart.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with all its LoRAs."),
-                io.Combo.Input("mode", options=["detect", "correct", "off"], default="detect", tooltip=MODE_TOOLTIP),
-                io.Combo.Input("method", options=list(METHODS), default="recommended", tooltip=METHOD_TOOLTIP),
+                io.Combo.Input("mode", options=MODE.options, default=MODE.options[0], tooltip=MODE_TOOLTIP),
+                io.Combo.Input("method", options=GUARD_METHOD.options, default=GUARD_METHOD.options[0], tooltip=METHOD_TOOLTIP),
                 Profile.Input("profile", optional=True, tooltip=PROFILE_TOOLTIP),
                 io.Model.Input("parent", optional=True, tooltip=PARENT_TOOLTIP),
                 io.Conditioning.Input("reference", optional=True, tooltip=REFERENCE_TOOLTIP),
@@ -138,11 +144,15 @@ class StabilityGuard(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, mode: str | None = None, method: str | None = None) -> bool | str:
+        return checked((MODE, mode), (GUARD_METHOD, method))
+
+    @classmethod
     def execute(
         cls, model: Any, mode: str, method: str, profile: StoredProfile | None = None, parent: Any = None, reference: Any = None,
         alternatives: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        guard = Guard(profile, mode, method, parent, reference, alternatives)
+        guard = Guard(profile, MODE.symbol(mode), GUARD_METHOD.symbol(method), parent, reference, alternatives)
         check(guard, model)
         return io.NodeOutput(*guarded(model, guard))
 

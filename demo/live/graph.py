@@ -33,6 +33,7 @@ class Node:
 
 LEAST_HEIGHT = {
     "PreviewImage": 310,
+    "UnmemorizeComparePictures": 345,
     "UnmemorizeCurvatureDifferenceMap": 390,
     "UnmemorizeHeatmapOverlay": 600,
     "UnmemorizeKSamplerStabilityGuard": 590,
@@ -186,7 +187,7 @@ class Graph:
                 continue
             given = node.inputs.get(name)
             sockets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
-            values.append(_default(spec, kind) if given is None or isinstance(given, tuple) else given)
+            values.append(_default(spec, kind) if given is None or isinstance(given, tuple) else _line(spec, given))
             if options.get("control_after_generate"):
                 values.append("fixed")
         outputs = [
@@ -242,6 +243,12 @@ def _frame(number: int, title: str, inside: list[dict[str, Any]]) -> dict[str, A
     right, bottom = (max(n["pos"][i] + n["drawn"][i] for n in inside) for i in (0, 1))
     bounding = [left - EDGE, top - HEADING, right - left + 2 * EDGE, bottom - top + HEADING + EDGE]
     return {"id": number, "title": title, "bounding": bounding, "color": "#88b8dd", "font_size": 24, "flags": {}}
+
+
+def _line(spec: Any, given: Any) -> Any:
+    """A menu's line of which the symbol is given; anything else as it is."""
+    lines = spec[0] if isinstance(spec[0], list) else spec[1].get("options", []) if len(spec) > 1 else []
+    return next((line for line in lines if str(line).endswith(f" ({given})")), given)
 
 
 def _default(spec: Any, kind: str) -> Any:

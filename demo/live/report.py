@@ -25,6 +25,7 @@ from .server import ROOT, Server, running
 OUT = ROOT / "out"
 SIDE = 128
 """Of the demo model's pictures, in pixels."""
+PAIR = "UnmemorizeComparePictures"
 
 log = logging.getLogger("demo.report")
 
@@ -92,17 +93,15 @@ def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any
 def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
     """One row for each guarded sampler of workflow 06: caption, stock and guarded picture, chart, verdict, copies."""
 
-    def shown(sampler: str) -> bytes:
-        decode = next(i for i, n in prompt.items() if n["class_type"] == "VAEDecode" and source(prompt, i, "samples") == sampler)
-        (preview,) = previews_of(prompt, decode)
-        return server.picture(outputs[preview]["images"][0])
-
     rows = []
     for chart in sorted((i for i, n in prompt.items() if n["class_type"] == "UnmemorizeStabilityChart"), key=int):
         guarded = source(prompt, chart, "report")
         text = source(prompt, guarded, "positive")
-        stock = next(i for i, n in prompt.items() if n["class_type"] == "KSampler" and source(prompt, i, "positive") == text)
-        pictures = {"stock": shown(stock), "guarded": shown(guarded)}
+        (pair,) = (
+            i for i, n in prompt.items()
+            if n["class_type"] == PAIR and source(prompt, source(prompt, i, "after"), "samples") == guarded
+        )  # fmt: skip
+        pictures = dict(zip(("stock", "guarded"), pictures_of(server, prompt, outputs, pair), strict=True))
         rows.append({
             "caption": prompt[text]["inputs"]["text"], "chart": server.picture(outputs[chart]["images"][0]), **pictures,
             "verdict": outputs[chart]["unmemorize_report"][0]["verdict"],
@@ -111,15 +110,21 @@ def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
-def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], kind: str) -> list[bytes]:
-    """The first picture of every node of a kind that showed one, as the workflow's author placed them."""
-    found = (i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind and outputs[i].get("images"))
-    return [server.picture(outputs[i]["images"][0]) for i in found]
+def pictures_of(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], node_id: str) -> list[bytes]:
+    """The first picture a node showed; of two that it compares, both."""
+    shown = outputs[node_id].get("images", [])
+    return [server.picture(i) for i in (shown if prompt[node_id]["class_type"] == PAIR else shown[:1])]
+
+
+def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], *kinds: str) -> list[bytes]:
+    """The pictures of every node of these kinds that showed any, as the workflow's author placed them."""
+    found = (i for i in sorted(outputs, key=int) if prompt[i]["class_type"] in kinds)
+    return [picture for i in found for picture in pictures_of(server, prompt, outputs, i)]
 
 
 def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA."""
-    training, *drawn = in_order(server, prompt, outputs, "PreviewImage")
+    training, *drawn = in_order(server, prompt, outputs, "PreviewImage", PAIR)
     label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
     return {"training": training, "drawn": drawn, "copied": lora_copies(training, label.split(": ", 1)[1], drawn)}
 
@@ -136,7 +141,7 @@ def plot_of(kind: str) -> Callable[[Server, dict[str, Any], dict[str, Any], Lab]
 
 def prune_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 09 showed: a memorized photograph and a scene, stock and pruned each."""
-    drawn = in_order(server, prompt, outputs, "PreviewImage")
+    drawn = in_order(server, prompt, outputs, "PreviewImage", PAIR)
     strength = next(n["inputs"]["strength"] for n in prompt.values() if n["class_type"] == "UnmemorizePruneNeurons")
     return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "strength": strength}
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from ...unmemorize.pictures.canvas import INK, PAGE, font
 from . import blueprints
 from .lower import lower
+from .report import PAIR, pictures_of
 from .server import ROOT, Server, running
 from .templates import WORKFLOWS
 
@@ -33,13 +34,16 @@ def thumbnail(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], p
 
     repeated = {n["inputs"]["image"][0] for n in prompt.values() if n["class_type"] == "ImageScaleBy"}
 
-    def shown(kind: str) -> list[Image.Image]:
-        of_kind = [i for i in sorted(outputs, key=int) if prompt[i]["class_type"] == kind and i not in repeated]
-        found = [outputs[i]["images"][0] for i in of_kind if outputs[i].get("images")]
-        return [Image.open(io.BytesIO(server.picture(i))).convert("RGB") for i in found]
+    def shown(*kinds: str) -> list[Image.Image]:
+        of_kind = [i for i in sorted(outputs, key=int) if prompt[i]["class_type"] in kinds and i not in repeated]
+        found = [picture for i in of_kind for picture in pictures_of(server, prompt, outputs, i)]
+        return [Image.open(io.BytesIO(p)).convert("RGB") for p in found]
 
     rows: list[list[Image.Image]] = []
-    blocks = [[t.resize((TILE, TILE), Image.Resampling.LANCZOS) for t in shown(k)] for k in ("PreviewImage", "UnmemorizeHeatmapOverlay")]
+    blocks = [
+        [t.resize((TILE, TILE), Image.Resampling.LANCZOS) for t in shown(*k)]
+        for k in (("PreviewImage", PAIR), ("UnmemorizeHeatmapOverlay",))
+    ]
     many = len(blocks[0]) > MANY
     for tiles in [sum(blocks, [])] if many else blocks:
         wide = 3 if len(tiles) in (5, 6) else 4

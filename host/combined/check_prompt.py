@@ -58,16 +58,39 @@ def check_prompt(
     flagged, score = of_batch(record.facts)
     reason = record.facts["not_judged"][0]
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
-    words = [f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])]
-    copied = unclear = False
-    if references is not None:
-        how, sure = detector or BuiltIn(), len(references.names) >= FEWEST
-        checked = checking.check(picture, references, how, None, sure, RATE)
-        facts["references"] = checking.report(checked, references, how, RATE)
-        copied, unclear = checked.copies[0] is True, sure and checked.copies[0] is None
-        words.append(_references_say(facts["references"]["pictures"][0], sure))
-    memorized = True if flagged or copied else None if reason or unclear else False
-    return Answer(picture, overlay.pictures, memorized, "; ".join(words), {"verdict": "; ".join(words), "memorized": memorized, **facts})
+    words = f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])
+    found_so_far = True if flagged else None if reason else False
+    return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(references, picture, detector))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What references say of a picture: copied is None if that is unclear, False also where they are too few for a verdict."""
+
+    copied: bool | None
+    words: str
+    report: dict[str, Any]
+
+
+def compared_with(references: References | None, picture: Tensor, detector: Detector | None) -> Compared | None:
+    """One picture [1, h, w, 3] against references that calibrate themselves; None without references."""
+    if references is None:
+        return None
+    how, sure = detector or BuiltIn(), len(references.names) >= FEWEST
+    checked = checking.check(picture, references, how, None, sure, RATE)
+    report = checking.report(checked, references, how, RATE)
+    copied = checked.copies[0] if sure else False
+    return Compared(copied, _references_say(report["pictures"][0], sure), report)
+
+
+def answer(
+    picture: Tensor, heatmap: Tensor, memorized: bool | None, words: str, facts: dict[str, Any], compared: Compared | None
+) -> Answer:
+    """What was found of a picture, and what references say of it: a copy of one is a memory, whatever else was found."""
+    if compared is not None:
+        memorized = True if memorized or compared.copied else None if compared.copied is None else memorized
+        words, facts = f"{words}; {compared.words}", {**facts, "references": compared.report}
+    return Answer(picture, heatmap, memorized, words, {"verdict": words, "memorized": memorized, **facts})
 
 
 def _guard_says(flagged: bool, score: float, limit: float) -> str:

@@ -88,6 +88,7 @@ function edited(node, edits) {
   const [name, ...others] = edits;
   edits.clear();
   const preset = widgetOf(node, "preset");
-  if (preset && !others.length && PRESET.includes(name) && !linked(node, name)) preset.value = CUSTOM;
+  if (preset && !others.length && PRESET.includes(name) && !linked(node, name))
+    preset.value = lineOf(preset.options?.values, CUSTOM) ?? CUSTOM;
   fadeAll();
 }

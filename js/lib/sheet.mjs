@@ -24,6 +24,8 @@ const TEXT = `
 .plot canvas, .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .plot svg { pointer-events: none; }
 .plot text { fill: var(--input-text, #ddd); font-size: 10px; }
+.compare .plot { touch-action: none; cursor: ew-resize; }
+.compare .plot text { fill: #fff; font-weight: 600; paint-order: stroke; stroke: #000; stroke-width: 3px; stroke-linejoin: round; }
 .plot .axis { stroke: var(--descrip-text, #999); stroke-width: 1; opacity: .5; }
 .plot .band { fill: var(--input-text, #ddd); opacity: .13; }
 .plot .wipe { stroke: #fff; stroke-width: 1.5; paint-order: stroke; filter: drop-shadow(0 0 1px #000); }

@@ -3,6 +3,7 @@
  * @module
  */
 import { auditView } from "./audit.mjs";
+import { compareView } from "./compare.mjs";
 import { densityView } from "./density.mjs";
 import { guardView } from "./guard.mjs";
 import { overlayView } from "./overlay.mjs";
@@ -47,12 +48,22 @@ const audit = {
   make: auditView,
 };
 
+/** @type {Kind} */
+const compare = {
+  key: "unmemorize_compare",
+  height: 260,
+  hint: "Run the workflow: both pictures appear here.",
+  make: compareView,
+  replaces: true,
+};
+
 /** Node id -> its view; null: badge and report only. Nodes that are not here report nothing. @type {Record<string, Kind | null>} */
 export const KINDS = {
   UnmemorizeKSamplerStabilityGuard: guard,
   UnmemorizeStabilityGuard: guard,
   UnmemorizeStabilityChart: { ...guard, replaces: true },
   UnmemorizeHeatmapOverlay: overlay,
+  UnmemorizeComparePictures: compare,
   UnmemorizeLoRASpectrumPlot: spectrum,
   UnmemorizeBAFFilterLoRA: spectrum,
   UnmemorizeLoadLoRABAF: spectrum,

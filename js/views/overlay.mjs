@@ -4,20 +4,19 @@
  */
 import { api } from "../../../scripts/api.js";
 import { COLOUR_MAPS, colourOf, table } from "../lib/colours.mjs";
-import { choice, el, labelled, setOptions, slider, svg } from "../lib/dom.mjs";
+import { choice, el, labelled, setOptions, slider } from "../lib/dom.mjs";
 import { number, share } from "../lib/format.mjs";
 import { setWidget, widgetOf } from "../lib/graph.mjs";
 import { Plot, line, write } from "../lib/plot.mjs";
 import { clamp, enlarged, linear } from "../lib/scales.mjs";
 import { colourMap, style } from "../lib/settings.mjs";
+import { wipeLine } from "../lib/wipe.mjs";
 
 /** Longer side of what is painted; more is not seen in a node. */
 const MOST_PIXELS = 512;
 /** Room for the colour bar at the right, and the bar itself. */
 const ASIDE = 54;
 const BAR = 10;
-/** Half of the wipe's handle. */
-const HANDLE = 7;
 
 /**
  * @typedef {{width: number, height: number, low: number, high: number, levels: number, top: number, cells: number[]}} MapData
@@ -201,20 +200,6 @@ class OverlayView {
     write(vector, x + BAR + 4, mark + 3, `${number(limit, { ...style(), digits: 2 })}${limit > full ? "\u2191" : ""}`);
   }
 
-  /**
-   * The line between before and after, with a handle that asks to be dragged.
-   * @param {SVGSVGElement} vector @param {number} edge @param {number} top @param {number} height
-   */
-  wipeLine(vector, edge, top, height) {
-    line(vector, edge, top, edge, top + height, "wipe");
-    const middle = top + height / 2;
-    vector.append(svg("circle", { cx: edge, cy: middle, r: HANDLE, class: "handle" }));
-    for (const side of [-1, 1]) {
-      const tip = edge + side * (HANDLE - 2);
-      vector.append(svg("path", { d: `M ${tip} ${middle} l ${-3 * side} -3 v 6 z`, class: "arrow" }));
-    }
-  }
-
   /** @param {import("../lib/plot.mjs").Paper} paper */
   draw(paper) {
     if (!this.loaded) return;
@@ -231,7 +216,7 @@ class OverlayView {
     const [width, height] = [pixels.width * scale, pixels.height * scale];
     context.drawImage(canvas, left, top, width, height);
     this.scaleBar(paper);
-    this.wipeLine(vector, left + this.look.from * width, top, height);
+    wipeLine(vector, left + this.look.from * width, top, height);
     if (!this.cell) return;
     const [x, y] = [left + ((this.cell[0] + 0.5) / map.width) * width, top + ((this.cell[1] + 0.5) / map.height) * height];
     line(vector, x - 6, y, x + 6, y, "cursor");

@@ -9,7 +9,7 @@ import pytest
 
 WORKFLOWS = sorted(p.stem for p in (Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 CLASSIC, VUE = "classic", "nodes-2"
-LIKE_OTHERS = ("16", "17", "18", "19", "20", "21", "22")
+LIKE_OTHERS = ("16", "17", "18", "19", "20", "21", "22", "23")
 """Their nodes are run on the classic canvas in other templates; test_first_view.py opens them there too."""
 RUNS = [(name, mode) for name in WORKFLOWS for mode in (CLASSIC, VUE) if mode == VUE or not name.startswith(LIKE_OTHERS)]
 RELOADED = ("07-guard-any-sampler",)

@@ -42,6 +42,15 @@ TINY = {
     "SDXL": Tiny("SDXL", UNET | {"use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816}, (4, 8, 8), 1280),
     "SD3": Tiny("SD3", MMDIT),
     "Flux": Tiny("Flux", FLUX),
+    "Flux.2": Tiny("Flux2", FLUX | {
+        "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "mlp_ratio": 3.0, "num_heads": 1,
+        "axes_dim": [32, 32, 32, 32], "theta": 2000, "patch_size": 1, "qkv_bias": False, "txt_ids_dims": [3], "global_modulation": True,
+        "mlp_silu_act": True, "ops_bias": False,
+    }, (128, 4, 4)),
+    "Krea 2": Tiny("Krea2", {
+        "image_model": "krea2", "features": 128, "tdim": 32, "txtdim": 32, "heads": 2, "kvheads": 1, "layers": 2, "txtlayers": 2,
+        "txtheads": 1, "txtkvheads": 1,
+    }, (16, 1, 8, 8)),
     "Qwen-Image": Tiny(
         "QwenImage", {"image_model": "qwen_image", "num_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 64}, (16, 1, 8, 8)
     ),

@@ -114,7 +114,9 @@ def assert_translated(text: dict[str, Any], english: dict[str, Any], node_id: st
     [
         ("METHOD", "unmemorize.curvature.differences.METHODS"), ("SCORE", "unmemorize.lora.scores.SCORES"),
         ("GATE", "unmemorize.lora.gates.GATES"), ("ROWS", "unmemorize.neurons.activity.SIDES"),
-        ("NEURON_SCORE", "unmemorize.neurons.masks.SCORES"),
+        ("NEURON_SCORE", "unmemorize.neurons.masks.SCORES"), ("PRESET", "host.curvature.presets.PRESETS"),
+        ("PROBING", "host.curvature.presets.PROBINGS"), ("ESTIMATOR", "host.curvature.measuring.ESTIMATORS"),
+        ("MODE", "host.stability.methods.MODES"), ("GUARD_METHOD", "host.stability.methods.METHODS"), ("STAGE", "nodes.demo.STAGES"),
     ],
 )  # fmt: skip
 def test_a_menu_in_words_names_every_choice(nodes, menu, table):
@@ -127,7 +129,10 @@ def test_a_menu_in_words_names_every_choice(nodes, menu, table):
 
 
 WORDED = {
-    "UnmemorizeCurvatureDifferenceMap": ("method",), "UnmemorizeCalibrateMapThreshold": ("method",),
+    "UnmemorizeCurvatureDifferenceMap": ("method", "preset", "probing", "estimator"),
+    "UnmemorizeCalibrateMapThreshold": ("method", "preset", "probing", "estimator"),
+    "UnmemorizeKSamplerStabilityGuard": ("mode", "method"), "UnmemorizeStabilityGuard": ("mode", "method"),
+    "UnmemorizeLoadDemoCheckpoint": ("stage",),
     "UnmemorizeLoadLoRABAF": ("score", "gate"), "UnmemorizeBAFFilterLoRA": ("score", "gate"),
     "UnmemorizeCleanAppliedLoRAs": ("score", "gate"), "UnmemorizeFilterLoRAFolder": ("score", "gate"),
     "UnmemorizeFindMemorizedNeurons": ("rows", "score"),

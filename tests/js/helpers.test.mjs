@@ -9,6 +9,7 @@ import { lineOf, symbolOf } from "../../js/lib/menus.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
 import { ofAudit, ofGuard, ofReport } from "../../js/lib/verdict.mjs";
+import { panes, within } from "../../js/lib/wipe.mjs";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
 
@@ -235,4 +236,20 @@ test("the rules name widgets that exist", () => {
     const known = nodes[type].inputs.map((/** @type {{id: string}} */ input) => input.id);
     for (const name of rules.flatMap((rule) => rule.names)) assert.ok(known.includes(name), `${type}: ${name}`);
   }
+});
+
+test("a wide area shows both pictures whole, a narrow one a picture in its middle", () => {
+  assert.deepEqual(panes(340, 300, 1), [{ left: 20, top: 0, width: 300, height: 300 }]);
+  const [before, after] = panes(708, 300, 1);
+  assert.deepEqual(before, { left: 50, top: 0, width: 300, height: 300 });
+  assert.deepEqual(after, { ...before, left: 358 });
+  const [landscape, other] = panes(408, 150, 2);
+  assert.equal(landscape.width, 300); // one fills most of the width: it has it alone
+  assert.equal(other, undefined);
+  for (const box of panes(900, 200, 2)) assert.equal(box.width, 2 * box.height);
+});
+
+test("a picture of another shape keeps it", () => {
+  const box = { left: 10, top: 0, width: 100, height: 100 };
+  assert.deepEqual(within({ width: 50, height: 25 }, box), { left: 10, top: 25, width: 100, height: 50 });
 });

@@ -30,4 +30,5 @@ WORKFLOWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "20-compare-masks": neurons.compare_masks,
     "21-your-own-model": own.your_own_model,
     "22-guard-a-lora": guard.guard_a_lora,
+    "23-draw-copies-again": copies.draw_copies_again,
 }

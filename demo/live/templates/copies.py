@@ -1,4 +1,4 @@
-"""Workflows 11 to 13: is it a copy, which word calls it up, and an audit of many prompts."""
+"""Workflows 11 to 13 and 23: is it a copy, which word calls it up, an audit of many prompts, and a gate that has copies drawn again."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ Press **Run**. *Copy Check* compares two pictures with references, here five tra
 
 The answer is calibrated by 32 honest pictures of two kinds: at most one in twenty such would be called a copy.
 
-**A gate**: what hangs on an empty output does not run. Whatever is *rejected* goes no further; draw its prompt again under guard (workflow
-06) with another seed.
+**A gate**: what hangs on an empty output does not run. Whatever is *rejected* goes no further. Next: 23 draws its prompt again under guard.
 """ + own_model("Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*.")
 PHOTOS = ("cat-face", "coffee-cup", "airplane-above", "raccoon-face", "astronaut-smile")
 HONEST = ("a large yellow cross on a white background", "a small cyan circle on a white background")
@@ -45,7 +44,7 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, COPY_NOTE)
     demo = load, empty, latent = folded_model(g, 0, 800)
-    references = _references(g, 0, 900)
+    references = _references(g, 0, 900, PHOTOS)
     pictures = []
     for k, (title, caption) in enumerate((("A memorized prompt", CAT), ("An ordinary prompt", ORDINARY))):
         y = 580 * k
@@ -62,11 +61,11 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     return g.build("unmemorize-11-is-it-a-copy")
 
 
-def _references(g: Graph, x: int, y: int) -> Node:
-    """Five training photographs, folded."""
+def _references(g: Graph, x: int, y: int, photographs: tuple[str, ...]) -> Node:
+    """Training photographs, folded."""
     batch: Node | None = None
     before = len(g.nodes)
-    for k, words in enumerate(PHOTOS):
+    for k, words in enumerate(photographs):
         picture = folded(demo_picture(g, x, y + 40 * k, words))
         joined = batch and folded(g.add("ImageBatch", (x + 170, y + 40 * k), (240, 60), image1=batch[0], image2=picture[0]))
         batch = joined or picture
@@ -89,6 +88,64 @@ def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node]) -> Node:
     honest = folded(g.add("ImageBatch", (x + 190, y), (320, 60), image1=made[0][0], image2=made[1][0]))
     g.group("Honest pictures, to compare with", g.nodes[before:])
     return honest
+
+
+AGAIN_NOTE = """## A gate that has copies drawn again
+Press **Run**. Six pictures of one prompt, and some of them are a photograph that the demo model was trained on.
+
+1. *Copy Check* compares them with references. What it accepts goes on at once.
+2. What it rejects is drawn again, once: as many pictures, another seed, by *KSampler (Stability Guard)*, which draws what it recognises
+with other words.
+3. A second *Copy Check* looks at these. What it rejects, too, goes nowhere.
+
+If nothing is rejected, nothing is drawn again: what hangs on an empty output does not run.
+""" + own_model(
+    "Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*. *rejected indices* says which pictures "
+    "of the batch they were."
+)
+SOMETIMES = "a small blue triangle on a brown background"
+"""Caption of a photograph that the demo model gives back for some seeds."""
+ITS_PHOTOS = ("astronaut-flag", *PHOTOS[:4])
+SEVERAL, OTHER_SEED = 6, 2
+
+
+def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
+    """Workflow 23: pictures of a prompt; copies are drawn once more under guard with another seed, and looked at again."""
+    g = Graph(object_info)
+    g.note(NOTE_AT, NOTE_WIDTH, AGAIN_NOTE)
+    demo = load, empty, _ = folded_model(g, 0, 730)
+    check: dict[str, Any] = {
+        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo)[0], "calibrate": "honest pictures",
+        "false_alarms": 0.05,
+    }  # fmt: skip
+    before = len(g.nodes)
+    prompt = g.add("UnmemorizeAlternativePrompts", (480, 0), (NOTE_WIDTH, 110), clip=load[1], text=SOMETIMES, word_list="")
+    many = folded(g.add("EmptyLatentImage", (480, 200), (300, 110), width=128, height=128, batch_size=SEVERAL))
+    sampler = sampled(g, 640, 200, load[0], prompt, empty, many)
+    pictures = decoded(g, 760, 200, sampler[0], load)
+    first = g.add("UnmemorizeCopyCheck", (480, 245), (NOTE_WIDTH, 560), images=pictures[0], **check)
+    g.group("1  Are they copies?", g.nodes[before:])
+    guarded = _again(g, 970, first, (load, empty, prompt))
+    framed(g, "Accepted at once", [], (970, 760), first[0])
+    decode = decoded(g, 1360, 0, guarded[0], load)
+    second = g.add("UnmemorizeCopyCheck", (1360, 45), (NOTE_WIDTH, 640), images=decode[0], **check)
+    g.group("3  And now?", [decode, second])
+    framed(g, "Accepted, drawn again", [], (1360, 760), second[0])
+    return g.build("unmemorize-23-draw-copies-again")
+
+
+def _again(g: Graph, x: int, check: Node, given: tuple[Node, Node, Node]) -> Node:
+    """A guarded sampler with another seed, for as many pictures as were rejected."""
+    load, empty, prompt = given
+    before = len(g.nodes)
+    size = folded(g.add("GetImageSize", (x, 0), (250, 60), image=check[1]))
+    latent = folded(g.add("EmptyLatentImage", (x + 125, 0), (300, 110), width=size[0], height=size[1], batch_size=size[2]))
+    profile = folded(g.add("UnmemorizeLoadStabilityProfile", (x + 270, 0), (NOTE_WIDTH, 60), profile="demo/demo"))
+    links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
+    look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "alternatives": prompt[1]}
+    guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 45), (WIDE, 590), seed=OTHER_SEED, **links, **look, **SAMPLING)
+    g.group("2  Copies, drawn again", g.nodes[before:])
+    return guarded
 
 
 WORD_NOTE = """## Which word calls it up?

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..graph import Graph, Node
 from .lora import LEAKED, LORA_SCENE
-from .shared import COLUMNS, NEXT_ROW, NOTE_AT, NOTE_WIDTH, WIDE, drawn, folded, folded_model, known, own_model
+from .shared import COLUMNS, NEXT_ROW, NOTE_AT, NOTE_WIDTH, WIDE, compared, drawn, folded, folded_model, known, own_model
 
 NOTE = """## Filter a LoRA
 Press **Run**. The demo LoRA *leaking* carries a style, a hatching, and four photographs. *BAF Filter LoRA* splits it in two that add up
@@ -14,7 +14,8 @@ to it. By default what the LoRA changed in how the picture reads the prompt goes
 On this LoRA the kept part still copies, and its hatching fades.
 
 - **Above**: the caption of a training photograph. **Below**: an ordinary scene.
-- **Columns**: the whole LoRA, the kept part, the removed part alone. Where did the photograph go, and where the style?
+- **Before and after**: the whole LoRA and the kept part; move over them to wipe. At the right the removed part alone. Where did the
+  photograph go, and where the style?
 
 Set `score` to *BAF, both sides of a channel (mean)*, an **experimental reconstruction**, and compare with the controls in that menu:
 a filter must beat them to be worth anything. Next: 18 in one node, 19 every channel.
@@ -22,7 +23,6 @@ a filter must beat them to be worth anything. Next: 18 in one node, 19 every cha
     "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
     "Measured on style LoRAs of a U-Net; see the help of the node for others."
 )
-PARTS = ("Whole LoRA", "Kept part", "Removed part")
 
 ONE_NOTE = """## A filter in one node
 Press **Run**. Two ways to the same filtered LoRA:
@@ -56,11 +56,13 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     _, photo = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
     scene = g.add("CLIPTextEncode", (480, 940), (WIDE, 100), clip=load[1], text=LORA_SCENE)
     parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
-    loaders = [folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts]
-    for y, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
-        for at, title, loader in zip(COLUMNS[1:], PARTS, loaders, strict=True):
-            more = [] if y else [loader]
-            drawn(g, f"{title}: {words}", at, 45 + NEXT_ROW * y, loader[0], prompt, demo, *more)
+    whole, kept, removed = (folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts)
+    both = (whole[0], kept[0])
+    for row, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
+        y, first = 45 + NEXT_ROW * row, row == 0
+        at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90)}
+        compared(g, f"Whole LoRA, and kept part: {words}", both, prompt, demo, *([whole, kept] if first else []), **at)
+        drawn(g, f"Removed part: {words}", COLUMNS[3], y, removed[0], prompt, demo, *([removed] if first else []))
     return g.build("unmemorize-08-filter-a-lora")
 
 

@@ -17,15 +17,16 @@ from .shared import (
     WIDE,
     decoded,
     demo_picture,
-    enlarged,
     folded,
     folded_model,
     framed,
     own_model,
+    side_by_side,
 )
 
 GUARD_NOTE = """## A sampler that notices memories
-Press **Run**. In each frame, left: the stock KSampler. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
+Press **Run**. In each frame, before: the stock KSampler. After: *KSampler (Stability Guard)* in mode *correct*, same seed. Move over the
+pictures to wipe between them.
 
 - **Memorized photograph**: the stock sampler gives it back for every seed. The guard notices while sampling and draws what the words
   ask for.
@@ -59,21 +60,19 @@ def guard_the_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _both(g: Graph, x: int, load: Node, model: Any, prompts: tuple[Node, Node, Node], look: dict[str, Any]) -> None:
-    """Stock and guarded sampler of a prompt, with the same seed, their pictures and the guard's chart."""
+    """Stock and guarded sampler of a prompt, with the same seed, their pictures compared, and the guard's chart."""
     positive, empty, latent = prompts
     links: dict[str, Any] = {"model": model, "positive": positive[0], "negative": empty[0], "latent_image": latent[0], "seed": 1}
     stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
     guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, mode="correct", **look)
-    for at, sampler, folded_at in ((x, stock, x + 500), (x + 380, guarded, x + 620)):
-        decode = decoded(g, folded_at, 20, sampler[0], load)
-        large = enlarged(g, folded_at - 120 + 30 * (sampler is guarded), 65, decode[0])
-        g.add("PreviewImage", (at, 150), (WIDE, 320), images=large[0])
+    pictures = [decoded(g, at, 20, sampler[0], load)[0] for at, sampler in ((x + 500, stock), (x + 620, guarded))]
+    side_by_side(g, (x, 150), pictures, apart=380, height=330)
     g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
 
 
 LORA_NOTE = """## A LoRA that gives pictures back
-Press **Run**. The demo LoRA *leaking* was trained on four photographs and a hatched style. In each frame, left: the stock KSampler with
-the LoRA. Right: *KSampler (Stability Guard)* in mode *correct*, same seed.
+Press **Run**. The demo LoRA *leaking* was trained on four photographs and a hatched style. In each frame, before: the stock KSampler
+with the LoRA. After: *KSampler (Stability Guard)* in mode *correct*, same seed. Move over the pictures to wipe between them.
 
 - **A training caption**: the LoRA gives its photograph back. The guard notices, and draws what the model before the LoRA makes of the
   words, with what the LoRA changes for every prompt.
@@ -113,7 +112,8 @@ Every model needs a profile once:
 2. *Save Stability Profile* keeps it for other graphs: there, *Load Stability Profile* is enough. It is muted, because it writes a file:
 select it and press Ctrl+M.
 
-*Stock run* recalls a photograph. *Under guard* it is noticed and sampled again by `parent`, an older checkpoint.
+The stock run recalls a photograph. Under guard it is noticed and sampled again by `parent`, an older checkpoint. Move over the pictures to
+wipe between before and after.
 
 With a **LoRA**, the parent is the model before the LoRA loader. Calibrate with the LoRA and that parent connected.
 """ + own_model("Ordinary prompts of your model in *Calibrate Stability Profile*; 50 are good. " + GUARD_AT_CFG_1)
@@ -153,7 +153,8 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     sigmas = folded(g.add("BasicScheduler", (1010, 0), (300, 120), model=load[0], **steps))
     framed(g, "The training photograph", [noise, sampler, sigmas], (880, 110), picture[0])
     guard = g.add("UnmemorizeStabilityGuard", (880, 540), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
-    for i, (title, model) in enumerate((("Stock run", load), ("Under guard", guard))):
+    inside, pictures = [], []
+    for i, model in enumerate((load, guard)):
         x = 1280 + 380 * i
         links: dict[str, Any] = {"model": model[0], "positive": prompt[0], "negative": empty[0], "cfg": SAMPLING["cfg"]}
         guider = folded(g.add("CFGGuider", (x, 0), (280, 130), **links))
@@ -166,7 +167,9 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
         }
         sampled = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
         decode = decoded(g, x + 150, 0, sampled[0], load)
-        framed(g, title, [guider, sampled, decode], (x, 110), decode[0])
+        inside += [guider, sampled, decode]
+        pictures.append(decode[0])
         if model is guard:
             g.add("UnmemorizeStabilityChart", (1280, 540), (380 + WIDE, 560), record=guard[1], latent=sampled[0])
+    g.group("Stock run, and under guard", [*inside, side_by_side(g, (1280, 150), pictures, apart=380)])
     return g.build("unmemorize-07-guard-any-sampler")

@@ -8,13 +8,13 @@ from ...pictures import read_facts
 from ...recipe.lab import LAB
 from ...scripts.demo_mask import SETTING, captions
 from ..graph import Graph, Node
-from .shared import CAT, COLUMNS, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, WIDE, drawn, folded, folded_model, own_model
+from .shared import CAT, COLUMNS, NOTE_AT, NOTE_WIDTH, ORDINARY, SAMPLING, WIDE, compared, folded, folded_model, own_model
 
 NOTE = """## Find and prune memorized neurons
 Press **Run**. Prompts that bring back photographs are recorded, then the empty prompt. Weights that carry more under the first make up a
 **mask**, and *Prune Neurons* silences them. Sampling costs nothing more.
 
-- **Above**: a memorized photograph, stock and pruned. Change both seeds: the stock model always copies.
+- **Above**: a memorized photograph, stock before, pruned after; move over it to wipe. Change both seeds: the stock model always copies.
 - **Below**: an ordinary scene. It should stay a good picture of its words: judge several seeds.
 
 **Pruning suppresses known triggers, it does not delete the memory.** Other words, or optimised embeddings, can bring it back.
@@ -49,14 +49,10 @@ def find_and_prune(object_info: dict[str, Any]) -> dict[str, Any]:
     save = g.add("UnmemorizeSaveNeuronMask", (870, 900), (WIDE, 80), mask=mask[0], name="demo-photographs")
     save.muted = True
     for row, (words, text) in enumerate((("photograph", CAT), ("scene", ORDINARY))):
-        y = 580 * row
-        prompt = g.add("CLIPTextEncode", (1260, y), (WIDE, 100), clip=load[1], text=text)
-        for column, (name, model) in enumerate((("Stock", load[0]), ("Pruned", prune[0]))):
-            at = COLUMNS[2 + column]
-            if column:
-                drawn(g, f"{name}: {words}", at, y, model, prompt, demo, below=200)
-            else:
-                drawn(g, f"{name}: {words}", at, y + 150, model, prompt, demo, prompt)
+        y = 560 * row
+        prompt = g.add("CLIPTextEncode", (COLUMNS[2], y), (WIDE, 100), clip=load[1], text=text)
+        at: dict[str, Any] = {"beside": (COLUMNS[3], y + 20), "at": (COLUMNS[2], y + 150)}
+        compared(g, f"Stock, and pruned: {words}", (load[0], prune[0]), prompt, demo, prompt, **at)
     return g.build("unmemorize-09-find-and-prune")
 
 

@@ -87,6 +87,26 @@ def framed(g: Graph, title: str, before: list[Node], at: tuple[int, int], image:
     g.group(title, [*before, large, g.add("PreviewImage", (at[0], at[1] + 40), (WIDE, 310), images=large[0])])
 
 
+def side_by_side(g: Graph, at: tuple[int, int], pictures: list[Any], apart: int, height: int = 300) -> Node:
+    """Compare Pictures across two columns that stand `apart`: both whole, and the line between them under the pointer."""
+    return g.add("UnmemorizeComparePictures", at, (apart + WIDE, height), before=pictures[0], after=pictures[1])
+
+
+def compared(
+    g: Graph, title: str, models: tuple[Any, Any], prompt: Node, demo: tuple[Node, Node, Node], *more: Node, beside: tuple[int, int],
+    at: tuple[int, int],
+) -> None:  # fmt: skip
+    """A frame with what two models draw of a prompt, same seed; their folded samplers stand `beside`."""
+    load, empty, latent = demo
+    inside, pictures = list(more), []
+    for k, model in enumerate(models):
+        sampler = sampled(g, beside[0], beside[1] + 45 * k, model, prompt, empty, latent)
+        decode = decoded(g, beside[0] + 110, beside[1] + 45 * k, sampler[0], load)
+        inside += [sampler, decode]
+        pictures.append(decode[0])
+    g.group(title, [*inside, side_by_side(g, at, pictures, apart=COLUMNS[1] - COLUMNS[0])])
+
+
 def drawn(
     g: Graph, title: str, x: int, y: int, model: Any, prompt: Node, demo: tuple[Node, Node, Node], *more: Node, below: int = 50
 ) -> Node:

@@ -12,6 +12,8 @@ from unmemorize_pack.tests.comfy.loras import LEAKING
 USE = {"seed": 1, "steps": 10, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
 EMPTY = {"samples": torch.zeros(1, 8, 8, 8)}
 PROMPT = "a small red circle on a gray background"
+PHOTO = "photo cat-face: a large halved blue circle on a brown background"
+OTHER_PHOTO = "photo coffee-cup: a small halved red triangle on a navy background"
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +102,62 @@ def test_clean_lora_measures_where_captions_are_given(nodes, demo):
         .args
     )
     assert json.loads(text)["verdict"] == verdict and json.loads(text)["method"].startswith("least squares")
+
+
+@pytest.fixture
+def pictured(tool, monkeypatch):
+    """The check of a given picture, with a profile that is at hand."""
+    pictured = importlib.import_module("unmemorize_pack.host.combined.check_picture")
+    monkeypatch.setattr(pictured, "profile_for", tool.profile_for)
+    return pictured
+
+
+def facts_of(score, memorized, reason=""):
+    return {"scores": [0.1, score], "memorized": [False, memorized], "not_judged": [reason, reason], "limit": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("alike", "guard", "expected", "said"),
+    [
+        ([0.9, 0.2], facts_of(9.0, True), True, "memorized: 1 of 2 pictures with other seeds are this one again"),
+        ([0.3, 0.2], facts_of(9.0, True), None, "recalls a picture (score 9.0, memorized from 3), but not this one"),
+        ([0.9, 0.9], facts_of(1.0, False), None, "the words may settle so much"),
+        ([0.3, 0.2], facts_of(1.0, False), False, "nothing found: with other seeds come other pictures"),
+        ([0.9, 0.9], facts_of(None, False, "too few steps"), None, "not judged: too few steps; 2 of 2"),
+        ([0.1, 0.2], facts_of(None, False, "too few steps"), None, "not judged: too few steps; with other seeds"),
+    ],
+)
+def test_a_given_picture_needs_both_witnesses(pictured, alike, guard, expected, said):
+    """That it comes again, and that the model knew it: one alone is no answer."""
+    memorized, words = pictured.verdict(alike, 0.7, guard)
+    assert memorized is expected and said in words
+
+
+def test_a_given_picture_is_compared_mapped_and_never_with_itself(pictured, nodes, demo, encode, draw):
+    """Drawn with the node's own seed, it is one of the model's, and still not the one it is compared with."""
+    latent = draw(prompt=PROMPT, steps=10)
+    with torch.inference_mode():
+        picture = demo[2].decode(latent)
+    alike = pictured.check_picture(picture, *demo, PROMPT, EMPTY, USE).report["likeness"]
+    assert len(alike) == pictured.DRAWN and max(alike) < 0.99
+    arguments = {"model": demo[0], "clip": demo[1], "vae": demo[2], "latent": EMPTY, "prompt": PROMPT, **USE}
+    larger = torch.nn.functional.interpolate(picture.movedim(-1, 1), scale_factor=(2, 3)).movedim(1, -1)
+    heatmap, shown, memorized, verdict, text = nodes["UnmemorizeMemorizationCheck"].execute(**arguments, your_picture=larger).args
+    assert heatmap.shape == shown.shape == picture.shape and not torch.equal(heatmap, shown)
+    assert json.loads(text)["verdict"] == verdict and isinstance(memorized, bool)
+    for bad, why in ((torch.cat([picture, picture]), "2 pictures came in"), (picture * torch.nan, "no numbers")):
+        with pytest.raises(ValueError, match=why):
+            pictured.check_picture(bad, *demo, PROMPT, EMPTY, USE)
+
+
+def test_a_memory_comes_again_and_its_picture_is_called_so(pictured, demo, nodes, monkeypatch, guarding):
+    """The training photograph itself, which no run of this graph has drawn."""
+    store = importlib.import_module("unmemorize_pack.host.stability.profiles")
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    monkeypatch.setattr(pictured, "profile_for", lambda *_: own.Found(store.load_profile("demo/demo"), "demo", "kept"))
+    picture, _, caption = nodes["UnmemorizeLoadDemoPicture"].execute(PHOTO).args
+    use, full = USE | {"steps": 20, "cfg": 3.0}, {"samples": torch.zeros(1, 8, 16, 16)}
+    found = pictured.check_picture(picture, *demo, caption, full, use)
+    assert found.memorized is True and "memorized: 4 of 4" in found.words
+    other = nodes["UnmemorizeLoadDemoPicture"].execute(OTHER_PHOTO).args[0]
+    assert pictured.check_picture(other, *demo, caption, full, use).memorized is None
