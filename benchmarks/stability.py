@@ -8,6 +8,7 @@ import torch
 
 from ..host.stability import guard as guarding
 from ..host.stability.restart import default_restart
+from ..host.stability.verdicts import LIMIT
 from .parts.common import arguments, log, rate, shared_out, write
 from .parts.detecting import DETECTORS, aucs, conditionals, profile_of, sampling_of, scores, watch
 from .parts.guarding import EVERYWHERE, Bench, hatched, obeys, pictures_of
@@ -79,7 +80,7 @@ def corrections(bench: Bench, stored: Any, runs: dict[str, Any], seeds: list[int
     groups = {g: bench.test[g] for g in (*STRONG, "medium", "mild")}
     captions = sum(groups.values(), [])
     use = seeds[:REPAIR_SEEDS]
-    flagged = {c: (scores(runs[c], stored.profile, "guard_default") > guarding.LIMIT)[: len(use)] for c in captions}
+    flagged = {c: (scores(runs[c], stored.profile, "guard_default") > LIMIT)[: len(use)] for c in captions}
     everyone = {c: torch.ones(len(use), dtype=torch.bool) for c in captions}
     before = outcome(bench, lambda c, s: pictures_of(bench.final, bench.final.model, c, s), groups, use, everyone, "before")
     found: dict[str, Any] = summary(before, groups, "before")
@@ -189,7 +190,7 @@ def main() -> None:
         metrics |= aucs(runs, bench.test, stored.profile, detector)
     splits = ("pooled", "mc_vs_scene", "mv_vs_scene", "tv_vs_card")
     metrics["auc_guard_min"] = min(metrics[f"auc_guard_default_{s}"] for s in splits)
-    metrics |= conditionals(runs, sum(bench.test.values(), []), stored.profile, guarding.LIMIT)
+    metrics |= conditionals(runs, sum(bench.test.values(), []), stored.profile, LIMIT)
     metrics |= transfer(bench, bench.test, seeds, stored.profile)
     log.info("corrections")
     metrics |= corrections(bench, stored, runs, seeds)
@@ -202,7 +203,7 @@ def main() -> None:
         "lab_seed": bench.lab.facts["seed"],
         "seeds": options.seeds,
         **sampling_of(bench),
-        "limit": guarding.LIMIT,
+        "limit": LIMIT,
         "restart": phases,
     }
     write(options.name or "stability", metrics, settings, ABOUT, options.lab)
