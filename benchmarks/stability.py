@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..host.stability import guard as guarding
+from ..host.stability.other_words import OtherWords
 from ..host.stability.restart import default_restart
 from ..host.stability.verdicts import LIMIT
 from .parts.common import arguments, log, rate, shared_out, write
@@ -184,8 +185,8 @@ def main() -> None:
     bench = Bench(options.lab)
     seeds = list(range(800, 800 + options.seeds))
     stored = profile_of(bench, bench.calibration)
+    metrics: dict[str, Any] = extra_calls(bench, stored) | overhead(bench, stored)
     runs = watch(bench, sum(bench.test.values(), []), seeds, "detection")
-    metrics: dict[str, Any] = {}
     for detector in DETECTORS:
         metrics |= aucs(runs, bench.test, stored.profile, detector)
     splits = ("pooled", "mc_vs_scene", "mv_vs_scene", "tv_vs_card")
@@ -196,8 +197,6 @@ def main() -> None:
     metrics |= corrections(bench, stored, runs, seeds)
     metrics |= clean_runs(bench, stored, seeds[:4])
     metrics |= lora(bench, seeds)
-    metrics |= extra_calls(bench, stored) | overhead(bench, stored)
-    sheet(bench, stored, options.name or "stability")
     phases = [f"{'parent' if p.parent else 'model'} until {p.until:g}, {p.cfg:g} x guidance" for p in default_restart(bench.early).phases]
     settings = {
         "lab_seed": bench.lab.facts["seed"],
@@ -205,5 +204,7 @@ def main() -> None:
         **sampling_of(bench),
         "limit": LIMIT,
         "restart": phases,
+        "other_words": [OtherWords(None).until, OtherWords(None).changed],
     }
     write(options.name or "stability", metrics, settings, ABOUT, options.lab)
+    sheet(bench, stored, options.name or "stability")

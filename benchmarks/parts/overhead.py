@@ -49,10 +49,10 @@ def overhead(bench: Bench, stored: Any) -> dict[str, float]:
     ]
 
     def timed(work: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             begun = time.process_time()
             try:
-                return work(*arguments)
+                return work(*arguments, **named)
             finally:
                 spent[0] += time.process_time() - begun
 
