@@ -88,11 +88,12 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "evaluations": (".0", "model evaluations a prompt costs"),
     }),
     "lora_measured": ("Filter LoRA by Measuring", {
-        "memorized_rate_before": ("%", "some of these leaking LoRAs: copies of their photographs, unfiltered"),
-        "memorized_rate_after": ("%", "the same, filtered with the captions of every second photograph"),
-        "memorized_rate_after_given": ("%", "of them, photographs whose captions were given"),
-        "memorized_rate_after_other": ("%", "of them, the others"),
-        "wanted_after": ("%", "captions never trained: the LoRA's style is there, filtered"),
+        "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),
+        "memorized_rate_after_everyday": ("%", "the same, filtered with captions of every second photograph, and everyday prompts"),
+        "memorized_rate_after": ("%", "the same, with prompts of what the LoRA is for in their place"),
+        "wanted_before": ("%", "captions never trained: the LoRA's style or subject is there, unfiltered"),
+        "wanted_after_everyday": ("%", "the same, filtered with everyday prompts"),
+        "wanted_after": ("%", "the same, with prompts of what the LoRA is for"),
     }),
     "neurons": ("Neurons", {
         "memorized_rate_before": ("%", "memorized captions: copies by the stock model"),
