@@ -101,7 +101,7 @@ class Weights:
     def _note(self, keys: list[str], weights: list[Tensor]) -> None:
         """Digests of weights on one device."""
         samples = [_sample(weight) for weight in weights]
-        together, start = memoryview(torch.cat(samples).cpu().numpy()), 0
+        together, start = torch.cat(samples).cpu().numpy(), 0
         for key, weight, sample in zip(keys, weights, samples, strict=True):
             digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
             digest.update(together[start : start + sample.numel()])
@@ -118,9 +118,10 @@ def _sample(weight: Tensor) -> Tensor:
 
 def spread(flat: Tensor, count: int) -> Tensor:
     """At most `count` numbers of [n]: multiples of the golden section, which no length of rows divides evenly."""
-    if len(flat) <= count:
+    size = flat.shape[0]
+    if size <= count:
         return flat
-    places = sorted({int(len(flat) * ((k + 0.5) * GOLDEN % 1)) for k in range(count)})
+    places = sorted({int(size * ((k + 0.5) * GOLDEN % 1)) for k in range(count)})
     return torch.cat([flat[place : place + 1] for place in places])
 
 

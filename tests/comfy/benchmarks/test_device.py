@@ -34,10 +34,10 @@ def test_every_row_is_measured_and_means_something(device, tmp_path, name):
     meter = importlib.import_module("unmemorize_pack.benchmarks.parts.meter").Meter(torch.device("cpu"))
     with speed.own_folders(tmp_path):
         rows = device.rows_of(name, False, meter, tmp_path, time.monotonic() + 600)
-    assert set(rows) == {f"{name}_{k}" for k in device.ABOUT}
+    assert set(rows) == {f"{name}_{k}" for k in device.ABOUT if k != "filter_waits_a_layer"}
     assert all(math.isfinite(v) for v in rows.values())
     assert rows[f"{name}_guard_same_bits"] == 1 and rows[f"{name}_guard_waits_a_step"] == 0
-    assert rows[f"{name}_map_together_correlation"] > 0.999 and rows[f"{name}_filter_waits_a_layer"] < 4
+    assert rows[f"{name}_map_together_correlation"] > 0.999 and 0 < rows[f"{name}_filter_decisions_equal"] <= 1
 
 
 def test_what_there_is_no_time_for_is_left_out(device, tmp_path):
