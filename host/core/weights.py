@@ -101,7 +101,7 @@ class Weights:
     def _note(self, keys: list[str], weights: list[Tensor]) -> None:
         """Digests of weights on one device."""
         samples = [_sample(weight) for weight in weights]
-        together, start = torch.cat(samples).cpu().numpy(), 0
+        together, start = memoryview(torch.cat(samples).cpu().numpy().data), 0
         for key, weight, sample in zip(keys, weights, samples, strict=True):
             digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
             digest.update(together[start : start + sample.numel()])
