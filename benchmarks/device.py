@@ -59,7 +59,7 @@ ABOUT = {
     "filter_warm_over_resize": "the same with the base cached, over a plain rank resize of the same file (aim <= 1.5)",
     "filter_default_over_files": "default score, over reading, hashing and writing the file",
     "filter_launches_a_layer": "operations a layer, base cached",
-    "filter_waits_a_layer": "waits for the device a layer, base cached",
+    "filter_waits_a_layer": "waits for the device a layer, base cached (on a GPU)",
     "filter_peak": "most memory of that, over the LoRA file's size",
     "filter_decisions_equal": "share of channels kept or removed as float64 says (aim >= .995)",
 }

@@ -1,7 +1,7 @@
 """How time and memory grow: with a LoRA's layers and rank, a latent's side, a batch, prompts, and LoRAs in a folder.
 
 Processor time of one thread, so that other work on the machine hardly counts; memory is the most that was held above what was there. What
-grows in proportion has the exponent 1.
+grows in proportion has the exponent 1, with a latent's side 2. A file of subspaces that is mapped into memory counts whole.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ SIDE, BASE_RANK, SOME_LAYERS = 640, 16, 32
 STEPS = 6
 ROUNDS = 3
 SIZES: dict[str, tuple[int, ...]] = {
-    "layers": (16, 32, 64, 128), "rank": (8, 16, 32, 64), "latent side": (8, 16, 32), "batch": (1, 2, 4, 8), "prompts": (1, 2, 4, 8),
-    "files": (4, 8, 16, 32),
+    "layers": (16, 32, 64, 128, 256), "rank": (8, 16, 32, 64, 128), "latent side": (8, 16, 32, 48), "batch": (1, 2, 4, 8, 16),
+    "prompts": (1, 2, 4, 8), "files": (4, 8, 16, 32, 64),
 }  # fmt: skip
 TITLES = {
     "layers": "LoRA filter (base known): layers", "rank": "LoRA filter (base known): rank", "latent side": "map: side of the latent",
     "batch": "guard detecting: pictures of a batch", "prompts": "recording neurons: prompts", "files": "LoRA folder: files",
 }  # fmt: skip
+IN_PROPORTION = {"latent side": 2.0}
+"""Powers of what else than 1 is in proportion: a latent's places are its side squared."""
 BAF = Settings(score="mean")
 
 
@@ -157,7 +159,7 @@ def metrics_of(panels: dict[str, Series]) -> tuple[dict[str, float], dict[str, s
         key = name.replace(" ", "_")
         for which, k, words in (("time", 1, "time"), ("memory", 2, "most memory")):
             metrics[f"{key}_{which}_exponent"] = exponent([s[0] for s in series], [s[k] for s in series])
-            about[f"{key}_{which}_exponent"] = f"{TITLES[name]}: {words} ~ size ^ this (1: in proportion)"
+            about[f"{key}_{which}_exponent"] = f"{TITLES[name]}: {words} ~ size ^ this (in proportion: {IN_PROPORTION.get(name, 1.0):g})"
         for size, spent, held in series:
             metrics[f"{key}_{size:g}_ms"], metrics[f"{key}_{size:g}_mib"] = 1000 * spent, held / 2**20
             about[f"{key}_{size:g}_ms"], about[f"{key}_{size:g}_mib"] = f"{TITLES[name]} {size:g}: ms", f"{TITLES[name]} {size:g}: MiB"
@@ -183,6 +185,6 @@ def main() -> None:
         for what, several in works.items():
             panels[what] = measured(several, SIZES[what])
             log.info("%s: %s", what, [(s, round(t, 3), round(b / 2**20, 1)) for s, t, b in panels[what]])
-    log.info("%s", growth_plot(options.name, panels))
+    log.info("%s", growth_plot(options.name, {TITLES[what]: (series, IN_PROPORTION.get(what, 1.0)) for what, series in panels.items()}))
     metrics, about = metrics_of(panels)
     write(options.name, metrics, {"steps": STEPS, "side of a layer": SIDE, "rounds": ROUNDS}, about, lab)

@@ -32,6 +32,8 @@ FLUX = {
 DECAY = 0.35
 """Columns of a weight shrink as j^-DECAY, so that its spectrum falls about as a trained one's."""
 RANK = 32
+REAL, SMALL = (128, 20), (16, 8)
+"""Side of a latent and steps, on a GPU and on a CPU."""
 FILTERED = r"(attn\d?|ff|mlp|qkv|proj|linear[12])\b"
 """What a LoRA changes: linear layers of attention and feed-forward."""
 
@@ -101,7 +103,7 @@ def made(name: str, full: bool) -> Big:
             _fill(key, value, generator)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
     count = sum(value.numel() for value in model.diffusion_model.state_dict().values())
-    return Big(kind, patcher, 128 if full else 16, 20 if full else 8, count)
+    return Big(kind, patcher, *(REAL if full else SMALL), count)
 
 
 def _flux_parameters() -> set[str]:

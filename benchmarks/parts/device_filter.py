@@ -43,8 +43,9 @@ def rows(big: Big, meter: Meter, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "user", ignore_errors=True)
     return {f"{big.kind.name}_filter_{k}": v for k, v in {
         "layers": layers, "cold_seconds": cold, "cold_speedup": svd / cold, "warm_over_resize": warm / resized,
-        "default_over_files": default / carried, "launches_a_layer": counts.launches / layers, "waits_a_layer": counts.waits / layers,
+        "default_over_files": default / carried, "launches_a_layer": counts.launches / layers,
         "peak": peak / size, "decisions_equal": decisions(big, folder / "loras" / loras[0], first),
+        **({"waits_a_layer": counts.waits / layers} if meter.is_gpu else {}),
     }.items()}  # fmt: skip
 
 

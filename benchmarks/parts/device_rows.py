@@ -31,8 +31,9 @@ from ...host.neurons.recording import WINDOW, record, window_of
 from ...host.stability import guard as guarding
 from ...host.stability.methods import Guard
 from ...host.stability.profiles import calibrate
+from ...host.stability.watching import FIRST_READ
 from .big_models import Big, write_lora
-from .meter import Counts, Meter
+from .meter import Meter
 
 COUNTED, CALIBRATED, RECORDED = 4, 4, 2
 """Steps of runs that are counted, steps of those that calibrate, prompts that are recorded."""
@@ -87,20 +88,31 @@ def guard(bench: Bench) -> dict[str, Any]:
     clone, _ = guarding.guarded(big.model, Guard(stored, "detect"))
     both = (big.model, clone)
     few = [bench.meter.counts(partial(bench.drawn, model, COUNTED)) for model in both]
-    twice = [bench.meter.counts(partial(bench.drawn, model, 2 * COUNTED)) for model in both]
     peaks = [bench.meter.peak(partial(bench.drawn, model, 2)) for model in both]
     return bench.named({
         "guard": bench.ratio(lambda: bench.drawn(clone)), "guard_own_share": own_share(bench, clone),
-        "guard_launches": few[1].launches / few[0].launches, "guard_waits_a_step": more_a_step(few, twice),
+        "guard_launches": few[1].launches / few[0].launches, "guard_waits_a_step": waits_a_step(bench, Guard(stored, "detect")),
         "guard_peak": peaks[1] / peaks[0], "guard_same_bits": float(torch.equal(bench.drawn(), bench.drawn(clone))),
     })  # fmt: skip
 
 
-def more_a_step(few: list[Counts], twice: list[Counts]) -> float:
-    """Waits that every further step adds, the stock run's own left out: what a run waits for at its ends is no step's. Counts of the stock
-    run and of ours, of COUNTED steps and of twice as many."""
-    stock, ours = (more.waits - fewer.waits for fewer, more in zip(few, twice, strict=True))
-    return (ours - stock) / COUNTED
+def waits_a_step(bench: Bench, how: Guard) -> float:
+    """Waits of the guard while the steps run, mean of those behind the calls whose level it reads."""
+    control, waits, listening = guarding._Control, list[int](), guarding._Control.listen
+
+    def listen(self: Any, facts: dict[str, Any]) -> Tensor:
+        found: list[Tensor] = []
+        waits.append(bench.meter.counts(lambda: found.append(listening(self, facts))).waits)
+        return found[0]
+
+    control.listen = listen  # type: ignore[method-assign]
+    try:
+        clone, _ = guarding.guarded(bench.big.model, how)
+        bench.drawn(clone)
+    finally:
+        control.listen = listening  # type: ignore[method-assign]
+    later = waits[FIRST_READ:]
+    return sum(later) / len(later)
 
 
 def own_share(bench: Bench, clone: Any) -> float:
@@ -110,10 +122,10 @@ def own_share(bench: Bench, clone: Any) -> float:
     kept = [getattr(place, name) for place, name in ours]
 
     def timed(work: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
             begun = time.process_time()
             try:
-                return work(*arguments)
+                return work(*arguments, **more)
             finally:
                 spent[0] += time.process_time() - begun
 

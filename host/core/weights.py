@@ -89,37 +89,39 @@ class Weights:
         return self._digests[key]
 
     def note_digests(self, keys: Iterable[str]) -> None:
-        """Find those of many weights that lie elsewhere than on the CPU: one copy for all, where `digest` needs one each."""
-        elsewhere: dict[torch.device, list[str]] = {}
+        """Find those of many weights that need no conversion: one copy from a device for all, where `digest` needs one each."""
+        of_device: dict[torch.device, list[str]] = {}
         for key in dict.fromkeys(keys):
             weight = self._entries[key][0][0]
-            if key not in self._digests and _is_plain(weight) and weight.device.type != "cpu":
-                elsewhere.setdefault(weight.device, []).append(key)
-        for several in elsewhere.values():
+            if key not in self._digests and _is_plain(weight):
+                of_device.setdefault(weight.device, []).append(key)
+        for several in of_device.values():
             self._note(several, [self._entries[key][0][0] for key in several])
 
     def _note(self, keys: list[str], weights: list[Tensor]) -> None:
         """Digests of weights on one device."""
         samples = [_sample(weight) for weight in weights]
-        together = torch.cat(samples).cpu()
-        for key, weight, sample in zip(keys, weights, together.split([len(s) for s in samples]), strict=True):
+        together, start = memoryview(torch.cat(samples).cpu().numpy().data), 0
+        for key, weight, sample in zip(keys, weights, samples, strict=True):
             digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
-            digest.update(sample.numpy().tobytes())
+            digest.update(together[start : start + sample.numel()])
             self._digests[key] = digest.hexdigest()
+            start += sample.numel()
 
 
 def _sample(weight: Tensor) -> Tensor:
     """Bytes of a weight, where it lies: evenly spread slices, and its end."""
-    raw = weight.detach().contiguous().flatten().view(torch.uint8)
-    rows = len(raw) // SLICES
-    return raw if rows <= SLICE else torch.cat([raw[: SLICES * rows].view(SLICES, rows)[:, :SLICE].flatten(), raw[-SLICE:]])
+    raw = weight.detach().contiguous().view(-1).view(torch.uint8)
+    rows = raw.numel() // SLICES
+    return raw if rows <= SLICE else torch.cat([raw.as_strided((SLICES, SLICE), (rows, 1)).reshape(-1), raw[-SLICE:]])
 
 
 def spread(flat: Tensor, count: int) -> Tensor:
     """At most `count` numbers of [n]: multiples of the golden section, which no length of rows divides evenly."""
-    if len(flat) <= count:
+    size = flat.shape[0]
+    if size <= count:
         return flat
-    places = sorted({int(len(flat) * ((k + 0.5) * GOLDEN % 1)) for k in range(count)})
+    places = sorted({int(size * ((k + 0.5) * GOLDEN % 1)) for k in range(count)})
     return torch.cat([flat[place : place + 1] for place in places])
 
 

@@ -20,6 +20,7 @@ from ..core.schema import hints
 from ..core.settings import check_range
 from ..core.weights import Weights
 from . import keys
+from .adapters import MOST_OF_HALF
 from .judging import LayerAtWork, judged
 from .keys import Update
 from .layers import TOO_LARGE, is_finite
@@ -66,7 +67,9 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
             kernel = kernel_of(update, weights[layer.text_encoder])
             new = written(update, work, verdict, verdict.new_sigma, kernel)
             gone = written(update, work, verdict, verdict.removed, kernel) if both else {}
-            if not all(is_finite(t) for t in (*new.values(), *gone.values())):
+            # no number that is written is larger than twice the layer's norm
+            large = 2 * float(verdict.sigma.norm()) >= MOST_OF_HALF
+            if large and not all(is_finite(t) for t in (*new.values(), *gone.values())):
                 result.passed.setdefault(TOO_LARGE, []).extend(update.keys)
                 continue
             changes.append((update, new))

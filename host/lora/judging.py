@@ -28,6 +28,8 @@ from .subspaces import Subspaces
 
 MOST_TOGETHER, MOST_BYTES = 256, 64 * 2**20
 """Layers that are taken at a time, and bytes of theirs in the file: what is held of them is a small multiple."""
+MOST_NUMBERS = 2**20
+"""Of factors that are decomposed together: more is no faster on a GPU, and slower on a CPU, whose caches they leave."""
 
 
 class LayerAtWork:
@@ -164,8 +166,11 @@ class _Loop:
                 b, a, scale = factors
                 groups.setdefault((b.shape, a.shape, b.dtype, a.dtype, b.device, a.device), []).append((work, b, a, scale))
         for group in groups.values():
-            self._progress.check()
-            self._prepare_alike(group)
+            _, b, a, _ = group[0]
+            count = max(1, MOST_NUMBERS // (b.numel() + a.numel()))
+            for start in range(0, len(group), count):
+                self._progress.check()
+                self._prepare_alike(group[start : start + count])
 
     def _prepare_alike(self, group: list[tuple[LayerAtWork, Tensor, Tensor, float]]) -> None:
         works, several_b, several_a, scales = zip(*group, strict=True)

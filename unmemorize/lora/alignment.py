@@ -30,14 +30,11 @@ def alignments(channels: Channels, base: Subspace) -> tuple[Tensor, Tensor]:
     """qL and qR of every channel, [c] each; equal within a block of equal singular values. Nothing is waited for."""
     apart = (channels.sigma[:-1] - channels.sigma[1:]) > DEGENERATE * channels.sigma[:-1]
     blocks = torch.cat([apart.new_zeros(min(1, len(channels)), dtype=torch.long), apart.long().cumsum(0)])
-    left, right = (_block_means(shares(*pair), blocks) for pair in ((channels.u, base.u), (channels.v, base.v)))
+    both = torch.stack([shares(channels.u, base.u), shares(channels.v, base.v)])
+    sums = torch.zeros_like(both).index_add_(1, blocks, both)
+    counts = torch.zeros_like(channels.sigma).index_add_(0, blocks, torch.ones_like(channels.sigma))
+    left, right = (sums / counts.clamp_min_(1))[:, blocks]
     return left, right
-
-
-def _block_means(values: Tensor, blocks: Tensor) -> Tensor:
-    """Means [c] over blocks of neighbours, numbered from 0; a value alone in its block stays as it is."""
-    sums, counts = (torch.zeros_like(values).index_add_(0, blocks, x) for x in (values, torch.ones_like(values)))
-    return (sums / counts.clamp_min(1))[blocks]
 
 
 def null_deviation(m: int, n: int, k: int) -> float:
