@@ -54,7 +54,7 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     detector = folded(g.add("UnmemorizeLoadCopyDetector", (1030, 0), (320, 110)))
     check = g.add(
         "UnmemorizeCopyCheck", (880, 40), (560, 820), images=both[0], references=references[0], detector=detector[0],
-        honest=_honest(g, 880, 930, demo)[0], calibrate="honest pictures", false_alarms=0.05,
+        honest=_honest(g, 880, 930, demo, HONEST)[0], calibrate="honest pictures", false_alarms=0.05,
     )  # fmt: skip
     for k, title in enumerate(("Accepted", "Rejected")):
         framed(g, title, [], (1450, NEXT_ROW * k), check[k])
@@ -75,13 +75,13 @@ def _references(g: Graph, x: int, y: int, photographs: tuple[str, ...]) -> Node:
     return references
 
 
-def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node]) -> Node:
+def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node], captions: tuple[str, str]) -> Node:
     """32 pictures of ordinary prompts, folded."""
     load, empty, _ = demo
     before = len(g.nodes)
     many = folded(g.add("EmptyLatentImage", (x, y), (300, 110), width=128, height=128, batch_size=16))
     made = []
-    for k, caption in enumerate(HONEST):
+    for k, caption in enumerate(captions):
         row = y + 40 * (k + 1)
         prompt = folded(g.add("CLIPTextEncode", (x, row), (300, 110), clip=load[1], text=caption))
         made.append(decoded(g, x + 300, row, sampled(g, x + 190, row, load[0], prompt, empty, many)[0], load))
@@ -106,7 +106,9 @@ If nothing is rejected, nothing is drawn again: what hangs on an empty output do
 SOMETIMES = "a small striped red ring on a gray background"
 """Caption of a photograph that the demo model gives back for some seeds."""
 ITS_PHOTOS = ("hopper-ribbons", *PHOTOS[:4])
-SEVERAL, FIRST_SEED, OTHER_SEED = 4, 4, 5
+ITS_HONEST = ("a small striped blue ring on a white background", "a large striped red ring on a brown background")
+"""Of the same kind: pictures of another kind are less alike."""
+SEVERAL, FIRST_SEED, OTHER_SEED = 4, 4, 6
 
 
 def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -115,8 +117,8 @@ def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, AGAIN_NOTE)
     demo = load, empty, _ = folded_model(g, 0, 730)
     check: dict[str, Any] = {
-        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo)[0], "calibrate": "honest pictures",
-        "false_alarms": 0.05,
+        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo, ITS_HONEST)[0],
+        "calibrate": "honest pictures", "false_alarms": 0.05,
     }  # fmt: skip
     before = len(g.nodes)
     prompt = g.add("UnmemorizeAlternativePrompts", (480, 0), (NOTE_WIDTH, 110), clip=load[1], text=SOMETIMES, word_list="")
