@@ -146,5 +146,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home, torch.inference_mode():
         use_folders(Path(home))
-        metrics = {**of_audit(o.prompts, SIDE), **of_references(o.references, SIDE)}
+        metrics = of_references(o.references, SIDE)
+        log.info("%s", metrics)
+        metrics |= of_audit(o.prompts, SIDE)
     write(o.name, metrics, {"side": SIDE, "seeds": SEEDS, **USE}, ABOUT, LAB)

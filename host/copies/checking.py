@@ -189,7 +189,8 @@ def in_words(checked: Checked) -> str:
     copies, broken = sum(c is True for c in checked.copies), sum(math.isnan(p) for p in checked.percentiles)
     unclear = sum(c is None for c in checked.copies) - broken
     judged = n - broken - unclear
-    found = f"{copies} of {n} are copies" if copies else f"no copy among {judged} picture{'s' if judged != 1 else ''}"
+    none = f"no copy among {judged} picture{'s' if judged != 1 else ''}" if judged else "no verdict"
+    found = f"{copies} of {n} are copies" if copies else none
     if unclear:
         found += f"; {unclear} unclear: more alike than the honest pictures, but not more than different pictures may be"
     return found + (f"; {broken} could not be judged: broken pictures (values that are no numbers)" if broken else "")

@@ -101,6 +101,7 @@ class CompareView {
   draw({ context, vector }) {
     const [before, after] = this.images;
     if (!before || !after) return;
+    if (this.put === null && !this.under) this.mark(this.from(this.panes().length - 1));
     context.imageSmoothingQuality = "high";
     this.panes().forEach((box, pane) => {
       const edge = box.left + this.from(pane) * box.width;
@@ -131,10 +132,15 @@ class CompareView {
     this.plot.redraw();
   }
 
+  /** The slider's thumb. @param {number} at */
+  mark(at) {
+    /** @type {HTMLInputElement} */ (this.line).value = String(Math.round(100 * at));
+  }
+
   /** @param {number} at */
   set(at) {
     this.put = at;
-    /** @type {HTMLInputElement} */ (this.line).value = String(Math.round(100 * at));
+    this.mark(at);
     this.plot.redraw();
   }
 

@@ -15,7 +15,7 @@ WIDTHS = (1280, 800)
 HEIGHT = 800
 LEGIBLE = 4.5
 """Contrast of small text, after WCAG 2."""
-VIEWS = """app.graph._nodes.filter(n => !n.flags.collapsed && n.type.startsWith('Unmemorize'))
+VIEWS = """app.graph._nodes.filter(n => n.mode === 0 && !n.flags.collapsed && n.type.startsWith('Unmemorize'))
     .map(n => [n, n.widgets?.find(w => w.name === 'unmemorize_view')?.element]).filter(([, view]) => view)"""
 WITHOUT_RESULT = f"() => {VIEWS}.filter(([, v]) => v.shadowRoot.querySelector('button.report').disabled).map(([n]) => n.type)"
 PALE = f"""least => {{

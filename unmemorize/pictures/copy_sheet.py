@@ -10,26 +10,30 @@ from .canvas import INK, PAGE, SOFT, font, shown_text, tensor_of
 
 TILE, GAP, MARGIN = 192, 10, 16
 HEAD, LINE_HEIGHT = 52, 24
-MOST_ROWS = 8
-LETTERS = 62
+MOST = 8
+BESIDE = 3
+"""From so many pictures on there are two columns: a tall sheet would be small in its node."""
+LETTERS, TITLE_LETTERS = 62, 48
 COPY = "#ff8f85"
 
 
 def copy_sheet(pictures: Tensor, nearest: Tensor, masks: Tensor, words: list[str], copies: list[bool], title: str) -> Tensor:
     """A picture [1, h, w, 3] in [0, 1]: of every picture [n, h, w, 3] itself, its nearest reference [n, h, w, 3], a line of words; `masks`
     [n, h, w], boolean: the copied part."""
-    order = sorted(range(len(words)), key=lambda i: not copies[i])[:MOST_ROWS]
-    width = 2 * MARGIN + 2 * TILE + GAP
-    height = HEAD + len(order) * (TILE + LINE_HEIGHT + GAP) + MARGIN
+    order = sorted(range(len(words)), key=lambda i: not copies[i])[:MOST]
+    columns = 2 if len(order) >= BESIDE else 1
+    pair, row = 2 * TILE + GAP, TILE + LINE_HEIGHT + GAP
+    width = columns * (pair + 2 * MARGIN)
+    height = HEAD + -(-len(order) // columns) * row + MARGIN
     page = Image.new("RGB", (width, height), PAGE)
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, 14), shown_text(title, 48), fill=COPY if any(copies) else INK, font=font(18))
+    draw.text((MARGIN, 14), shown_text(title, columns * TITLE_LETTERS), fill=COPY if any(copies) else INK, font=font(18))
     for k, i in enumerate(order):
-        y = HEAD + k * (TILE + LINE_HEIGHT + GAP)
-        draw.text((MARGIN, y), shown_text(words[i], LETTERS), fill=COPY if copies[i] else SOFT, font=font(12))
+        x, y = MARGIN + k % columns * (pair + 2 * MARGIN), HEAD + k // columns * row
+        draw.text((x, y), shown_text(words[i], LETTERS), fill=COPY if copies[i] else SOFT, font=font(12))
         for column, picture in enumerate((pictures[i], nearest[i])):
             tile, size, corner = _tile(picture)
-            at = (MARGIN + column * (TILE + GAP), y + LINE_HEIGHT - 4)
+            at = (x + column * (TILE + GAP), y + LINE_HEIGHT - 4)
             page.paste(tile, at)
             if column == 0 and copies[i]:
                 _outline(draw, masks[i], (at[0] + corner[0], at[1] + corner[1]), size)

@@ -54,7 +54,7 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
     detector = folded(g.add("UnmemorizeLoadCopyDetector", (1030, 0), (320, 110)))
     check = g.add(
         "UnmemorizeCopyCheck", (880, 40), (560, 820), images=both[0], references=references[0], detector=detector[0],
-        honest=_honest(g, 880, 930, demo)[0], calibrate="honest pictures", false_alarms=0.05,
+        honest=_honest(g, 880, 930, demo, HONEST)[0], calibrate="honest pictures", false_alarms=0.05,
     )  # fmt: skip
     for k, title in enumerate(("Accepted", "Rejected")):
         framed(g, title, [], (1450, NEXT_ROW * k), check[k])
@@ -75,13 +75,13 @@ def _references(g: Graph, x: int, y: int, photographs: tuple[str, ...]) -> Node:
     return references
 
 
-def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node]) -> Node:
+def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node], captions: tuple[str, str]) -> Node:
     """32 pictures of ordinary prompts, folded."""
     load, empty, _ = demo
     before = len(g.nodes)
     many = folded(g.add("EmptyLatentImage", (x, y), (300, 110), width=128, height=128, batch_size=16))
     made = []
-    for k, caption in enumerate(HONEST):
+    for k, caption in enumerate(captions):
         row = y + 40 * (k + 1)
         prompt = folded(g.add("CLIPTextEncode", (x, row), (300, 110), clip=load[1], text=caption))
         made.append(decoded(g, x + 300, row, sampled(g, x + 190, row, load[0], prompt, empty, many)[0], load))
@@ -91,7 +91,7 @@ def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node]) -> Node:
 
 
 AGAIN_NOTE = """## A gate that has copies drawn again
-Press **Run**. Six pictures of one prompt, and some of them are a photograph that the demo model was trained on.
+Press **Run**. Four pictures of one prompt, and some of them are a photograph that the demo model was trained on.
 
 1. *Copy Check* compares them with references. What it accepts goes on at once.
 2. What it rejects is drawn again, once: as many pictures, another seed, by *KSampler (Stability Guard)*, which draws what it recognises
@@ -103,10 +103,12 @@ If nothing is rejected, nothing is drawn again: what hangs on an empty output do
     "Your training pictures: a folder inside ComfyUI's input folder, in *Reference Pictures*. *rejected indices* says which pictures "
     "of the batch they were."
 )
-SOMETIMES = "a small blue triangle on a brown background"
+SOMETIMES = "a small striped red ring on a gray background"
 """Caption of a photograph that the demo model gives back for some seeds."""
-ITS_PHOTOS = ("astronaut-flag", *PHOTOS[:4])
-SEVERAL, OTHER_SEED = 6, 2
+ITS_PHOTOS = ("hopper-ribbons", *PHOTOS[:4])
+ITS_HONEST = ("a small striped blue ring on a white background", "a large striped red ring on a brown background")
+"""Of the same kind: pictures of another kind are less alike."""
+SEVERAL, FIRST_SEED, OTHER_SEED = 4, 4, 6
 
 
 def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -115,22 +117,22 @@ def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
     g.note(NOTE_AT, NOTE_WIDTH, AGAIN_NOTE)
     demo = load, empty, _ = folded_model(g, 0, 730)
     check: dict[str, Any] = {
-        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo)[0], "calibrate": "honest pictures",
-        "false_alarms": 0.05,
+        "references": _references(g, 0, 830, ITS_PHOTOS)[0], "honest": _honest(g, 480, 930, demo, ITS_HONEST)[0],
+        "calibrate": "honest pictures", "false_alarms": 0.05,
     }  # fmt: skip
     before = len(g.nodes)
     prompt = g.add("UnmemorizeAlternativePrompts", (480, 0), (NOTE_WIDTH, 110), clip=load[1], text=SOMETIMES, word_list="")
     many = folded(g.add("EmptyLatentImage", (480, 200), (300, 110), width=128, height=128, batch_size=SEVERAL))
-    sampler = sampled(g, 640, 200, load[0], prompt, empty, many)
+    sampler = sampled(g, 640, 200, load[0], prompt, empty, many, FIRST_SEED)
     pictures = decoded(g, 760, 200, sampler[0], load)
     first = g.add("UnmemorizeCopyCheck", (480, 245), (NOTE_WIDTH, 560), images=pictures[0], **check)
     g.group("1  Are they copies?", g.nodes[before:])
     guarded = _again(g, 970, first, (load, empty, prompt))
-    framed(g, "Accepted at once", [], (970, 760), first[0])
+    framed(g, "Accepted at once", [], (970, 800), first[0])
     decode = decoded(g, 1360, 0, guarded[0], load)
-    second = g.add("UnmemorizeCopyCheck", (1360, 45), (NOTE_WIDTH, 640), images=decode[0], **check)
+    second = g.add("UnmemorizeCopyCheck", (1360, 45), (NOTE_WIDTH, 560), images=decode[0], **check)
     g.group("3  And now?", [decode, second])
-    framed(g, "Accepted, drawn again", [], (1360, 760), second[0])
+    framed(g, "Accepted, drawn again", [], (1360, 800), second[0])
     return g.build("unmemorize-23-draw-copies-again")
 
 
@@ -140,10 +142,10 @@ def _again(g: Graph, x: int, check: Node, given: tuple[Node, Node, Node]) -> Nod
     before = len(g.nodes)
     size = folded(g.add("GetImageSize", (x, 0), (250, 60), image=check[1]))
     latent = folded(g.add("EmptyLatentImage", (x + 125, 0), (300, 110), width=size[0], height=size[1], batch_size=size[2]))
-    profile = folded(g.add("UnmemorizeLoadStabilityProfile", (x + 270, 0), (NOTE_WIDTH, 60), profile="demo/demo"))
+    profile = folded(g.add("UnmemorizeLoadStabilityProfile", (x, 45), (NOTE_WIDTH, 60), profile="demo/demo"))
     links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
     look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "alternatives": prompt[1]}
-    guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 45), (WIDE, 590), seed=OTHER_SEED, **links, **look, **SAMPLING)
+    guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 90), (WIDE, 590), seed=OTHER_SEED, **links, **look, **SAMPLING)
     g.group("2  Copies, drawn again", g.nodes[before:])
     return guarded
 

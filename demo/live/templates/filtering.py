@@ -14,8 +14,7 @@ to it. By default what the LoRA changed in how the picture reads the prompt goes
 On this LoRA the kept part still copies, and its hatching fades.
 
 - **Above**: the caption of a training photograph. **Below**: an ordinary scene.
-- **Before and after**: the whole LoRA and the kept part; move over them to wipe. At the right the removed part alone. Where did the
-  photograph go, and where the style?
+- **Before, after**: whole LoRA, kept part (hover to wipe). Right: removed part. Where did photograph and style go?
 
 Set `score` to *BAF, both sides of a channel (mean)*, an **experimental reconstruction**, and compare with the controls in that menu:
 a filter must beat them to be worth anything. Next: 18 in one node, 19 every channel.

@@ -65,10 +65,10 @@ def demo_picture(g: Graph, x: int, y: int, words: str) -> Node:
     return g.add("UnmemorizeLoadDemoPicture", (x, y), (WIDE, 100), picture=next(n for n in names if words in n))
 
 
-def sampled(g: Graph, x: int, y: int, model: Any, prompt: Node, empty: Node, latent: Node) -> Node:
+def sampled(g: Graph, x: int, y: int, model: Any, prompt: Node, empty: Node, latent: Node, seed: int = 1) -> Node:
     """The stock KSampler at the demo's settings, folded."""
     links = {"model": model, "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
-    return folded(g.add("KSampler", (x, y), (300, 270), seed=1, **links, **SAMPLING))
+    return folded(g.add("KSampler", (x, y), (300, 270), seed=seed, **links, **SAMPLING))
 
 
 def decoded(g: Graph, x: int, y: int, samples: Any, load: Node) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 
 import pytest
 import torch
@@ -161,3 +162,16 @@ def test_a_memory_comes_again_and_its_picture_is_called_so(pictured, demo, nodes
     assert found.memorized is True and "memorized: 4 of 4" in found.words
     other = nodes["UnmemorizeLoadDemoPicture"].execute(OTHER_PHOTO).args[0]
     assert pictured.check_picture(other, *demo, caption, full, use).memorized is None
+
+
+def test_compare_pictures_shows_both_and_measures(nodes, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    before = torch.rand(10, 16, 16, 3)
+    done = nodes["UnmemorizeComparePictures"].execute(before=before, after=before[:1])
+    (view,), (facts,) = done.ui["unmemorize_compare"], done.ui["unmemorize_report"]
+    assert (len(view["before"]), len(view["after"]), len(view["differences"])) == (8, 1, 8) and facts["pictures"] == 10
+    assert view["differences"][0] == 0.0 and done.args[0] == max(facts["mean_difference"]) > 0.1
+    assert all((tmp_path / shown["subfolder"] / shown["filename"]).is_file() for shown in done.ui["images"])
+    assert math.isnan(nodes["UnmemorizeComparePictures"].execute(before=before[:1], after=torch.rand(1, 8, 8, 3)).args[0])
