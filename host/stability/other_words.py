@@ -14,7 +14,7 @@ from typing import Any
 import comfy.sampler_helpers
 import torch
 
-from ...unmemorize.copies.loosened import TOGETHER, without_the_exact_words
+from ...unmemorize.stability.other_words import without_the_exact_words
 from ...unmemorize.stability.signals import rms
 from ..core.predictions import predict_at_start
 from ..core.sampler_call import RunCall
@@ -70,7 +70,7 @@ def _early(call: RunCall, others: Conds, how: OtherWords) -> PromptChange:
     """What the run begins with: variants put together where all of one prompt are there, else a mixture."""
     by_words = {tuple(other[CHANGED]): other for other in others if CHANGED in other}
     alone = [other for words, other in by_words.items() if len(words) == 1]
-    changed = min(how.changed, len(alone) - 1, TOGETHER - 1)
+    changed = min(how.changed, len(alone) - 1)
     if changed >= 1 and len(by_words) == len(others):
         order = [other[CHANGED][0] for other in calling_least_up(call, alone)]
         parts = without_the_exact_words(order, changed)
