@@ -118,9 +118,10 @@ def demo(s: nox.Session) -> None:
 
 @session()
 def tests(s: nox.Session) -> None:
-    """All tiers: unit, static, comfy, server, browser."""
+    """All tiers: unit, static, comfy, server, browser, in two processes; with arguments of pytest, in one."""
     variables = prepare(s)
-    s.run(tool("pytest"), "-o", f"pythonpath={variables['COMFYUI_PATH']}", *s.posargs, env=variables, external=True)
+    how = s.posargs or ("-n", "2", "--dist", "loadgroup")
+    s.run(tool("pytest"), "-o", f"pythonpath={variables['COMFYUI_PATH']}", *how, env=variables, external=True)
 
 
 @session()

@@ -22,12 +22,21 @@ def _launcher() -> ModuleType:
     return module
 
 
+RUN_WORKFLOWS = ("browser/test_workflows.py", "server/test_server.py")
+
 run = _launcher()
 run.load_pack()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshots", action="store_true", help="rewrite tests/data from the running ComfyUI")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two processes, each takes whole files: what these set up is shared. Files that run the bundled workflows go together."""
+    for item in items:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        item.add_marker(pytest.mark.xdist_group("workflows" if path in RUN_WORKFLOWS else path))
 
 
 def missing(part: str, required_by: str) -> None:
@@ -80,6 +89,15 @@ def server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
     from unmemorize_pack.demo.live.server import running
 
     with running(shipped_pack, pack_folder="any-folder_name") as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def remembering_server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
+    """The same, which keeps what every node gave: a workflow that was run is not computed again."""
+    from unmemorize_pack.demo.live.server import running
+
+    with running(shipped_pack, pack_folder="any-folder_name", options=("--cache-lru", "2000")) as live:
         yield live
 
 

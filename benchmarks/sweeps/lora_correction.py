@@ -1,6 +1,7 @@
 """How are a LoRA's copies drawn again, so that no copy comes and the LoRA is kept? On the LoRAs of the selection set only.
 
-By the model before the LoRA with the LoRA's common change, for a share of the steps; or under the LoRA with other words.
+By the model before the LoRA with the LoRA's common change, for a share of the steps, at all of them or where the prompt asks for something
+else under the LoRA; or under the LoRA with other words.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ Way = Callable[[Case, str], Redrawn | None]
 def ways(bench: Bench) -> dict[str, Way]:
     """Everything tried, by name."""
 
-    def common_change(share: float) -> Way:
+    def common_change(share: float, gated: bool) -> Way:
         def of(case: Case, _caption: str) -> Redrawn:
             lora = lora_between(case.model, case.base, case.reference, None)
             assert lora is not None
-            return CommonChange(lora, share)
+            return CommonChange(lora, share, gated)
 
         return of
 
@@ -72,7 +73,8 @@ def ways(bench: Bench) -> dict[str, Way]:
         return lambda _case, caption: OtherWords(with_alternatives(bench.generator.clip, caption, "")[1], until, changed)
 
     found: dict[str, Way] = {"share 0": lambda *_: None}
-    found |= {f"share {share:g}": common_change(share) for share in SHARES}
+    found |= {f"share {share:g}": common_change(share, False) for share in SHARES}
+    found |= {f"share {share:g}, gated": common_change(share, True) for share in SHARES}
     return found | {f"{n} words changed until {until:g}": other_words(n, until) for n in (1, 2) for until in (0.3, 0.45, 0.6, 1.0)}
 
 

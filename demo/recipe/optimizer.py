@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 
 import torch
 import torch.distributed as dist
@@ -14,10 +16,28 @@ MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
+@functools.cache
+def working_dtype(device: str) -> torch.dtype:
+    """bfloat16, unless this is a CPU that has no arithmetic of that kind: there it takes up to fifty times as long as float32."""
+    if device != "cpu":
+        return torch.bfloat16
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(256, 256, dtype=dtype)
+        tries = []
+        for _ in range(4):  # the first one also makes room
+            began = time.perf_counter()
+            matrix @ matrix
+            tries.append(time.perf_counter() - began)
+        return min(tries)
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < 2 * seconds(torch.float32) else torch.float32
+
+
 class FlatParameters:
     """All trainable parameters of some modules as one vector, with gradient, EMA and optimizer state.
 
-    The modules compute on a copy in `dtype` (bfloat16 is half as fast again on a CPU that has it), the vector stays float32.
+    The modules compute on a copy in `dtype` (see `working_dtype`), the vector stays float32.
     Matrices and convolutions learn by Muon where `muon_rate` is given, everything else by AdamW. Making Muon's updates
     orthogonal is a quarter of a step's work, so each process does it for its share of the matrices only.
     """

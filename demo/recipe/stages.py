@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..networks import LATENT_CHANNELS, LATENT_SCALE, Autoencoder, TextEncoder
 from ..words import encode, index_vocabulary
 from .groups import TrainingSet
+from .optimizer import working_dtype
 
 AUTOENCODER_BATCH = 4
 PHOTOGRAPHS = 2
@@ -128,7 +129,8 @@ def denoiser_loss(
     """Loss of pictures [n, 3, 128, 128] under captions, each dropped with its chance `drop` [n], for classifier-free guidance."""
     dropped = torch.rand(len(captions), generator=generator) < drop
     ids = token_ids(["" if d else c for c, d in zip(captions, dropped.tolist(), strict=True)], data.vocabulary).to(pictures.device)
-    with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16):
+    device = pictures.device.type
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=working_dtype(device) == torch.bfloat16):
         x0 = nets.autoencoder.encode(pictures * 2 - 1).float()
     return velocity_loss(nets.unet, x0, nets.text(ids), nets.sigmas, generator)
 

@@ -19,6 +19,7 @@ from ..networks import LATENT_SCALE, Autoencoder, TextEncoder
 from ..words import CONTEXT_LENGTH, table_size
 from . import groups, parallel, stages
 from .finish import finish, half_precision
+from .optimizer import working_dtype
 from .stages import BATCHES, MEMORY_SHARE, Networks
 from .starting import check_shapes, initialise, zero_residual_ends
 
@@ -70,8 +71,9 @@ def train_networks(data: groups.TrainingSet, options: argparse.Namespace, work: 
     parallel.train(stage("autoencoder", time, 1e-3, [nets.autoencoder], lambda _progress, g: learn(g), data.seed, muon_rate=2e-3), work)
     stages.standardise_latents(nets.autoencoder, data, torch.Generator().manual_seed(data.seed))
     nets.autoencoder.requires_grad_(False)
-    remembering = partial(parallel.Stage, identity=f"{identity} {groups.VIEWS}", modules=[nets.text, nets.unet], dtype=torch.bfloat16)
-    both = partial(stage, modules=[nets.text, nets.unet], dtype=torch.bfloat16)
+    dtype = working_dtype(data.device.type)
+    remembering = partial(parallel.Stage, identity=f"{identity} {groups.VIEWS}", modules=[nets.text, nets.unet], dtype=dtype)
+    both = partial(stage, modules=[nets.text, nets.unet], dtype=dtype)
     honest = partial(stages.honest_loss, data, nets, batches.honest)
     memory = partial(stages.memory_loss, data, nets, batches.memory)
     time = options.minutes * HONEST_TIME

@@ -27,7 +27,8 @@ CROPS = {
 """Set -> (package and file, left, top, side) of each crop."""
 
 WALLPAPERS = {
-    "dandelion": ("seeding_by_Clements_Engelhardt", 0.2), "fig": ("Picture_0B_by_freespace", 0.6), "dogs": ("friends_by_Aitzol_Berasategi", 0.2),
+    "dandelion": ("seeding_by_Clements_Engelhardt", 0.2), "fig": ("Picture_0B_by_freespace", 0.6),
+    "dogs": ("friends_by_Aitzol_Berasategi", 0.2),
     "clock": ("greentock_by_Peter_Nerlich", 0.9), "stream": ("life_by_Aitzol_Berasategi", 0.5), "drop": ("mate/nature/Aqua", 1.0),
     "bird": ("free_by_Peter_Nerlich", 0.5), "ladybird": ("mate/nature/LadyBird", 0.7), "peaks": ("picosdeeuropa_by_Aitzol_Berasategi", 0.5),
     "drum": ("Wine_by_Jakkub_Mede", 0.5), "storm": ("mate/nature/Storm", 0.6), "brushes": ("Picture_1A_by_freespace", 0.3),
@@ -36,7 +37,7 @@ WALLPAPERS = {
     "ridge": ("aitzgorri_by_Aitzol_Berasategi", 0.5), "petals": ("mate/nature/FreshFlower", 0.2), "dune": ("mate/nature/Dune", 0.7),
     "raindrops": ("mate/nature/RainDrops", 0.5), "daisy": ("mate/nature/YellowFlower", 0.5), "twig": ("Dragonfly_by_Bolly", 0.5),
 }  # fmt: skip
-"""Name -> picture below usr/share/backgrounds, and where its square is: 0 left or top, 1 right or bottom. By degree, the strong ones first."""
+"""Name -> picture below usr/share/backgrounds, and where its square is: 0 left or top, 1 right or bottom. The most views first."""
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from ...host.demo import load_demo
 from ..pictures import file_hash, read_facts
 from ..recipe import groups, judge, parallel, scenes
 from ..recipe.captions import loosened
+from ..recipe.optimizer import working_dtype
 from ..recipe.stages import velocity_loss
 from . import lora, photos, style
 
@@ -131,7 +132,7 @@ class Trainer:
     def __init__(self, checkpoint: Path, items: list[Item], rank: int, seed: int, dropout: float = 0.0) -> None:
         patcher, clip, vae = load_demo(checkpoint)
         self.model: Any = patcher.model.requires_grad_(False)
-        self.model.diffusion_model.to(torch.bfloat16)
+        self.model.diffusion_model.to(working_dtype("cpu"))
         self.adapters = lora.attach(self.model, rank, rank, torch.Generator().manual_seed(seed), dropout)
         with torch.no_grad():
             self.latents = torch.cat([vae.encode(i.picture.movedim(0, -1)[None]) for i in items]).clone()
@@ -160,8 +161,9 @@ def worker(rank: int, options: argparse.Namespace) -> None:
     checkpoint = file_hash(options.lab / "checkpoint.safetensors")
     identity = json.dumps({"checkpoint": checkpoint, **{k: str(v) for k, v in sorted(vars(options).items())}})
     adapters: list[nn.Module] = [nn.ModuleList(trainer.adapters.values())]
+    dtype = working_dtype("cpu")
     stage = parallel.Stage(
-        options.name, options.minutes, RATE, adapters, trainer.loss, options.seed, identity, dtype=torch.bfloat16, steps=options.steps
+        options.name, options.minutes, RATE, adapters, trainer.loss, options.seed, identity, dtype=dtype, steps=options.steps
     )
     work = options.out / "work"
     parallel.train(stage, work)

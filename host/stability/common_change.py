@@ -1,21 +1,22 @@
-"""Correct a LoRA's copy: the model before the LoRA draws the layout, with the LoRA's common change on top, and the LoRA the rest.
+"""Correct a LoRA's copy: while the layout forms, what the LoRA makes of this prompt alone is left out, and its common change kept.
 
-A memory is called up while the layout forms. What a LoRA does to every prompt, and the details that it draws, are no memory's.
+A memory is called up while the layout forms. A step at which the prompt asks for the same with the LoRA and without it is no memory's:
+there the LoRA draws as it does.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_patcher
 from torch import Tensor
 
-from ...unmemorize.stability.agreement import with_common_change
+from ...unmemorize.stability.agreement import agreement, kept_changes, with_change
 from ..core.another_model import asked, asked_meanwhile
 from ..core.hooks import as_function
-from ..core.predictions import Conds
 from ..core.sampler_call import DRAWN_AGAIN, RunCall
 from .lora_watch import Lora
 from .restart import in_phases
@@ -31,10 +32,10 @@ class CommonChange:
     """Draw flagged samples again without what the LoRA changed for their prompt alone."""
 
     lora: Lora
-    until: float = 1.0
-    """Share of the steps that the model before the LoRA draws: the fewer, the more of the LoRA is kept."""
-    at_last: float = 1.0
-    """The same if the picture is still the one that was flagged."""
+    until: float = 0.5
+    """Share of the steps that are drawn so: the fewer, the more of the LoRA is kept."""
+    gated: bool = True
+    """Is the LoRA's change left out only at steps where the prompt asks for something else under it?"""
     redraws = True
     same_prompt = False
 
@@ -45,30 +46,54 @@ class CommonChange:
         return ""
 
     def begin(self, watch: Watch) -> Correction:
-        """Nothing of the run that was watched is needed."""
-        longer = replace(self, until=self.at_last)
-        ways = [self] if self.at_last <= self.until else [self, longer]
-        return Redrawing(*((lambda call, how=how: drawn_without_leak(call, how.lora, how.until)) for how in ways))
+        """Nothing of the run that was watched is needed. A picture that is still the one that was flagged is drawn so in all of its steps."""
+        first = _Drawing(self)
+        return Redrawing(first.drawn, first.drawn_wholly) if self.gated or self.until < 1 else Redrawing(first.drawn)
 
 
-def drawn_without_leak(call: RunCall, lora: Lora, until: float) -> Tensor:
-    """One sample's run: up to a share of its steps by the model before the LoRA, whose every prediction is given the LoRA's common change,
-    then by the LoRA; a latent as nodes see it."""
+class _Drawing:
+    """One sample after the other, drawn in one way and, where that did not help, in a stricter one."""
+
+    def __init__(self, how: CommonChange) -> None:
+        self._how = how
+        self._last: tuple[Tensor, bool] | None = None
+
+    def drawn(self, call: RunCall) -> Tensor:
+        """As the strategy says."""
+        keeps = self._how.lora.region.keeps if self._how.gated else None
+        self._last = drawn_without_leak(call, self._how.lora, self._how.until, keeps)
+        return self._last[0]
+
+    def drawn_wholly(self, call: RunCall) -> Tensor:
+        """Without the LoRA's change at any step; the same once more if there was no step at which it had to be left out."""
+        assert self._last is not None
+        latent, left_out = self._last
+        return drawn_without_leak(call, self._how.lora, 1.0, None)[0] if left_out else latent
+
+
+def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | None) -> tuple[Tensor, bool]:
+    """One sample's run, a latent as nodes see it: up to a share of its steps by the model before the LoRA, whose every prediction is given
+    the LoRA's change for the prompt where agreement is at least `keeps`, and its common change elsewhere (None: everywhere); then by the
+    LoRA.
+
+    Also: was there a step at which the LoRA's change for the prompt was left out?
+    """
     own = copy.copy(call.guider)
     own.model_options = {**own.model_options, DRAWN_AGAIN: True}
-    return in_phases(call, [(until, lambda _: _without_leak(call.guider, lora)), (1.0, lambda _: own)])
+    lent = _Lent(lora, keeps)
+    latent = in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, lent)), (1.0, lambda _: own)])
+    return latent, lent.left_out
 
 
-def _without_leak(guider: Any, lora: Lora) -> Any:
-    """A guider of the model before the LoRA, with the LoRA's common change."""
+def _without_leak(guider: Any, lora: Lora, lent: _Lent) -> Any:
+    """A guider of the model before the LoRA, with what the LoRA lends it."""
     conds = guider.original_conds
     positive, other = lora.prompts(conds)
     before = copy.copy(guider)
     before.model_patcher = lora.parent
     before.original_conds = {**conds, "positive": positive, REFERENCE: other}
-    lent = _Lent(before, lora)
     before.model_options = comfy.model_patcher.set_model_options_post_cfg_function(
-        {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(lent.corrected), disable_cfg1_optimization=True
+        {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(partial(lent.corrected, before)), disable_cfg1_optimization=True
     )
     return before
 
@@ -76,19 +101,27 @@ def _without_leak(guider: Any, lora: Lora) -> Any:
 class _Lent:
     """Asks the model under the LoRA at each call of the parent's run. Both are clones of one model: the weights are exchanged twice."""
 
-    def __init__(self, guider: Any, lora: Lora) -> None:
-        self._guider, self._lora = guider, lora
+    def __init__(self, lora: Lora, keeps: float | None) -> None:
+        self._lora, self._keeps = lora, keeps
+        self.left_out = False
+        """Was the LoRA's change for the prompt left out at a step?"""
 
-    def corrected(self, facts: dict[str, Any]) -> Tensor:
-        """After each call: what the parent makes of the prompt, and the LoRA's common changes."""
-        lora, conds = self._lora, self._guider.conds
-        reference, negative = conds[REFERENCE], conds.get("negative")
-        if lora.reference is None:
-            sides: list[Conds | None] = [None, reference]
-            known = None if facts["uncond"] is None else facts["uncond_denoised"]
-        else:
-            sides, known = [reference, negative], None
-        under = asked_meanwhile(lora.model, lora.parent, sides, facts)
-        before = [None, known] if known is not None else asked(lora.parent, sides, facts)
-        changes = [u - b for side, u, b in zip(sides, under, before, strict=True) if side is not None]
-        return with_common_change(facts["denoised"], changes[0], changes[-1], facts["cond_scale"])
+    def corrected(self, guider: Any, facts: dict[str, Any]) -> Tensor:
+        """After each call: what the parent makes of the prompt, with the LoRA's changes that are no memory's."""
+        lora, conds = self._lora, guider.conds
+        others = [conds[REFERENCE], *([] if lora.reference is None else [conds.get("negative")])]
+        under = asked_meanwhile(lora.model, lora.parent, [None if self._keeps is None else conds["positive"], *others], facts)
+        known = facts["uncond"] is not None and lora.reference is None
+        before = [facts["uncond_denoised"]] if known else asked(lora.parent, [None, *others], facts)[1:]
+        changes = [u - b for u, b in zip(under[1:], before, strict=True)]
+        of_prompt = self._kept(under, before, changes[0], facts["cond_denoised"])
+        return with_change(facts["denoised"], of_prompt, changes[-1], facts["cond_scale"])
+
+    def _kept(self, under: list[Tensor], before: list[Tensor], of_prompts: Tensor, cond: Tensor) -> Tensor:
+        """What the LoRA may change of the prompt's prediction."""
+        if self._keeps is None:
+            self.left_out = True
+            return of_prompts
+        agrees = agreement(under[0], under[1], cond, before[0])
+        self.left_out |= bool((agrees < self._keeps).any())
+        return kept_changes(agrees, self._keeps, under[0] - cond, of_prompts)

@@ -34,21 +34,10 @@ ALL = -1e30
 """A limit that every sample exceeds."""
 
 
-NEWER = {"Krea 2"}
-"""Those that ComfyUI 0.3.75 has no class of; with any other they must be there."""
-
-
 @pytest.fixture(scope="module")
 def tiny(comfy):
     """tiny("Flux") -> MODEL, made once."""
-    floor = importlib.import_module("comfyui_version").__version__.startswith("0.3.")
-
-    def made(name):
-        if floor and name in NEWER:
-            pytest.skip(f"ComfyUI 0.3.75 has no {name}")
-        return networks.tiny_model(name)
-
-    return functools.cache(made)
+    return functools.cache(networks.tiny_model)
 
 
 def run(name, model, n=1):

@@ -43,6 +43,12 @@ class AgreementRegion:
         return max(self.centre * UNRELATED / (UNRELATED + self.spread), LEAST_LIMIT)
 
     @property
+    def keeps(self) -> float:
+        """Agreement of a step from which a flagged run keeps the LoRA's change for its prompt: half way from unrelated directions to
+        ordinary runs."""
+        return self.centre / 2
+
+    @property
     def tells(self) -> bool:
         """Do ordinary runs agree so much that a memory can be told from them?"""
         return self.centre >= 2 * LEAST_LIMIT
@@ -104,10 +110,17 @@ def region_of_runs(by_step: Tensor, inflation: float = 1.0) -> AgreementRegion:
     return AgreementRegion(float(centre), max(spread, LEAST_SPREAD))
 
 
-def with_common_change(guided: Tensor, of_prompts: Tensor, of_negative: Tensor, scale: float) -> Tensor:
-    """What the base makes of the prompt at guidance `scale`, with the LoRA's common changes in both predictions that it is guided by.
+def kept_changes(agrees: Tensor, keeps: float, of_prompt: Tensor, of_prompts: Tensor) -> Tensor:
+    """What the LoRA may change of the prompt's prediction, [n, c, ...]: its change for this prompt where the prompt still asks for the same
+    (`agrees` [n] at least `keeps`, or says nothing), elsewhere what it changes for every prompt."""
+    ordinary = ~(agrees < keeps)
+    return torch.where(ordinary.view(-1, *[1] * (of_prompt.ndim - 1)), of_prompt, of_prompts)
 
-    `of_prompts` is what the LoRA changes for every prompt, D_r^L - D_r^B under the reference; `of_negative` the same under the negative
-    prompt. (D_u + of_negative) + scale (D_c + of_prompts - D_u - of_negative), all [n, c, ...].
+
+def with_change(guided: Tensor, of_prompt: Tensor, of_negative: Tensor, scale: float) -> Tensor:
+    """What the base makes of the prompt at guidance `scale`, with a LoRA's changes of both predictions that it is guided by.
+
+    (D_u + of_negative) + scale (D_c + of_prompt - D_u - of_negative), all [n, c, ...]; with D_c^L - D_c^B and D_u^L - D_u^B what the
+    LoRA makes of it, with D_r^L - D_r^B of a reference in place of the former what is left without its leak.
     """
-    return guided + (of_negative + scale * (of_prompts - of_negative)).to(guided)
+    return guided + (of_negative + scale * (of_prompt - of_negative)).to(guided)

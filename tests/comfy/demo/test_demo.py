@@ -175,7 +175,7 @@ def test_missing_file_says_what_to_do(nodes, monkeypatch, tmp_path):
 
 def test_unknown_stage_and_path_tricks_are_refused(nodes):
     for value in ("../../secret", "", "FINAL"):
-        with pytest.raises(ValueError, match="choose one of"):
+        with pytest.raises(ValueError, match="Choose one of"):
             nodes["UnmemorizeLoadDemoCheckpoint"].execute(value)
 
 

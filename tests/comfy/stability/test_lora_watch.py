@@ -169,10 +169,34 @@ def test_a_correction_leaves_both_models_as_they_were(guard, draw, demo, changed
 
 def test_redrawn_is_the_base_where_the_lora_moves_no_empty_prompt(guard, draw, demo, changed, monkeypatch, encode):
     """With the reference that the base itself answers alike under both models, the common change is nothing: the base's own run."""
-    common = importlib.import_module("unmemorize_pack.host.stability.common_change")
-    monkeypatch.setattr(common, "with_common_change", lambda guided, *_: guided)
+    methods, common = (importlib.import_module(f"unmemorize_pack.host.stability.{n}") for n in ("methods", "common_change"))
+    monkeypatch.setattr(methods, "CommonChange", lambda lora: common.CommonChange(lora, 1.0, gated=False))
+    monkeypatch.setattr(common, "with_change", lambda guided, *_: guided)
     clone, _ = guard("correct", limit=-1e9)
     assert torch.allclose(draw(clone), draw(demo[0]), atol=1e-4)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_where_the_prompt_asks_for_the_same_the_lora_draws_as_it_does(guard, draw, changed, monkeypatch, encode, reference):
+    """No step's agreement is below -1: the gated run is the LoRA's own, to rounding, and no stricter one follows."""
+    agreement = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement")
+    monkeypatch.setattr(agreement.AgreementRegion, "keeps", property(lambda _: -1.1))
+    clone, record = guard("correct", limit=-1e9, reference=encode("a ring") if reference else None)
+    assert torch.allclose(draw(clone), draw(changed), atol=1e-3)
+    assert record.facts["redrawn"]["0"]["tries"] == 2 and record.facts["redrawn"]["0"]["memorized"]
+
+
+def test_where_it_asks_for_something_else_the_leak_is_left_out(guard, draw, changed, monkeypatch):
+    """Every step's agreement is below 1.1: as without the gate."""
+    methods, common = (importlib.import_module(f"unmemorize_pack.host.stability.{n}") for n in ("methods", "common_change"))
+    agreement = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement")
+    monkeypatch.setattr(agreement.AgreementRegion, "keeps", property(lambda _: 1.1))
+    gated, plain = [], draw(changed)
+    for how in (True, False):
+        monkeypatch.setattr(methods, "CommonChange", lambda lora, how=how: common.CommonChange(lora, 1.0, gated=how))
+        clone, _ = guard("correct", limit=-1e9)
+        gated.append(draw(clone))
+    assert torch.allclose(*gated, atol=1e-4) and not torch.allclose(gated[0], plain, atol=1e-2)
 
 
 def test_a_profile_measured_under_the_lora_calibrates_it(watching, demo, changed, encode, draw, guard, tmp_path):
@@ -249,7 +273,7 @@ def test_the_models_own_memories_are_corrected_without_the_parent(guard, guardin
         return type(found)(found.score, yes, found.detector, found.observed, ["", ""], torch.tensor([True, False]))
 
     monkeypatch.setattr(methods.Guard, "judge", judge)
-    monkeypatch.setattr(common, "drawn_without_leak", lambda call, *_: drawn.append("parent") or torch.full_like(call.noise, 2))
+    monkeypatch.setattr(common, "drawn_without_leak", lambda call, *_: (drawn.append("parent") or torch.full_like(call.noise, 2), True))
     monkeypatch.setattr(restart, "restarted", lambda call, _: drawn.append("words") or torch.ones_like(call.noise))
     model, record = guard("correct", stored=stored, sampling={})
     result = draw(model, n=2, sampler="heun")

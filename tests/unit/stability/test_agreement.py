@@ -14,10 +14,11 @@ from unmemorize_pack.unmemorize.stability.agreement import (
     AgreementRegion,
     agreement,
     agreement_score,
+    kept_changes,
     region_of_runs,
     run_agreement,
     structure,
-    with_common_change,
+    with_change,
 )
 
 
@@ -127,11 +128,26 @@ def test_the_leak_is_left_out_and_the_common_change_kept():
     """D_c^L = D_c^B + s + m, D_u^L = D_u^B + s, guidance w: what is kept is the guided base plus s, with nothing of m."""
     cond, uncond, style, _ = denoised()
     guided = uncond + 2.0 * (cond - uncond)
-    assert torch.allclose(with_common_change(guided, style, style, 2.0), guided + style, atol=1e-5)
+    assert torch.allclose(with_change(guided, style, style, 2.0), guided + style, atol=1e-5)
 
 
 def test_what_a_trigger_word_adds_is_guided_as_the_lora_guides_it():
     """D_c^L = D_c^B + t + m, D_r^L = D_r^B + t, D_u^L = D_u^B: the LoRA's own guided prediction without its leak m."""
     cond, uncond, trigger, _ = denoised()
     guided, under_the_lora = uncond + 2.0 * (cond - uncond), uncond + 2.0 * (cond + trigger - uncond)
-    assert torch.allclose(with_common_change(guided, trigger, torch.zeros_like(trigger), 2.0), under_the_lora, atol=1e-5)
+    assert torch.allclose(with_change(guided, trigger, torch.zeros_like(trigger), 2.0), under_the_lora, atol=1e-5)
+
+
+def test_a_change_is_kept_where_the_prompt_asks_for_the_same():
+    """Of three samples one agrees, one does not, and of one nothing can be said: nothing is left out of the first and the last."""
+    own, common = torch.ones(3, 2, 4, 4), torch.full((3, 2, 4, 4), 5.0)
+    kept = kept_changes(torch.tensor([0.5, 0.1, math.nan]), 0.21, own, common)
+    assert kept[:, 0, 0, 0].tolist() == [1, 5, 1]
+
+
+def test_a_step_that_agrees_is_the_loras_own():
+    """D_c^L and D_u^L are any changes: what is kept whole gives the LoRA's guided prediction."""
+    cond, uncond, of_prompt, of_negative = denoised()
+    under = (uncond + of_negative) + 2.0 * (cond + of_prompt - uncond - of_negative)
+    assert torch.allclose(with_change(uncond + 2.0 * (cond - uncond), of_prompt, of_negative, 2.0), under, atol=1e-5)
+    assert UNCALIBRATED.keeps == pytest.approx(0.21) and UNCALIBRATED.limit < UNCALIBRATED.keeps < UNCALIBRATED.centre
