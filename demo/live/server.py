@@ -102,7 +102,7 @@ def _error_text(messages: list[Any]) -> str:
 def running(
     pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True, options: tuple[str, ...] = ()
 ) -> Iterator[Server]:
-    """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, under any folder name, in a temporary base folder, with options of its own."""
+    """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, in a folder of any name and a temporary base folder; and its options."""
     port = _free_port(port or 0)
     with tempfile.TemporaryDirectory(prefix="unmemorize-", ignore_cleanup_errors=True) as temporary:
         base = Path(temporary)

@@ -46,7 +46,7 @@ class CommonChange:
         return ""
 
     def begin(self, watch: Watch) -> Correction:
-        """Nothing of the run that was watched is needed. A picture that is still the one that was flagged is drawn so in all of its steps."""
+        """Nothing of the run that was watched is needed. A picture that is still the same is drawn so in all of its steps."""
         first = _Drawing(self)
         return Redrawing(first.drawn, first.drawn_wholly) if self.gated or self.until < 1 else Redrawing(first.drawn)
 
