@@ -1,4 +1,4 @@
-"""Prompts that say nearly the same: with other words in the place of one, two or three (METHODS.md 6b.3)."""
+"""Prompts that say nearly the same: with other words in the place of one, two or three (ours)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where a map counts as memorized: a threshold from clean prompts, or Otsu's as an uncalibrated stand-in.
 
-METHODS: the 99.5 % quantile of the pooled values of at least 20 prompts that are not memorized, measured on the same model at the
+The former is the 99.5 % quantile of the pooled values of at least 20 prompts that are not memorized, measured on the same model at the
 same resolution in the same way. Without them Otsu's threshold on log(1 + map) splits any map in two, memorized or not.
 """
 

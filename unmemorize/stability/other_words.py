@@ -1,4 +1,4 @@
-"""A prompt's prediction without its exact words (METHODS.md 6b.3; ours, measured in benchmarks/)."""
+"""A prompt's prediction without its exact words (ours, measured in benchmarks/)."""
 
 from __future__ import annotations
 
