@@ -1,4 +1,4 @@
-"""Correct without a parent: other words while the layout forms, the exact words after (METHODS.md 6b.3; ours, measured in benchmarks/).
+"""Correct without a parent: other words while the layout forms, the exact words after (ours, measured in benchmarks/).
 
 A memory hangs on the exact words together, while the layout forms; what each of them means adds up. So the prompt's prediction is put
 together from variants of which none says the exact words. Which words to change is asked of the model at the first step: there a memory
