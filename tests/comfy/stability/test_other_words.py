@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import pytest
 import torch
@@ -69,6 +70,28 @@ def test_those_that_call_least_up_are_taken(words, monkeypatch):
     assert [o["name"] for o in words.calling_least_up(call, others)] == list("dbca")
 
 
+def test_the_words_are_changed_without_which_the_memory_is_not_asked_for(words, monkeypatch):
+    """The memory comes while neither word 0 nor word 2 is another: of any other two, a variant still calls it up. A third word last."""
+    memory, scene, nothing = (torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(3))
+    asked = []
+
+    def predict(_call, prompts):
+        asked.append(len(prompts))
+        answers = {"negative": nothing, "exact": nothing + memory}
+        return [answers[w] if (w := p[0]["name"]) in answers else nothing + (scene if set(w) & {0, 2} else memory) for p in prompts]
+
+    monkeypatch.setattr(words, "predict_at_start", predict)
+    conds = {"negative": [{"name": "negative"}], "positive": [{"name": "exact"}]}
+    call = type("Call", (), {"guider": type("Guider", (), {"original_conds": conds})()})()
+    several = {w: {"name": w} for size in (1, 2, 3) for w in itertools.combinations(range(4), size)}
+    assert words.asking_for_something_else(call, several, 1) == (0, 2) and asked == [2, 10]
+    asked.clear()
+    assert set(words.asking_for_something_else(call, several, 2)) > {0, 2} and asked == [2, 10, 2]
+    assert words.asking_for_something_else(call, {(0,): {"name": (0,)}}, 1) == ()
+    del several[0, 2]
+    assert words.asking_for_something_else(call, several, 1) != (0, 2), "a variant that is missing is not put together"
+
+
 def _asked(guard, draw, alternatives, heard):
     """The call of a run that is flagged."""
     clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
@@ -126,7 +149,7 @@ def marked(nodes, demo):
 
 def test_variants_of_known_words_are_put_together(words, guard, draw, encode, marked, heard, monkeypatch):
     """D = D(blue) + D(star) - D(blue star) while the layout forms, ComfyUI's own mean of three prompts: as by hand, step by step."""
-    monkeypatch.setattr(words, "calling_least_up", lambda _call, others: [others[1], others[2], others[0]])  # red, ring, small
+    monkeypatch.setattr(words, "asking_for_something_else", lambda *_: (1, 2))  # red, ring
     call = _asked(guard, draw, marked, heard)
     texts = {(1,): PROMPT.replace("red", "blue"), (2,): PROMPT.replace("ring", "star")}
     texts[1, 2] = texts[1,].replace("ring", "star")
@@ -164,7 +187,7 @@ def test_variants_of_two_prompts_are_no_set_and_are_mixed(words, guard, draw, ma
     words.drawn_with_others(call, words.OtherWords(marked))
     assert mixed and not words.drawn_with_others(call, words.OtherWords(marked)).isnan().any()
     before = len(mixed)
-    words.drawn_with_others(call, words.OtherWords(marked[:4]))
+    words.drawn_with_others(call, words.OtherWords(marked[:3]))
     assert len(mixed) == before + 1, "variants that are missing"
 
 
