@@ -215,8 +215,8 @@ def train_loras(s: nox.Session) -> None:
 
 @session()
 def workflows(s: nox.Session) -> None:
-    """Rewrite workflows/*.json from demo/live/workflows.py."""
-    run_pack(s, "demo.live.workflows")
+    """Rewrite workflows/*.json and their thumbnails from demo/live/workflows.py: all, or those whose NAMES begin so."""
+    run_pack(s, "demo.live.workflows", *s.posargs)
 
 
 @session()
