@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Any
