@@ -53,6 +53,10 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "flagged_copies_uncalibrated": ("%", "copies that are noticed without any profile"),
         "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
         "copies_after_uncalibrated": ("%", "runs that copied: still copies with the guard correcting, no profile"),
+        "style_before": ("%", "captions never trained: the LoRA's style is there"),
+        "style_forced": ("%", "the same with every run corrected, as if all were flagged"),
+        "concept_before": ("%", "the same captions with a LoRA's own word: its subject is there"),
+        "concept_forced": ("%", "with every run corrected"),
     }),
     "lora": ("LoRA filter", {
         "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),
