@@ -96,10 +96,11 @@ def of_references(count: int, side: int) -> dict[str, float]:
     how, began = BuiltIn(), time.monotonic()
     listing = Memory(count)
     known = references.of_folder(FOLDER, listing.tick)
-    looking = Memory(count)
+    listed, looking = listing.growth(), Memory(count)
     kept = references.features(known, how, looking.tick)
     looked = time.monotonic() - began
     kept_later = kept.nbytes * (1 - looking.after / count)
+    grown = looking.growth() - kept_later
     log.info("%d are looked at", len(known.names))
     one = known.picture(0).movedim(0, -1)[None]
     before, comparing, began = psutil.Process().memory_info().rss, Memory(1), time.monotonic()
@@ -107,8 +108,8 @@ def of_references(count: int, side: int) -> dict[str, float]:
     if found.nearest != [0]:
         raise RuntimeError("a picture is not its own nearest reference")
     return {
-        "references": len(known.names), "kept_mib": kept.nbytes / MEBI, "listing_growth_mib": listing.growth() / MEBI,
-        "features_growth_mib": (looking.growth() - kept_later) / MEBI,
+        "references": len(known.names), "kept_mib": kept.nbytes / MEBI, "listing_growth_mib": listed / MEBI,
+        "features_growth_mib": grown / MEBI,
         "compare_growth_mib": (max(comparing.most, psutil.Process().memory_info().rss) - before) / MEBI,
         "seconds_a_reference": looked / count, "seconds_a_comparison": (time.monotonic() - began) / count,
     }  # fmt: skip
