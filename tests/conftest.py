@@ -22,7 +22,7 @@ def _launcher() -> ModuleType:
     return module
 
 
-RUN_WORKFLOWS = ("browser/test_workflows.py", "server/test_server.py")
+SERVED = ("browser", "server")
 
 run = _launcher()
 run.load_pack()
@@ -33,10 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes, each takes whole files: what these set up is shared. Files that run the bundled workflows go together."""
+    """Of two processes, each takes whole files: what these set up is shared. One takes all that asks a server, and the only browser."""
     for item in items:
-        path = item.path.relative_to(ROOT / "tests").as_posix()
-        item.add_marker(pytest.mark.xdist_group("workflows" if path in RUN_WORKFLOWS else path))
+        path = item.path.relative_to(ROOT / "tests")
+        item.add_marker(pytest.mark.xdist_group("served" if path.parts[0] in SERVED else path.as_posix()))
 
 
 def missing(part: str, required_by: str) -> None:
