@@ -101,7 +101,7 @@ def test_every_result_is_seen_also_after_a_reload(page, ran, shoot):
     empty(page, UNSHOWN, mode == VUE)
     empty(page, UNDRAWN)
     shoot(page, f"{name}-{mode}")
-    assert page.evaluate(TWICE) == 0
+    page.wait_for_function(f"() => ({TWICE})() === 0")
     if name == "01-where-is-it-memorized":
         assert page.evaluate(ANSWERS) == [["memorized", 1], ["memorized", 1], ["clean", 1]]
     if name == "19-inside-a-lora":
@@ -110,7 +110,8 @@ def test_every_result_is_seen_also_after_a_reload(page, ran, shoot):
     if name == "08-filter-a-lora":
         ((rests, said),) = page.evaluate(THRESHOLD, "UnmemorizeBAFFilterLoRA")
         assert rests and "whole layers are judged" in said
-    assert mode == VUE or page.evaluate(OVERLAPPING) == []
+    if mode == CLASSIC:
+        empty(page, OVERLAPPING)
     assert [e for e in page.errors if "nmemorize" in e and "api.comfy.org" not in e] == []
     if mode == CLASSIC and name in RELOADED:
         results_come_back_after_a_reload(page)
