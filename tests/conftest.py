@@ -93,15 +93,6 @@ def server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def remembering_server(comfyui: Path, shipped_pack: Path) -> Iterator[object]:
-    """The same, which keeps what every node gave: a workflow that was run is not computed again."""
-    from unmemorize_pack.demo.live.server import running
-
-    with running(shipped_pack, pack_folder="any-folder_name", options=("--cache-lru", "2000")) as live:
-        yield live
-
-
-@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the system's Chromium."""
     found = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

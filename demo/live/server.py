@@ -99,10 +99,8 @@ def _error_text(messages: list[Any]) -> str:
 
 
 @contextlib.contextmanager
-def running(
-    pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True, options: tuple[str, ...] = ()
-) -> Iterator[Server]:
-    """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, in a folder of any name and a temporary base folder; and its options."""
+def running(pack: Path = ROOT, pack_folder: str = "unmemorize", port: int | None = None, quiet: bool = True) -> Iterator[Server]:
+    """Boot ComfyUI (COMFYUI_PATH) on the CPU with only this pack, under any folder name, in a temporary base folder."""
     port = _free_port(port or 0)
     with tempfile.TemporaryDirectory(prefix="unmemorize-", ignore_cleanup_errors=True) as temporary:
         base = Path(temporary)
@@ -114,9 +112,7 @@ def running(
         log_file = base / "comfyui.log"
         with log_file.open("w") as output:
             process = subprocess.Popen(
-                [*_command(base, pack_folder, port), *options],
-                stdout=output if quiet else None,
-                stderr=subprocess.STDOUT if quiet else None,
+                _command(base, pack_folder, port), stdout=output if quiet else None, stderr=subprocess.STDOUT if quiet else None
             )
             server = Server(f"http://127.0.0.1:{port}", base, log_file)
             try:

@@ -74,12 +74,6 @@ def empty(page: Any, script: str, argument: Any = None) -> None:
     assert left == []
 
 
-@pytest.fixture(scope="session")
-def server(remembering_server: Any) -> Any:
-    """What a workflow gave on one canvas is not computed again for the other."""
-    return remembering_server
-
-
 @pytest.fixture(scope="module", params=RUNS, ids="-".join)
 def ran(request, page, queue, shoot) -> tuple[str, str]:
     """A workflow was opened and queued in a mode, and came to its end; the second mode finds the results of the first on the server."""

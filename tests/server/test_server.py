@@ -42,14 +42,14 @@ def test_pack_loads_under_any_folder_name_without_a_warning(server, info):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_bundled_workflow_runs(remembering_server, lowered, path):
+def test_bundled_workflow_runs(server, lowered, path):
     """Lowered, accepted without node_errors, run to the end; each of our nodes that shows something did."""
     prompt = lowered(path)
-    outputs = remembering_server.run(prompt)
+    outputs = server.run(prompt)
     for node_id, node in prompt.items():
         if node["class_type"].startswith("UnmemorizeHeatmapOverlay"):
             (image,) = outputs[node_id]["images"]
-            assert remembering_server.picture(image).startswith(b"\x89PNG")
+            assert server.picture(image).startswith(b"\x89PNG")
             # the demo model's finest cross-attention has settled on the first two tokens: Bright Ending sees nothing there
             blind = prompt[node["inputs"]["map"][0]]["class_type"] == "UnmemorizeBrightEndingMap"
             assert outputs[node_id]["unmemorize_report"][0]["peak"] > 0 or blind
