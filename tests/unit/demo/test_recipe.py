@@ -26,6 +26,22 @@ def alone(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize(("slower", "chosen"), [(0.7, torch.bfloat16), (50.0, torch.float32)])
+def test_a_cpu_that_is_slow_in_bfloat16_computes_in_float32(recipe, monkeypatch, slower, chosen):
+    """By a clock that is planted: a product in bfloat16 takes so many times as long as one in float32."""
+    optimizer, now, products = recipe["optimizer"], [0.0], []
+
+    def clock():
+        if len(products) % 2:
+            now[0] += slower if len(products) <= 8 else 1.0
+        products.append(now[0])
+        return now[0]
+
+    monkeypatch.setattr(optimizer.time, "perf_counter", clock)
+    assert optimizer.working_dtype.__wrapped__("cpu") == chosen
+    assert optimizer.working_dtype.__wrapped__("cuda") == torch.bfloat16
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_resumed_run_goes_on_exactly(recipe, alone, dtype):
     """Weights, average and both optimizers: five steps are three steps, saved and read back, and two more."""
