@@ -59,6 +59,7 @@ def queue() -> Callable[[Any], None]:
         page.wait_for_timeout(500)
         page.mouse.move(860, 1000)
         page.wait_for_timeout(300)
-        page.locator('[data-testid="queue-button"]').first.click()
+        with page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")):
+            page.locator('[data-testid="queue-button"]').first.click()
 
     return press

@@ -44,15 +44,20 @@ def test_template_is_found_and_opens(page, shoot):
 
 def test_missing_negative_prompt_is_explained_in_the_dialog(page, shoot, queue):
     """The user sees our words, not a traceback."""
+    linked = """yes => app.graph._nodes.filter(n => n.type === 'UnmemorizeCurvatureDifferenceMap')
+        .every(n => (n.inputs[n.findInputSlot('negative')].link != null) === yes)"""
+    page.wait_for_function(linked, arg=True)
+    page.wait_for_timeout(1000)  # the front end may still be at work on what it has loaded
     page.evaluate("""() => app.graph._nodes.filter(n => n.type === 'UnmemorizeCurvatureDifferenceMap')
         .forEach(n => n.disconnectInput(n.findInputSlot('negative')))""")
     queue(page)
+    assert page.evaluate(linked, False)
     words = page.get_by_text("CLIP Text Encode without text").first
     details = page.get_by_role("button", name="View details").first  # newer front ends name the node first
-    words.or_(details).first.wait_for(timeout=120_000)
+    words.or_(details).first.wait_for()
     if details.is_visible():
         details.click()
-    words.wait_for(timeout=180_000)
+    words.wait_for()
     shoot(page, "no-negative-prompt")
 
 

@@ -317,11 +317,11 @@ def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
             g.nodes.find(n => n.type === 'CLIPTextEncode' && n.widgets_values[0]).widgets_values[0] = 'a small blue ring'
             await app.loadGraphData(g) }"""
     )
-    badge = view(page, "spectrum").locator(".badge")
-    badge.filter(has_not_text="\u2013").wait_for(timeout=60_000)
+    badge = show(page, "spectrum").locator(".badge")  # what is off the screen may be hidden
+    badge.filter(has_not_text="\u2013").wait_for()
     assert "earlier" not in badge.inner_text()
     for name in ("guard", "chart", "map", "overlay"):
-        panel = view(page, name)
+        panel = show(page, name)
         assert "earlier run" in panel.locator(".badge").inner_text(), name
         assert "run again" in panel.locator(".summary").inner_text()
     shoot(page, "earlier-run")
