@@ -8,15 +8,18 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..host.combined import prompt_files
+from ..host.combined.audit import NEIGHBOURS, SEEDS
 from ..host.copies import checking
+from ..host.copies.probing import LEAST_PICTURES
 from ..host.core.files import replace_text
 from ..host.core.rows import Writer
 from ..host.core.sampling import samplers, schedulers
-from ..host.core.settings import check_range
+from ..host.core.settings import check_range, check_sampling
 from ..host.lora.report import TOOL
 from ..unmemorize.copies.audit import finished, summary
 from ..unmemorize.lora.gates import GATES, Settings
@@ -99,23 +102,38 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
         settings = Settings(score=o.score, gate=o.gate, strength=o.strength)
         settings.check()
         return dict(vars(settings))
-    contents = {"detector": tools.content_hash(o.detector)} if getattr(o, "detector", None) else {}
+    contents = {"detector": tools.content_of_file(o.detector)} if getattr(o, "detector", None) else {}
     if o.kind == "copies":
         known = tools.references_of(str(o.references))
         checking.enough(known, None, True, o.false_alarms)
         return {"references": known.digest, "false_alarms": o.false_alarms, **contents}
+    checking_of(o)
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
         return size | {"captions": o.caption, "pictures": o.pictures, "groups": o.groups, "w": o.w}
-    contents |= {"profile": tools.content_hash(tools.profile_path(o.profile))} if o.profile else {}
+    contents |= {"profile": tools.content_of_file(tools.profile_path(o.profile))} if o.profile else {}
     contents |= {"references": tools.references_of(str(o.references)).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}
+    return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
+
+
+def checking_of(o: argparse.Namespace) -> None:
+    """ValueError on numbers that no unit could be done with, before the folder is one of these settings."""
+    check_sampling({"steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler})
+    for name in ("width", "height"):
+        check_range(f"--{name}", getattr(o, name), 16, 16384)
+    if o.kind == "probe":
+        check_range("--pictures", o.pictures, LEAST_PICTURES, 100_000)
+        check_range("--groups", o.groups, 1, 1000)
+        check_range("--w", o.w, -100, 100)
+        return
+    check_range("--seeds", o.seeds, *SEEDS)
+    check_range("--neighbours", o.neighbours, *NEIGHBOURS)
     if o.copy_limit is not None:
         check_range("--copy-limit", o.copy_limit, 0, 1)
         if not o.references:
             raise ValueError("--copy-limit needs --references: what would a picture be a copy of?")
-    return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
 
 
 def paths_of(o: argparse.Namespace) -> dict[str, str]:
@@ -123,12 +141,12 @@ def paths_of(o: argparse.Namespace) -> dict[str, str]:
     return {name: str(getattr(o, name)) for name in ("references", "detector", "profile", "parent") if getattr(o, name, None)}
 
 
-def main(arguments: list[str]) -> int:
-    """Do what is asked for; the exit code."""
+def main(arguments: list[str], comfyui: Sequence[str] = ()) -> int:
+    """Do what is asked for; the exit code. `comfyui`: its own options, for workers that start it anew."""
     _speak()
     o = parser().parse_args(arguments)
     try:
-        return merged(o.out) if o.kind == "merge" else work(o)
+        return merged(o.out) if o.kind == "merge" else work(o, comfyui)
     except ValueError as error:
         log.error("%s", error)
         return WRONG
@@ -146,7 +164,7 @@ def _speak() -> None:
     log.propagate = False
 
 
-def work(o: argparse.Namespace) -> int:
+def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
     """All units of this shard that no row knows yet."""
     whole_paths(o)
     settings = settings_of(o)
@@ -156,7 +174,7 @@ def work(o: argparse.Namespace) -> int:
     todo = [unit for unit in units if unit.id not in known]
     log.info("%d units, %d of them done before", len(units), len(units) - len(todo))
     note_settings(o.out, {"kind": o.kind, "settings": settings})
-    options = tools.Options(str(o.out), settings, paths_of(o))
+    options = tools.Options(str(o.out), settings, paths_of(o), list(comfyui))
     made = engines.ray(todo, options, o.workers) if o.engine == "ray" else engines.local(todo, options)
     failed = sum(known[u.id] for u in units if u.id in known)
     began = told = time.monotonic()
@@ -218,17 +236,22 @@ def merged(folder: Path) -> int:
     if not found:
         raise ValueError(f"There are no rows in {str(folder)!r}.")
     rows.as_csv(found, folder / TABLE)
-    noted = made_with(folder)
+    kind, noted = found[0].get("kind"), made_with(folder)
+    if kind not in jobs.WORK:
+        raise ValueError(
+            f"The rows in {str(folder)!r} were not written by this program: an audit of the node has its own page beside them."
+        )
+    settings = noted.get("settings")
     facts = (
-        {"work": noted.get("kind", "")}
-        | noted.get("settings", {})
+        {"work": kind}
+        | (settings if isinstance(settings, dict) else {})
         | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
     )
-    if found[0]["kind"] == "audit":
+    if kind == "audit":
         several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row} for row in found]
         written = page(finished(several), summary(several), facts)
     else:
-        written = table_page(found, TITLES[found[0]["kind"]], facts)
+        written = table_page(found, TITLES[kind], facts)
     replace_text(folder / PAGE, written)
     failed = sum("error" in row for row in found)
     log.info("%d rows, %d failed: %s", len(found), failed, folder / TABLE)

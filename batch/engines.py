@@ -29,17 +29,18 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
     try:
         cluster = importlib.import_module("ray")
     except ImportError:
-        raise ValueError("Ray is not installed: pip install 'unmemorize[batch]', or leave out --engine ray.") from None
+        raise ValueError('Ray is not installed: pip install "ray>=2.9", or leave out --engine ray.') from None
     cluster.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     devices = int(cluster.cluster_resources().get("GPU", 0))
-    count = workers or devices or int(cluster.cluster_resources().get("CPU", 1))
+    room = devices or int(cluster.cluster_resources().get("CPU", 1))
+    count = max(1, min(workers or room, room))  # a worker beyond what the cluster has room for would never start
     need = {"num_gpus": 1} if devices else {"num_cpus": 1}
     cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the pack before they have ComfyUI
     kind = cluster.remote(**need)(_Actor)
     start: dict[str, Any] = {
         "root": str(Path(__file__).resolve().parents[1]),
         "comfyui": os.environ.get("COMFYUI_PATH", ""),
-        "argv": _comfy_arguments(),
+        "argv": options.comfyui,
     }
     start |= {"output": options.output, "settings": options.settings, "paths": options.paths}
     actors = [kind.remote(start) for _ in range(min(count, max(1, len(units))))]
@@ -65,12 +66,6 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
             else:
                 row = {"id": unit.id, "kind": unit.kind, "name": unit.name, "base": unit.base}
                 yield row | {"error": f"its worker died {RETRIES} times: {type(error).__name__}", "again": True}
-
-
-def _comfy_arguments() -> list[str]:
-    """What ComfyUI was started with here, for the workers."""
-    parsed = importlib.import_module("comfy.cli_args").args
-    return ["--cpu"] if parsed.cpu else []
 
 
 class _Actor:

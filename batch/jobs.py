@@ -23,8 +23,8 @@ from ..host.core import files
 from ..host.core.files import reason
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
-from ..host.lora import lora_files
-from ..host.lora.filter_file import Job, filter_lora
+from ..host.lora import keys, lora_files
+from ..host.lora.filter_file import Job, filter_lora, weights_of
 from ..host.lora.report import provenance, report_of
 from ..unmemorize.lora.gates import Settings
 from .tools import Base, Options, content_hash, content_of_base, known_references, row_maker
@@ -72,7 +72,7 @@ class Tools:
         self._base, self._held, self._fault = unit.base, None, ""  # the old one goes before the new one comes
         try:
             self._held = TOOLS[unit.kind](unit.base, self._options)
-        except FAILURES as error:
+        except Exception as error:  # whatever a file that is no checkpoint ends in
             self._fault = f"nothing could be done with {unit.base or 'these references'}: {_said(error)}"
 
 
@@ -126,12 +126,14 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     """What a LoRA remembers; its gallery as a picture beside the rows."""
     s = options.settings
     tensors, _ = files.read(Path(unit.path), "LoRA")
+    keys.check(keys.take_apart(tensors, base.model, base.clip), weights_of(base.model, base.clip))  # another model's is no clean one
     model, clip = comfy.sd.load_lora_for_models(base.model, base.clip, tensors, 1.0, 1.0)
     captions = s["captions"] or [""]
     (empty,) = encoded(base.clip, [""])
-    found = probe(
-        Probe(base.model, model, base.vae, encoded(clip, captions), empty, base.latent(s), s["use"], s["pictures"], s["w"], s["groups"])
-    )
+    found = probe(Probe(
+        base.model, model, base.vae, encoded(clip, captions), empty, base.latent(s), s["use"], s["pictures"], s["w"], s["groups"],
+        encoded(base.clip, captions),
+    ))  # fmt: skip
     facts = report(found, captions, s["use"])
     _save(shown(found), Path(options.output) / "galleries", f"{Path(unit.name).stem[:40]}-{unit.id[:8]}")
     best = max((group["agreement"] for group in facts["groups"]), default=None)

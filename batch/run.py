@@ -55,8 +55,9 @@ def main() -> None:
     here = sys.argv[1:]
     at = here.index("--") if "--" in here else len(here)
     sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() not in (ROOT, Path(__file__).parent)]
+    options = theirs(here[:at], here[at + 1 :])
     try:
-        add_comfyui(theirs(here[:at], here[at + 1 :]))
+        add_comfyui(options)
         load_pack()
         command = importlib.import_module(f"{PACKAGE}.batch.command")
     except Unusable as error:
@@ -67,7 +68,7 @@ def main() -> None:
             "ComfyUI does not start: %s\nOn a machine without a GPU put `-- --cpu` behind the command.", error
         )
         raise SystemExit(WRONG) from None
-    raise SystemExit(command.main(here[:at]))
+    raise SystemExit(command.main(here[:at], options))
 
 
 def theirs(ours: list[str], given: list[str]) -> list[str]:

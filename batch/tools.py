@@ -19,7 +19,7 @@ from ..host.copies import checking, references, sscd
 from ..host.copies.detectors import BuiltIn, Detector
 from ..host.copies.pictures import listed_at
 from ..host.core import store
-from ..host.core.files import HERE
+from ..host.core.files import HERE, reason
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
 from ..host.lora import lora_files
@@ -39,6 +39,8 @@ class Options:
     """Of the kind of work; part of a unit's name."""
     paths: dict[str, str] = field(default_factory=dict)
     """Where references, detector, profile and parent lie; their contents are among the settings."""
+    comfyui: list[str] = field(default_factory=list)
+    """ComfyUI's own options, for workers that start it anew."""
 
 
 class Base:
@@ -75,6 +77,14 @@ def content_hash(path: Path) -> str:
         return lora_files.sha256(path)
     except OSError:
         return f"unreadable: {path}"
+
+
+def content_of_file(path: Path) -> str:
+    """Of a file that all units need; ValueError if it cannot be read."""
+    try:
+        return lora_files.sha256(path)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({reason(error)}).") from error
 
 
 def content_of_base(name: str) -> str:

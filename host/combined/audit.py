@@ -19,6 +19,7 @@ from ...unmemorize.copies.audit import finished, summary
 from ...unmemorize.pictures.audit_page import page
 from ..core import files, rows
 from ..core.identity import identity, shown
+from ..core.latents import check_single
 from ..core.progress import Progress
 from ..core.prompts import digest_of, encoded
 from ..core.settings import check_range, check_sampling
@@ -27,11 +28,15 @@ from ..lora.report import TOOL
 from ..stability.profiles import check_guidance, check_profile
 from .audit_row import AT_ONCE, Audit, RowMaker, strip
 
+SEEDS, NEIGHBOURS = (2, 64), (0, 64)
+"""Least and most."""
 ROWS, FACTS, PAGE, REPORT = "rows.jsonl", "audit.json", "index.html", "report.json"
 PROBE = "a photo of a cat on a mat"
 """What a text encoder makes of it tells it from others."""
 PICTURES = "pictures"
 """Folder of a strip a prompt, for the view in the node."""
+VALUES = 64
+"""Of each tensor of a VAE."""
 NUMBERS = ("agreement", "beyond", "guard_score", "map_score", "likeness")
 SHOWN, LETTERS = 1000, 300
 """Rows in the view, and letters of a prompt there."""
@@ -40,8 +45,9 @@ SHOWN, LETTERS = 1000, 300
 def check(a: Audit) -> None:
     """ValueError before any work on what does not fit."""
     check_sampling(a.use)
-    check_range("seeds", a.seeds, 2, 64)
-    check_range("neighbours", a.neighbours, 0, 64)
+    check_single(a.latent)
+    check_range("seeds", a.seeds, *SEEDS)
+    check_range("neighbours", a.neighbours, *NEIGHBOURS)
     if not a.prompts:
         raise ValueError("There is no prompt to audit. Write some, one a line, or choose a file of the input folder.")
     if a.profile is not None:
@@ -117,6 +123,7 @@ def _settings(a: Audit) -> dict[str, Any]:
     return {
         "tool": TOOL, "model": shown(identity(a.model)), "extras": _extras(a.model), "negative": digest_of(a.negative),
         "clip": digest_of(encoded(a.clip, [PROBE])[0]), "base": None if a.base is None else shown(identity(a.base)),
+        "base_extras": None if a.base is None else _extras(a.base), "vae": _content_of_vae(a.vae),
         "profile": None if a.profile is None else {k: v for k, v in a.profile.facts.items() if k != "model"},
         "references": None if a.references is None else a.references.digest,
         "detector": None if a.detector is None else a.detector.name, "limit": a.limit, "seeds": a.seeds, "neighbours": a.neighbours,
@@ -129,6 +136,17 @@ def _extras(model: Any) -> list[str]:
     options = [name for name, value in model.model_options.items() if value not in (None, {}, [])]
     hooks = model.model_options.get("transformer_options", {})
     return sorted([*map(str, model.object_patches), *options, *(f"transformer {name}" for name, value in hooks.items() if value)])
+
+
+def _content_of_vae(vae: Any) -> str:
+    """Its layers, and the first numbers of each: pictures, and so their agreement, are its own."""
+    network = getattr(vae, "first_stage_model", None)
+    weights = {} if network is None else network.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name} {list(weights[name].shape)}".encode())
+        digest.update(weights[name].flatten()[:VALUES].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _when(a: Audit, found: list[dict[str, Any]]) -> dict[str, Any]:

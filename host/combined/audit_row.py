@@ -18,11 +18,14 @@ from ...unmemorize.copies.trigger_words import with_another, words_of
 from ...unmemorize.curvature.maps import scores
 from ..copies.detectors import Detector
 from ..copies.references import References, features
+from ..core.another_model import has_a_lora_beyond
+from ..core.latents import decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw
+from ..core.seeds import later_seed
 from ..curvature.measuring import RECOMMENDED, measure_map
-from ..stability.guard import guarded
+from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.profiles import StoredProfile
 from .neighbours import Vocabulary, vocabulary_of
@@ -70,7 +73,7 @@ class _Seen:
         """A record's facts."""
         self.scores += facts["scores"]
         self.flags += facts["memorized"]
-        self.reasons += facts["not_judged"]
+        self.reasons += [why or (UNWATCHED if facts["unwatched"] else "") for why in facts["not_judged"]]
 
     def facts(self) -> dict[str, Any]:
         """For a row: memorized if any run is, not only if all were judged, and None otherwise."""
@@ -80,11 +83,20 @@ class _Seen:
         return said | ({"not_judged": missing} if missing else {})
 
 
+def watching(a: Audit) -> Guard | None:
+    """What watches the runs: by the profile, and by the model before a LoRA where that is the base. None: neither."""
+    try:
+        lora = a.base is not None and has_a_lora_beyond(a.model, a.base)
+    except ValueError:  # the base has LoRAs of its own
+        lora = False
+    return None if a.profile is None and not lora else Guard(a.profile, parent=a.base if lora else None)
+
+
 class RowMaker:
     """One prompt after the other."""
 
     def __init__(self, a: Audit, progress: Progress) -> None:
-        self._a, self._progress = a, progress
+        self._a, self._progress, self._guard = a, progress, watching(a)
         self._words: Vocabulary | None = vocabulary_of(a.clip) if a.base is None and a.neighbours else None
         known = a.references is not None and a.detector is not None
         self._kept = features(a.references, a.detector, progress.check) if known else None  # type: ignore[arg-type]
@@ -102,7 +114,7 @@ class RowMaker:
             raise ValueError("a picture came out broken: values that are no numbers (try --fp32-vae, or other settings)")
         own = agreement(_alike(pictures))
         found: dict[str, Any] = {"agreement": own, "beyond": beyond(own, self._others(prompt)), **self._mapped(prompt, first)}
-        if self._a.profile is not None:
+        if self._guard is not None:
             found |= guard.facts()
         if self._kept is not None and self._a.detector is not None and self._a.references is not None:
             best, where = self._a.detector.compare(self._a.detector.prepare(pictures), self._kept, self._progress.check).max(1)
@@ -151,11 +163,11 @@ class RowMaker:
         seen = _Seen()
         for start in range(0, a.seeds, AT_ONCE):
             n = min(AT_ONCE, a.seeds - start)
-            used, record = guarded(model, Guard(a.profile)) if watched and a.profile is not None else (model, None)
+            used, record = guarded(model, self._guard) if watched and self._guard is not None else (model, None)
             latent = {"samples": empty.expand(n, *empty.shape[1:]).clone()}
-            samples = draw(used, positive, a.negative, latent, a.use | {"seed": a.use["seed"] + start}, self._progress.advance)
+            samples = draw(used, positive, a.negative, latent, a.use | {"seed": later_seed(a.use["seed"], start)}, self._progress.advance)
             first = samples[:1] if first is None else first
-            made.append(a.vae.decode(samples)[..., :3].movedim(-1, 1).float().cpu())
+            made.append(decoded(a.vae, samples).movedim(-1, 1))
             if record is not None and record.facts:
                 seen.add(record.facts)
         assert first is not None  # there are at least two seeds

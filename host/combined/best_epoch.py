@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,6 +22,7 @@ from ...unmemorize.pictures.epoch_plot import Point, Telling
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References, features
 from ..core import store
+from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw
@@ -63,21 +65,39 @@ def strengths_of(text: str) -> list[float]:
 
 
 def names_in(folder: str) -> list[str]:
-    """LoRAs of a folder, in the order of the numbers in their names; a file whose name has none is the last epoch."""
+    """LoRAs of a folder, in the order of their epochs' numbers; a file whose name has none is the last epoch."""
     if folder not in folders():
         raise ValueError(f"There is no folder {folder!r} with LoRAs. Press R to refresh the list, or choose another.")
     names = [n for n in store.names(LORAS) if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
 
-    def order(name: str) -> tuple[float, str]:
-        numbers = re.findall(r"\d+", PurePosixPath(name).stem)
-        return (float(numbers[-1]) if numbers else math.inf), name
+    numbers = numbers_of(names)
+    return sorted(names, key=lambda name: (numbers[name], name))
 
-    return sorted(names, key=order)
+
+def numbers_of(names: list[str]) -> dict[str, float]:
+    """Each file's epoch: the last number in that part of its name which the others do not share; inf where there is none.
+
+    `style_v2-000004-bf16` and `style_v2-bf16`: 4, and inf, for 2 and 16 are every file's.
+    """
+    stems = [PurePosixPath(name.replace("\\", "/")).stem for name in names]
+    ends = [stem[::-1] for stem in _without_shared_beginning(stems)]
+    own = [end[::-1] for end in _without_shared_beginning(ends)]
+    found = [re.findall(r"\d+", part) for part in own]
+    return {name: float(numbers[-1]) if numbers else math.inf for name, numbers in zip(names, found, strict=True)}
+
+
+def _without_shared_beginning(texts: list[str]) -> list[str]:
+    """A number that begins alike, 10 and 12, stays whole; one text shares nothing."""
+    shared = os.path.commonprefix(texts) if len(set(texts)) > 1 else ""
+    if any(text[len(shared) :][:1].isdigit() for text in texts):
+        shared = shared.rstrip("0123456789")
+    return [text[len(shared) :] for text in texts]
 
 
 def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
     """An entry for every file and strength, and a picture of each caption by each, [epochs, captions, h, w, 3]. ValueError before work."""
     check_sampling(c.use)
+    check_single(c.latent)
     check_range("copy_limit", c.copy_limit, 0, 1)
     names = names_in(c.folder)
     pairs = [(name, strength) for name in names for strength in c.strengths]
@@ -124,7 +144,7 @@ def _pictures(c: Comparison, model: Any, clip: Any, progress: Progress) -> Tenso
     empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(c.latent["samples"][:1]))
     (negative,) = encoded(clip, [""])
     made = [draw(model, p, negative, {"samples": empty}, c.use, progress.advance) for p in encoded(clip, c.captions)]
-    return torch.cat([c.vae.decode(latent)[..., :3].float().cpu() for latent in made])
+    return torch.cat([decoded(c.vae, latent) for latent in made])
 
 
 def report(epochs: list[Epoch]) -> dict[str, Any]:
@@ -167,8 +187,15 @@ def shown(epochs: list[Epoch], pictures: Tensor) -> Tensor:
 def _points(epochs: list[Epoch], best: Epoch | None, captions: int) -> tuple[list[Point], Telling]:
     """For the plot: copies where there are references, otherwise the agreement of the caption that agrees least."""
     copies = any(e.copies is not None for e in epochs)
+    numbers = numbers_of(list(dict.fromkeys(e.name for e in epochs)))
     points = [
-        Point(_short(e), e.common, e.copies if copies else None if math.isnan(e.least) else e.least, bool(e.leaks(AGREES)), e is best)
+        Point(
+            _short(e, numbers[e.name]),
+            e.common,
+            e.copies if copies else None if math.isnan(e.least) else e.least,
+            bool(e.leaks(AGREES)),
+            e is best,
+        )
         for e in epochs
     ]
     if copies:
@@ -176,8 +203,7 @@ def _points(epochs: list[Epoch], best: Epoch | None, captions: int) -> tuple[lis
     return points, Telling(f"least agreement; below {AGREES:g} it leaks", 1.0, AGREES)
 
 
-def _short(e: Epoch) -> str:
+def _short(e: Epoch, number: float) -> str:
     """An epoch's number, or its name where it has none."""
     stem = PurePosixPath(e.name.replace("\\", "/")).stem
-    numbers = re.findall(r"\d+", stem)
-    return (str(int(numbers[-1])) if numbers else stem[-8:]) + ("" if e.strength == 1 else f" x{e.strength:g}")
+    return (stem[-8:] if math.isinf(number) else str(int(number))) + ("" if e.strength == 1 else f" x{e.strength:g}")

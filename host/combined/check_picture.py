@@ -11,12 +11,13 @@ from torch import Tensor
 from ..copies.checking import coloured
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
+from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..curvature.overlays import overlaid
-from ..stability.guard import guarded
+from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
 from ..stability.records import in_short
@@ -40,15 +41,16 @@ def check_picture(
         raise ValueError(f"{len(picture)} pictures came in: one at a time is checked. Pick one, for instance with Image From Batch.")
     if not picture.isfinite().all():
         raise ValueError("The picture is broken: it holds values that are no numbers. Check what made it.")
+    check_single(latent)
     positive, empty = encoded(clip, [prompt, ""])
     one = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
     profile = profile_for(model, clip, empty, one, use)
     clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
     several = {**one, "samples": one["samples"].repeat(DRAWN, *[1] * (one["samples"].ndim - 1))}
-    drawn = vae.decode(draw(clone, positive, empty, several, use | {"seed": (use["seed"] + FAR) % 2**64}))[..., :3]
+    drawn = decoded(vae, draw(clone, positive, empty, several, use | {"seed": (use["seed"] + FAR) % 2**64}))
     picture = fitted(coloured(picture), drawn.shape[-2], drawn.shape[-3])
     how = detector or BuiltIn()
-    alike = likenesses(picture, drawn.reshape(-1, *drawn.shape[-3:]), how)
+    alike = likenesses(picture, drawn, how)
     found = measure_map(model, positive, empty, {"samples": vae.encode(picture)}, RECOMMENDED, use["seed"])
     overlay = overlaid(picture, found, LOOK)
     recalled, words = verdict(alike, how.least, record.facts)
@@ -86,6 +88,8 @@ def verdict(alike: list[float], least: float, guard: dict[str, Any]) -> tuple[bo
         return None, f"not judged: the prompt recalls a picture ({score}), but not this one: {others}"
     if not known:
         return None, f"not judged: {guard['not_judged'][0]}; {likeness if again else others}"
+    if guard.get("unwatched"):
+        return None, f"not judged: {UNWATCHED} The checkpoint's own runs are like ordinary ones ({score}); {likeness if again else others}"
     if again:
         return None, f"not judged: {likeness}, but they are drawn like ordinary ones ({score}): the words may settle so much"
     return False, f"nothing found: {others}, drawn like ordinary ones ({score})"

@@ -12,11 +12,12 @@ from ...unmemorize.pictures.heatmap import DEFAULT
 from ..copies import checking
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
+from ..core.latents import check_single, decoded
 from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..curvature.overlays import Look, overlaid
-from ..stability.guard import guarded
+from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
 from ..stability.records import in_short, of_batch
@@ -47,19 +48,22 @@ def check_prompt(
     kept."""
     if not prompt.strip():
         raise ValueError("There is no prompt. Write the one whose picture you wonder about.")
+    check_single(latent)
     positive, empty = encoded(clip, [prompt, ""])
     one = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
     profile = profile_for(model, clip, empty, one, use)
     clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
     drawn = {**one, "samples": draw(clone, positive, empty, one, use)}
-    picture = vae.decode(drawn["samples"])[..., :3]
+    picture = decoded(vae, drawn["samples"])
     found = measure_map(model, positive, empty, drawn, RECOMMENDED, use["seed"])
     overlay = overlaid(picture, found, LOOK)
     flagged, score = of_batch(record.facts)
     reason = record.facts["not_judged"][0]
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     words = f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])
-    found_so_far = True if flagged else None if reason else False
+    if not reason and not flagged and record.facts["unwatched"]:
+        words = f"not judged: {UNWATCHED} Of the checkpoint itself {words}"
+    found_so_far = True if flagged else None if reason or record.facts["unwatched"] else False
     return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(references, picture, detector))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -40,14 +41,18 @@ def stamp(name: str) -> str:
 
 def _inside(name: str) -> Path | None:
     home = Path(folder_paths.get_input_directory()).resolve()
-    path = (home / name).resolve()
+    try:
+        path = (home / name).resolve()
+        path.stat()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, no name at all
+        return None
     return path if path.is_relative_to(home) and path.is_file() else None
 
 
 def read_at(path: Path) -> list[str]:
     """The same of any file."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = _decoded(path.read_bytes(), path.name)
     except OSError as error:
         raise ValueError(f"{path.name!r} cannot be read ({error.strerror}).") from error
     found = _prompts(text, path.suffix.lower(), path.name)
@@ -62,11 +67,24 @@ def read_at(path: Path) -> list[str]:
     return kept
 
 
+def _decoded(found: bytes, name: str) -> str:
+    """UTF-8, UTF-16 with its mark, or what Windows programs of the West write; ValueError if it is no text."""
+    encodings = ("utf-16",) if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ("utf-8-sig", "cp1252")
+    for encoding in encodings:
+        try:
+            text = found.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+    raise ValueError(f"{name!r} is no text. Save it as UTF-8.")
+
+
 def _prompts(text: str, kind: str, name: str) -> list[str]:
-    if kind == ".txt":
+    if kind in (".txt", ""):
         return [line for line in text.split("\n") if not line.lstrip().startswith("#")]
     if kind in (".csv", ".tsv"):
-        return _of_table(text, "\t" if kind == ".tsv" else ",", name)
+        return _of_table(text, "\t" if kind == ".tsv" else _delimiter(text), name)
     try:
         rows = json.loads(text) if kind == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
     except (json.JSONDecodeError, RecursionError) as error:
@@ -77,8 +95,7 @@ def _prompts(text: str, kind: str, name: str) -> list[str]:
         return [str(row) for row in rows]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{name!r} mixes prompts and tables.")
-    column = _column(list(rows[0]), name)
-    return [prompt for row in rows for prompt in _of_cell(row.get(column), name)]
+    return [prompt for row in rows if row for prompt in _of_cell(row[_column(list(row), name)], name)]
 
 
 def _of_cell(value: Any, name: str) -> list[str]:
@@ -89,9 +106,15 @@ def _of_cell(value: Any, name: str) -> list[str]:
     return several
 
 
+def _delimiter(text: str) -> str:
+    """Of a CSV: what splits its first line into most columns; spreadsheets of many languages write semicolons."""
+    head = text.lstrip("\r\n").split("\n", 1)[0][:LONGEST]
+    return max(",;\t", key=lambda d: len(next(csv.reader([head], delimiter=d), [])))
+
+
 def _of_table(text: str, delimiter: str, name: str) -> list[str]:
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        rows = list(csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise ValueError(f"{name!r} is no table: {error}. A quote that is never closed?") from error
     odd = next((i for i, row in enumerate(rows, 2) if None in row), None)

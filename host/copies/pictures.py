@@ -128,6 +128,9 @@ def read(path: Path) -> Tensor:
 def _upright(image: Image.Image) -> Image.Image:
     image.seek(0)
     turned = ImageOps.exif_transpose(image) or image
+    if turned.mode == "F":
+        values = np.nan_to_num(np.asarray(turned))
+        turned = Image.fromarray((values * (255 if values.max(initial=0) <= 1 else 1)).clip(0, 255).astype(np.uint8))
     if turned.mode.startswith("I;16") or turned.mode == "I":
         turned = Image.fromarray((np.asarray(turned).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
     if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.copies.patches import likeness
-from ...unmemorize.copies.probe import Group, beyond, extrapolated, groups_of, pairs_of
+from ...unmemorize.copies.probe import Group, beyond, extrapolated, floors_of, groups_of
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile, has_a_lora_beyond
 from ..core.hooks import as_function
+from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.sampler_call import DRAWN_AGAIN
 from ..core.seeds import later_seed
@@ -27,6 +28,9 @@ CAPTION = "caption"
 BATCH = 8
 BASE_QUANTILE = 0.99
 """Of the likeness of the base's own pairs: pictures that agree less than these are no group."""
+SAME = 0.6
+"""Likeness by patches from which the base's pictures are one picture again: in the lab copies have .55 to .92, other pictures at most .50
+(`demo/TRIES.md`)."""
 LEAST_PICTURES = 8
 
 
@@ -62,6 +66,8 @@ class Probe:
     w: float
     wanted: int
     """Groups that are looked for: about as many as the LoRA may have been trained on."""
+    base_captions: list[Any] | None = None
+    """The captions as the base's own text encoder has them; None: as the LoRA's."""
 
 
 def probe(p: Probe) -> Leaks:
@@ -75,6 +81,7 @@ def probe(p: Probe) -> Leaks:
 def check(p: Probe) -> None:
     """ValueError if there is nothing to probe."""
     check_sampling(p.use)
+    check_single(p.latent)
     if not p.captions:
         raise ValueError("There is no caption: write some, one a line, or an empty prompt to probe without captions.")
     if p.pictures < LEAST_PICTURES:
@@ -93,12 +100,13 @@ def compared(p: Probe, ours: Tensor, theirs: Tensor) -> Leaks:
             f"A picture came out broken (values that are no numbers), so nothing can be judged. w = {p.w:g} may be too large, or the VAE "
             "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
         )
+    captions = [i % len(p.captions) for i in range(p.pictures)]
     likeness_of_base = alike(theirs)
-    floor = float(pairs_of(likeness_of_base).quantile(BASE_QUANTILE))
-    base = groups_of(likeness_of_base, p.wanted, floor)
-    found = groups_of(alike(ours), p.wanted, floor)
+    floors = floors_of(likeness_of_base, torch.tensor(captions), BASE_QUANTILE, SAME)
+    base = groups_of(likeness_of_base, p.wanted, floors)
+    found = groups_of(alike(ours), p.wanted, floors)
     highest = max((group.agreement for group in base), default=-1.0)
-    return Leaks(ours, [i % len(p.captions) for i in range(p.pictures)], found, beyond(found, base), highest)
+    return Leaks(ours, captions, found, beyond(found, base, captions, SAME), highest)
 
 
 def alike(pictures: Tensor) -> Tensor:
@@ -116,8 +124,9 @@ def drawn(p: Probe, w: float | None, progress: Progress) -> Tensor:
         numbers = list(range(c, p.pictures, len(p.captions)))
         for start in range(0, len(numbers), BATCH):
             part = numbers[start : start + BATCH]
-            latents = _sampled(p, p.captions[c], [later_seed(p.use["seed"], i) for i in part], w, progress)
-            made.append(p.vae.decode(latents)[..., :3].cpu())
+            caption = p.captions[c] if w is not None or p.base_captions is None else p.base_captions[c]
+            latents = _sampled(p, caption, [later_seed(p.use["seed"], i) for i in part], w, progress)
+            made.append(decoded(p.vae, latents))
             where += part
     return torch.cat(made)[torch.tensor(where).argsort()]
 

@@ -20,6 +20,8 @@ from .detectors import Features
 
 DIMENSIONS, POWER = 512, 3.0
 SMALL_EDGE = 288
+MOST_OBLONG = 20
+"""Long edge over small edge: what is resized to SMALL_EDGE would fill the memory."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SAME = 0.75
 """Cosine from which pairs of DISC are copies with a precision of 90 %, as its authors measured for sscd_disc_mixup."""
@@ -85,6 +87,8 @@ def of_weights(weights: dict[str, Tensor]) -> Features:
 def prepared(pictures: Tensor) -> Tensor:
     """[n, 3, h, w] in [0, 1] -> as its authors feed the network: the small edge at 288, ImageNet's mean and deviation."""
     h, w = pictures.shape[2:]
+    if max(h, w) > MOST_OBLONG * min(h, w):
+        raise ValueError(f"A picture of {w} x {h} pixels is too narrow a strip for SSCD. Cut it, or use the built-in detector.")
     scale = SMALL_EDGE / min(h, w)
     # as torchvision's Resize: the long edge is cut to a whole number
     size = (SMALL_EDGE, int(w * scale)) if h <= w else (int(h * scale), SMALL_EDGE)

@@ -36,6 +36,21 @@ def check_picture(samples: Tensor) -> None:
         )
 
 
+def check_single(latent: dict[str, Any]) -> None:
+    """ValueError if a LATENT is of video or audio: only single pictures can be judged."""
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False) or (samples.ndim == 5 and samples.shape[2] > 1) or samples.ndim not in (4, 5):
+        raise ValueError("Only single pictures can be judged so far, not video or audio: connect an empty latent with one frame.")
+
+
+def decoded(vae: Any, samples: Tensor) -> Tensor:
+    """Pictures of latents, IMAGE [n, h, w, 3] on the CPU; a VAE of videos gives its one frame."""
+    pictures = vae.decode(samples)
+    if pictures.ndim == 5:  # [n, frames, h, w, c], as the core's own VAE Decode flattens it
+        pictures = pictures.reshape(-1, *pictures.shape[-3:])
+    return pictures[..., :3].float().cpu()
+
+
 def generated(latent: dict[str, Any], shape: torch.Size) -> Tensor | None:
     """[n, h, w] of 0 and 1: what an inpainting latent left untouched was not generated. None without a mask."""
     mask = latent.get("noise_mask")

@@ -107,11 +107,14 @@ class RunCall:
     callback: Callable[..., None] | None
     disable_pbar: bool
     seed: int | None
+    packed: bool = False
+    """Several latents of different kinds in one tensor, as the core samples video and audio together."""
 
 
 def run_arguments_of(
     guider: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, denoise_mask: Tensor | None = None,
-    callback: Any = None, disable_pbar: bool = False, seed: int | None = None, **_: Any,
+    callback: Any = None, disable_pbar: bool = False, seed: int | None = None, latent_shapes: Any = (), **_: Any,
 ) -> RunCall:  # fmt: skip
     """The arguments of comfy.samplers.CFGGuider.outer_sample, by name."""
-    return RunCall(guider, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+    packed = len(latent_shapes or ()) > 1
+    return RunCall(guider, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, packed)

@@ -65,24 +65,26 @@ def user_folder(folder: str) -> Path:
 
 def names(store: Store) -> list[str]:
     """Every file of a store, the user's first, then the bundled ones as demo/name."""
-    return [*store.own(), *_bundled(store)]
+    return [*store.own(), *bundled(store)]
 
 
-def _bundled(store: Store) -> dict[str, Path]:
+def bundled(store: Store) -> dict[str, Path]:
+    """What ships with the pack, under its names in the list."""
     return {BUNDLED + p.stem: p for p in sorted(store.bundled.glob(f"*{SUFFIX}"))} if store.bundled.is_dir() else {}
 
 
 def paths(store: Store) -> dict[str, Path]:
     """All of them, and where they lie; for many at once."""
-    return {name: store.path_of(name) for name in store.own()} | _bundled(store)
+    return {name: store.path_of(name) for name in store.own()} | bundled(store)
 
 
 def find(store: Store, name: str) -> Path:
     """The file behind a name of the list; ValueError if it is none of it."""
     if name in store.own():
         return store.path_of(name)
-    if name in (bundled := _bundled(store)):
-        return bundled[name]
+    shipped = bundled(store)
+    if name in shipped:
+        return shipped[name]
     raise ValueError(f"There is no {store.noun} {name!r} in the list (of {SUFFIX} files). Press R to refresh it, or choose another.")
 
 

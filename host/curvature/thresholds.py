@@ -27,7 +27,7 @@ from .measuring import ESTIMATORS, How, check, measure_map
 THRESHOLDS = store.user_store("map threshold", "thresholds")
 OPTIONAL = facts.Fact("a whole number, true, false or null", lambda v: v is None or isinstance(v, bool | int))
 FACTS = {
-    "quantile": facts.number(0, 1), "prompts": facts.COUNT, "height": facts.COUNT, "width": facts.COUNT,
+    "quantile": facts.number(0.5, 1 - 1e-6), "prompts": facts.whole(LEAST_PROMPTS, 10**9), "height": facts.COUNT, "width": facts.COUNT,
     "settings": facts.Fact("names and values", lambda v: isinstance(v, dict)),
 }  # fmt: skip
 SETTINGS = {

@@ -110,7 +110,7 @@ class Adapter(ABC):
 
     def _as_lora(self, up: Tensor, down: Tensor, up_key: str, down_key: str, names: Names) -> dict[str, Tensor]:
         # where the file has an alpha it is the rank: the loader's alpha / rank is then 1, as it is without one
-        alpha = {key: torch.full_like(t, float(len(down)), dtype=wide(t.dtype)) for key, t in names.alpha.items()}
+        alpha = {key: _holding(float(len(down)), t) for key, t in names.alpha.items()}
         return {up_key: self._as_stored(up), down_key: self._as_stored(down)} | alpha
 
     def _as_stored(self, tensor: Tensor) -> Tensor:
@@ -180,7 +180,13 @@ class LoHa(Adapter):
     @property
     def shape(self) -> tuple[int, int]:
         b1, a1, _, b2, a2, core, *_ = self.parts
+        _matrices(b1, a1, b2, a2)
         if core is not None:
+            second = self.parts[6]
+            if any(t is None or t.ndim < 3 or t.shape[:2] != (len(b), len(a)) for t, b, a in ((core, b1, a1), (second, b2, a2))):
+                raise ValueError("its factors do not fit together")
+            if (b1.shape[1], a1.shape[1], core.shape[2:]) != (b2.shape[1], a2.shape[1], second.shape[2:]):
+                raise ValueError("its factors do not fit together")
             return b1.shape[1], a1.shape[1] * core[0, 0].numel()
         if b1.shape[1] != len(a1) or b2.shape[1] != len(a2) or (len(b1), a1.shape[1]) != (len(b2), a2.shape[1]):
             raise ValueError("its factors do not fit together")
@@ -220,6 +226,8 @@ class LoKr(Adapter):
     @property
     def shape(self) -> tuple[int, int]:
         w1, w2, _, b1, a1, b2, a2, core, _ = self.parts
+        if w1 is not None:
+            _matrices(w1)
         first, second = _kronecker_shape(w1, b1, a1, None), _kronecker_shape(w2, b2, a2, core)
         return first[0] * second[0], first[1] * second[1]
 
@@ -288,9 +296,20 @@ def adapter_of(core: Any) -> Adapter:
     return KINDS[kind](core)
 
 
+def _holding(rank: float, like: Tensor) -> Tensor:
+    """A rank in a tensor's precision, or in one that holds it exactly: bfloat16 does to 256."""
+    found = torch.full_like(like, rank, dtype=wide(like.dtype))
+    return found if bool((found == rank).all()) else torch.full_like(like, rank, dtype=torch.float32)
+
+
 def _no_magnitudes(magnitudes: Any) -> None:
     if magnitudes is not None:
         raise Unsupported("DoRA: its magnitudes belong to the unfiltered update")
+
+
+def _matrices(*several: Tensor) -> None:
+    if any(t.ndim != 2 for t in several):
+        raise ValueError("a factor is no matrix")
 
 
 def _scale(alpha: float | None, rank: int) -> float:
@@ -299,7 +318,13 @@ def _scale(alpha: float | None, rank: int) -> float:
 
 def _kronecker_shape(whole: Tensor | None, b: Tensor | None, a: Tensor | None, core: Tensor | None) -> tuple[int, int]:
     if whole is not None:
+        if whole.ndim < 2:
+            raise ValueError("a factor is no matrix")
         return len(whole), whole[0].numel()
     if a is None or b is None:
         raise ValueError("a factor is missing")
+    _matrices(b)
+    fits = b.shape[1] == len(a) if core is None else core.ndim > 2 and core.shape[:2] == (len(b), len(a))
+    if not fits:
+        raise ValueError("its factors do not fit together")
     return (len(b), a[0].numel()) if core is None else (b.shape[1], a.shape[1] * core[0, 0].numel())

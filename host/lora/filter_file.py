@@ -26,7 +26,7 @@ from .keys import Update
 from .layers import TOO_LARGE, is_finite
 from .lora_files import LoRAFile
 from .results import Filtered, LayerResult, warnings_of
-from .rewriting import Rewritten, with_changes
+from .rewriting import Rewritten, as_read, with_changes
 from .subspaces import Subspaces
 
 MOST_STRENGTH = 100.0
@@ -75,7 +75,7 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
             changes.append((update, new))
         result.removed |= gone
         result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict))
-    result.kept = with_changes(tensors, changes)
+    result.kept, result.removed = as_read(with_changes(tensors, changes), tensors), as_read(result.removed, tensors)
     result.subspaces_cached = subspaces.cached
     result.warnings = warnings_of(result.layers, job.settings)
     return result

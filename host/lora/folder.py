@@ -89,7 +89,7 @@ def _listed(folder: str, output: str) -> list[str]:
     """Files of a folder, without those that an earlier run wrote."""
     names = [n for n in store.names(LORAS) if not n.replace("\\", "/").startswith(f"{output}/")]
     if folder == ALL:
-        return [n for n in names if not n.startswith(store.BUNDLED)]
+        return [n for n in names if n not in store.bundled(LORAS)]
     return [n for n in names if PurePosixPath(n.replace("\\", "/")).parent.as_posix() == folder]
 
 

@@ -91,10 +91,16 @@ def take_apart(tensors: dict[str, Tensor], model: Any, clip: Any, text_encoder: 
     return Contents(updates, passed)
 
 
+def converted_by_core(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """A file as the core's key maps name it, and id of a tensor there -> its key in the file. Each key has an object of its own, and the
+    file stays as it is: some converters change what they are given."""
+    own = {key: t.view_as(t) for key, t in tensors.items()}
+    return comfy.lora_convert.convert_lora(dict(own)), {id(t): key for key, t in own.items()}
+
+
 def _parts(tensors: dict[str, Tensor], targets: dict[str, Any]) -> list[_Part]:
     """All that the core reads from a file, each spelling of a weight apart."""
-    converted = comfy.lora_convert.convert_lora(tensors)
-    originals = {id(t): k for k, t in tensors.items()}
+    converted, originals = converted_by_core(tensors)
     found = []
     for name, adapter in _loaded(converted, targets).items():
         of_tensor = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,10 @@ KEY_STYLES = (
     ("full difference", r"\.diff$"),
 )
 """What the keys of a file look like, most particular first; for information only."""
+
+
+DOWN = re.compile(r"(?:lora_down|lora_A(?:\.default)?)\.weight$")
+"""The end of the key whose tensor has the rank in front."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,14 @@ def save(name: str, tensors: dict[str, Tensor], info: dict[str, Any] | None) -> 
     return store.save(LORAS, name, tensors, new_metadata(tensors, info, target))
 
 
+def _plain(number: str) -> str:
+    """8.0 as 8; what is no number as it is."""
+    try:
+        return f"{float(number):g}"
+    except ValueError:
+        return number
+
+
 def check_kept(tensors: dict[str, Tensor]) -> None:
     """ValueError if nothing is left: an empty file would look like a clean LoRA."""
     if not tensors:
@@ -126,10 +139,15 @@ def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside
     metadata = {str(k): str(v) for k, v in info.get("metadata", {}).items()}
     if "filter" in info:
         metadata[PROVENANCE] = json.dumps(info["filter"])
-    ranks = {len(t) for k, t in tensors.items() if t.ndim and re.search(r"(lora_down\.weight|lora_A(\.default)?\.weight)$", k)}
-    if ranks and "ss_network_dim" in metadata and {str(r) for r in ranks} != {metadata["ss_network_dim"]}:
-        # as kohya's own tools write where layers differ; alpha is each layer's rank
-        metadata |= {key: "Dynamic" if len(ranks) > 1 else str(min(ranks)) for key in ("ss_network_dim", "ss_network_alpha")}
+    downs = [
+        k for k, t in tensors.items() if math.prod(t.shape[2:]) == 1 and t.ndim > 1 and DOWN.search(k)
+    ]  # 3 x 3 have a rank of their own
+    ranks = {float(len(tensors[k])) for k in downs}
+    alphas = {float(tensors[key]) for key in (DOWN.sub("alpha", k) for k in downs) if key in tensors and tensors[key].numel() == 1}
+    for key, values in (("ss_network_dim", ranks), ("ss_network_alpha", alphas)):
+        if key in metadata and values and {f"{v:g}" for v in values} != {_plain(metadata[key])}:
+            metadata[key] = "Dynamic" if len(values) > 1 else f"{min(values):g}"  # as kohya's own tools write where layers differ
+    metadata.pop("modelspec.hash_sha256", None)  # of the old tensors; optional
     if any(key in metadata for key in ("sshs_model_hash", "sshs_legacy_hash")):
         metadata |= kohya_hashes(tensors, metadata, beside)
     return metadata

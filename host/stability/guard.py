@@ -46,6 +46,11 @@ from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, counted, new_watch
 
 KEY = "unmemorize_stability_guard"
+PACKED = "Only runs of single pictures can be judged so far: this one samples several kinds of latents at once (video and audio)."
+UNWATCHED = (
+    "What a LoRA adds to this checkpoint was not watched: its copies look like ordinary runs here. Connect the model before the LoRA as "
+    "parent, or ask LoRA Leak Probe."
+)
 MOST_STAGES = 8
 
 
@@ -126,6 +131,8 @@ class _Control:
         self._inside = False
         """A whole run is going on."""
         self._correcting = False
+        self._packed = False
+        """Are several latents of different kinds sampled as one?"""
 
     def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         """Around everything: the run is watched, corrected if need be, recorded."""
@@ -133,6 +140,7 @@ class _Control:
             return executor(*arguments, **more)
         self._inside = True
         call = run_arguments_of(executor.class_obj, *arguments, **more)
+        self._packed = call.packed
         if self._strategy is not None:
             call = replace(call, callback=BatchCallback(call.callback))
             arguments, more = with_callback(arguments, more, call.callback)
@@ -178,7 +186,11 @@ class _Control:
     def _without_lora(self, run: _Run, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
         """The model's own memories, which the model before the LoRA would draw as well, are corrected without it."""
         other = redrawing(self._guard, None)
-        if not bool(flagged.any()) or other.obstacle(call.guider, call.sigmas):
+        if not bool(flagged.any()):
+            return result
+        obstacle = other.obstacle(call.guider, call.sigmas)
+        if obstacle:
+            run.remark = obstacle
             return result
         without, correction = other.begin(run.watch), run.correction or Correction()
         if isinstance(without, Redrawing):
@@ -186,6 +198,7 @@ class _Control:
         result = without.after(call, flagged, result)
         correction.restarted = sorted([*correction.restarted, *without.restarted])
         correction.unchanged = sorted([*correction.unchanged, *without.unchanged])
+        correction.broken = sorted([*correction.broken, *without.broken])
         if isinstance(without, Redrawing) and isinstance(correction, Redrawing):
             correction.looks |= without.looks
         return result
@@ -203,7 +216,7 @@ class _Control:
             return executor(*arguments, **more)
         watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, shape=tuple(call.noise.shape))
         watch.keeps_from = math.inf if self._lora is None else EARLY
-        watch.obstacle = other_prompts(call.guider) or self._unseen_beginning(call)
+        watch.obstacle = (PACKED if self._packed else "") or other_prompts(call.guider) or self._unseen_beginning(call)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
         if isinstance(correction, Redrawing) and self._lora is None and self._strategy is not None and self._strategy.same_prompt:
@@ -306,9 +319,12 @@ def facts_of(guard: Guard, lora: Lora | None, run: _Run, verdict: Verdict, resul
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
     looks = looks_of(done)
     remarks += of_redrawn(done, looks, guard.parent is not None or guard.alternatives is not None)
+    unwatched = lora is None and bool(here["patches"])
+    remarks += [UNWATCHED] if unwatched else []
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),
+        "unwatched": unwatched,
         "restarted": done.restarted, "redrawn": looks,
         "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
         "angles": watch.angles, "sigmas": watch.sigmas,

@@ -18,6 +18,7 @@ from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, read_p
 
 FOLDER = "auto"
 """Of what is measured here, among the user's profiles."""
+MOST_STEPS_RATIO = 2
 SETTINGS = ("sampler_name", "scheduler", "steps", "cfg")
 
 log = logging.getLogger("unmemorize")
@@ -65,7 +66,8 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
         except ValueError as error:  # a damaged file of the folder, or one of an older version, serves nobody
             log.warning("Stability profile %s was left aside: %s", name, error)
             continue
-        if not other and not other_guidance(stored, use["cfg"]) and not warnings_for(stored, samples, use, here):
+        fits = not other and not other_guidance(stored, use["cfg"]) and not warnings_for(stored, samples, use, here)
+        if fits and _as_long(stored, use) and (use["cfg"] == 1 or "revision" in stored.profile.mean):
             found.append((_distance(stored, use), name, stored))
     if not found:
         return None
@@ -73,6 +75,11 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
     facts = stored.facts
     near = "" if distance == 0 else f" (measured with {', '.join(f'{facts[k]:g}' if k == 'cfg' else str(facts[k]) for k in SETTINGS)})"
     return Found(stored, name, f"kept as {name}{near}")
+
+
+def _as_long(stored: StoredProfile, use: dict[str, Any]) -> bool:
+    """Profiles of half and of twice as many steps were measured to serve (`nox -s benchmark -- stability`), and of no other count."""
+    return stored.facts["steps"] / MOST_STEPS_RATIO <= use["steps"] <= stored.facts["steps"] * MOST_STEPS_RATIO
 
 
 def _distance(stored: StoredProfile, use: dict[str, Any]) -> float:

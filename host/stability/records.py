@@ -135,7 +135,10 @@ def in_short(found: dict[str, Any]) -> dict[str, Any]:
     """What the front end shows of a record."""
     if not found:
         return {"verdict": "off"}
-    kept = ("mode", "method", "detector", "limit", "memorized", "not_judged", "scores", "restarted", "redrawn", "edited_steps", "warnings")
+    kept = (
+        "mode", "method", "detector", "limit", "memorized", "not_judged", "unwatched", "scores", "restarted", "redrawn", "edited_steps",
+        "warnings",
+    )  # fmt: skip
     memorized, reasons = found["memorized"], found["not_judged"]
     first = memorized.index(True) if any(memorized) else next((i for i, why in enumerate(reasons) if why), 0)
-    return {"verdict": verdict(found, first), **{k: found[k] for k in kept}}
+    return {"verdict": verdict(found, first), **{k: found[k] for k in kept if k in found}}

@@ -139,8 +139,25 @@ def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: in
             setattr(other, name, getattr(guider, name) * phase.cfg)
     conds = other.original_conds
     if phase.prompt is not None and "positive" in conds and "negative" in conds:
-        other.original_conds = {**conds, "positive": phase.prompt(conds["positive"], conds["negative"], sigmas, seed or 0)}
+        changed = phase.prompt(conds["positive"], conds["negative"], sigmas, seed or 0)
+        other.original_conds = {**conds, "positive": _in_both_ranges(changed, other.model_patcher.get_model_object("model_sampling"))}
     return other
+
+
+def _in_both_ranges(conds: Conds, model_sampling: Any) -> Conds:
+    """Prompts that are active in a step alone (see `_step_by_step`) and had a range of steps of their own: in what the two share. The core
+    would otherwise put the second in the first one's place."""
+    found = []
+    for cond in conds:
+        own = {name: cond[name] for name in ("start_percent", "end_percent") if name in cond}
+        if own and "timestep_start" in cond:
+            cond = {k: v for k, v in cond.items() if k not in own}
+            cond["timestep_start"] = min(cond["timestep_start"], model_sampling.percent_to_sigma(own.get("start_percent", 0.0)))
+            cond["timestep_end"] = max(cond["timestep_end"], model_sampling.percent_to_sigma(own.get("end_percent", 1.0)))
+            if cond["timestep_start"] < cond["timestep_end"]:
+                continue
+        found.append(cond)
+    return found
 
 
 def nothing(_positive: Conds, negative: Conds, _sigmas: Tensor, _seed: int) -> Conds:

@@ -31,6 +31,8 @@ class Correction:
         """Samples that were drawn again, and came out otherwise."""
         self.unchanged: list[int] = []
         """Samples that were drawn again, and came out the same."""
+        self.broken: list[int] = []
+        """Samples that came out broken whenever they were drawn again, and were left as they were."""
         self.edited: dict[int, list[int]] = {}
         """Sample -> steps that were edited."""
 
@@ -84,25 +86,34 @@ class Redrawing(Correction):
         n, result = len(call.noise), result.clone()
         for i in torch.nonzero(flagged).flatten().tolist():
             again = self._drawn(call_of_one(call, i, n), i)
+            if again is None:
+                self.broken.append(i)
+                continue
             (self.unchanged if torch.equal(again, result[i : i + 1]) else self.restarted).append(i)
             result[i : i + 1] = again
         return result
 
-    def _drawn(self, call: RunCall, i: int) -> Tensor:
-        """The first way that leaves no memory; if each leaves one, the way with the least score."""
+    def _drawn(self, call: RunCall, i: int) -> Tensor | None:
+        """The first way that leaves no memory; if each leaves one, the way with the least score. None: values that are no numbers, in
+        every way."""
         if self.look is None:
-            return self._ways[0](call)
+            latent = self._ways[0](call)
+            return latent if latent.isfinite().all() else None
         best: tuple[float, Tensor] | None = None
-        looks = self.looks[i] = []
+        looks: list[Look] = []
         for way in self._ways:
             latent, look = self.look(call, way, i)
+            if not latent.isfinite().all():
+                continue
             looks.append(look)
             if not look.memorized:
-                return latent
+                best = look.badness, latent
+                break
             if best is None or look.badness < best[0]:
                 best = look.badness, latent
-        assert best is not None  # there is at least one way
-        return best[1]
+        if looks:
+            self.looks[i] = looks
+        return None if best is None else best[1]
 
 
 def compared_with(first: Tensor) -> Looking:
@@ -134,6 +145,12 @@ def of_redrawn(done: Correction, looks: dict[str, Any], helped: bool) -> list[st
     if done.unchanged:
         which = ", ".join(str(i) for i in done.unchanged)
         said.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
+    if done.broken:
+        which = ", ".join(str(i) for i in done.broken)
+        said.append(
+            f"Picture {which} of the batch (counted from 0) was drawn again and came out broken (values that are no numbers), so it was "
+            "left as it was: nothing was corrected. Check the parent's precision, or lower the CFG."
+        )
     still = ", ".join(i for i, look in looks.items() if look["memorized"])
     if still:
         advice = "Write it in other words" if helped else "Connect Alternative Prompts, or a parent model"

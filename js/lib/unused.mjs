@@ -61,7 +61,7 @@ export const RULES = {
   UnmemorizeStabilityGuard: GUARDING,
   UnmemorizeCopyCheck: [
     { names: ["calibrate"], unless: (_, linked) => !linked("honest") },
-    { names: ["false_alarms"], unless: (value, linked) => linked("honest") || value("calibrate") !== "not at all" },
+    { names: ["false_alarms"], unless: (value, linked) => linked("honest") || [undefined, "references among themselves"].includes(value("calibrate")) },
   ],
   UnmemorizeAudit: [{ names: ["neighbours"], unless: (_, linked) => !linked("base") }, OF_REFERENCES],
   UnmemorizeBestEpoch: [OF_REFERENCES],

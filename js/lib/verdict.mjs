@@ -28,8 +28,9 @@ export function ofGuard(view, style, sample = 0) {
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
   const limit = String(view.detector).startsWith("paper") ? "" : `, limit ${number(view.limit, style)}`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
-  // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories
-  const word = kind === "clean" && view.detector === "agreement" ? "LoRA clean" : kind;
+  // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories; one without a parent the reverse
+  const seen = view.detector === "agreement" ? "LoRA clean" : view.unwatched ? "checkpoint clean" : kind;
+  const word = kind === "clean" ? seen : kind;
   return { kind, word, text: [words, score].filter(Boolean).join(" \u00b7 ") };
 }
 

@@ -79,7 +79,9 @@ class GuardView {
     this.sample = 0;
     this.redraw();
     const outside = this.outside().length;
-    const found = outside ? `${counted(outside, "step")} outside the region` : "all inside the region";
+    const compared = Object.keys(message.signals).length > 0; // a LoRA is compared when the run has ended
+    const inside = compared ? "all inside the region" : "compared at the end";
+    const found = outside ? `${counted(outside, "step")} outside the region` : inside;
     return {
       kind: /** @type {const} */ ("running"),
       word: "watching",

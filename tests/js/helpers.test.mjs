@@ -197,6 +197,9 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of("UnmemorizeStabilityGuard", { mode: "off" }), ["method"]);
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }), ["false_alarms"]);
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "not at all" }, ["honest"]), ["calibrate"]);
+  assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "honest pictures" }), ["false_alarms"], "none are connected");
+  assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "references among themselves" }), []);
+  assert.deepEqual(of("UnmemorizeCopyCheck", {}), [], "a choice that comes through a link");
   assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
   assert.deepEqual(of("UnmemorizeLoadCopyDetector", {}, ["clip_vision"]), ["detector"]);
   assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: " " }), ["prompts"]);

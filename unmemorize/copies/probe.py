@@ -6,6 +6,7 @@ through the LoRA lies nearer to that set. Needs no training data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,19 +39,39 @@ def pairs_of(similarity: Tensor) -> Tensor:
     return similarity[torch.triu(torch.ones(len(similarity), len(similarity), dtype=torch.bool), 1)]
 
 
-def groups_of(similarity: Tensor, wanted: int, floor: float = -1.0) -> list[Group]:
+def floors_of(similarity: Tensor, captions: Tensor, quantile: float, same: float) -> Tensor:
+    """What the base's own pictures reach, [n, n], of a symmetric `similarity` [n, n]: below it, pictures under these captions [n] do not
+    agree. A quantile of all pairs but those that are the same picture (from `same` on): these are the base's own memory of a caption, and
+    count for pictures under that caption alone, where the floor is the quantile of all pairs."""
+    ordinary = pairs_of(similarity)
+    ordinary = ordinary[ordinary < same] if bool((ordinary < same).any()) else ordinary
+    floors = torch.full_like(similarity, float(ordinary.quantile(quantile)))
+    for c in remembered(similarity, captions, same):
+        under = captions == c
+        floors[under[:, None] & under[None]] = float(pairs_of(similarity[under][:, under]).quantile(quantile))
+    return floors
+
+
+def remembered(similarity: Tensor, captions: Tensor, same: float) -> list[int]:
+    """Captions [n] under which a model draws the same picture again, of a symmetric `similarity` [n, n]."""
+    own = {int(c): pairs_of(similarity[captions == c][:, captions == c]) for c in captions.unique()}
+    return [c for c, pairs in own.items() if bool((pairs >= same).any())]
+
+
+def groups_of(similarity: Tensor, wanted: int, floors: Tensor | float = -1.0) -> list[Group]:
     """Groups among pictures of a symmetric `similarity` [n, n], the most agreed first.
 
-    The threshold rises from the lower quartile, or from `floor` (what the base's own pictures reach), until cliques, the largest taken
-    first, again and again, are at least `wanted`; if that never happens, those of the threshold that gave the most.
+    The threshold rises from the lower quartile, and no pair counts below `floors` (what the base's own pictures reach, of each pair [n, n]
+    or of all), until cliques, the largest taken first, again and again, are at least `wanted`; if that never happens, those of the
+    threshold that gave the most.
     """
     if len(similarity) < LEAST_MEMBERS:
         return []
-    pairs = pairs_of(similarity)
-    threshold = max(float(pairs.quantile(0.25)), floor)
+    pairs, floors = pairs_of(similarity), torch.as_tensor(floors)
+    threshold = max(float(pairs.quantile(0.25)), float(floors.min()))
     best: list[list[int]] = []
     while threshold <= float(pairs.max()):
-        found = _cliques(similarity >= threshold)
+        found = _cliques(similarity >= floors.clamp_min(threshold))
         if len(found) > len(best):
             best = found
         if len(best) >= wanted:
@@ -87,7 +108,14 @@ def _group(similarity: Tensor, members: list[int]) -> Group:
     return Group([members[i] for i in order], float((inner.sum() - inner.diagonal().sum()) / others))
 
 
-def beyond(groups: list[Group], base: list[Group]) -> list[Group]:
-    """Groups that agree more than any of the base's own: the base's prompts agree too, and are no leak of the LoRA."""
-    limit = max((group.agreement for group in base), default=-1.0)
-    return [group for group in groups if group.agreement > limit]
+def beyond(groups: list[Group], base: list[Group], captions: Sequence[int], same: float) -> list[Group]:
+    """Groups that agree more than any of the base's own: the base's prompts agree too, and are no leak of the LoRA. `captions` of the
+    pictures, of which both have one each. A group of the base that is one picture again (from `same` on) is its memory of a caption, and
+    says nothing of groups without that caption."""
+
+    def limit(group: Group) -> float:
+        theirs = {captions[i] for i in group.members}
+        counted = [b.agreement for b in base if b.agreement < same or theirs & {captions[i] for i in b.members}]
+        return max(counted, default=-1.0)
+
+    return [group for group in groups if group.agreement > limit(group)]

@@ -48,7 +48,8 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     if record["not_judged"][sample]:
         return f"not judged: {record['not_judged'][sample]}"
     words = "memorized" if record["memorized"][sample] else "nothing found"
-    words += " of the LoRA" if record["detector"] == OF_THE_LORA and not record["memorized"][sample] else ""
+    if not record["memorized"][sample]:
+        words += " of the LoRA" if record["detector"] == OF_THE_LORA else " of the checkpoint" if record.get("unwatched") else ""
     if sample in record["restarted"]:
         words += f", {redrawn(record, sample)}"
     if _edited(record, sample):

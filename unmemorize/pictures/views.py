@@ -64,7 +64,8 @@ def guard_view(record: dict[str, Any]) -> dict[str, Any]:
     for curve in signals.values():
         curve.update({k: v[::every] for k, v in curve.items()})
     return {
-        "kind": "done", "mode": record["mode"], "method": record["method"], "detector": record["detector"], "limit": record["limit"],
+        "kind": "done", "unwatched": bool(record.get("unwatched")),
+        "mode": record["mode"], "method": record["method"], "detector": record["detector"], "limit": record["limit"],
         "gamma": GAMMA, "steps": steps, "every": every, "signals": signals, "samples": len(record["scores"]),
         "memorized": record["memorized"][:count], "judged": [not why for why in record["not_judged"][:count]],
         "scores": [rounded(s) for s in record["scores"][:count]],

@@ -264,7 +264,9 @@ def test_a_cluster_that_loses_a_worker_loses_no_file(command, loras, tmp_path, m
     monkeypatch.setattr(engines, "ray", losing_one)
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
-        assert command.main(filtered(loras, tmp_path, "--engine", "ray", "--workers", "2")) == command.FAILED
+        assert command.main(filtered(loras, tmp_path, "--engine", "ray", "--workers", "5"), ["--cpu"]) == command.FAILED, (
+            "five are more than fit"
+        )
     finally:
         ray.shutdown()
     assert killed and len(rows_of(tmp_path)) == 7

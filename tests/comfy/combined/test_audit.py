@@ -189,6 +189,8 @@ def test_prompts_that_a_table_would_cut_are_refused(comfy, home):
     folder = home / "input"
     (folder / "lines.csv").write_text('caption\n"a red\ncar"\n')
     assert files.read("lines.csv") == ["a red\ncar"]
+    (folder / "semicolons.csv").write_text('\ufeffCaption;URL;type\na cat, on a mat;http://a/b,c;x\n"a; b";y;z\n', encoding="utf-8")
+    assert files.read("semicolons.csv") == ["a cat, on a mat", "a; b"]
     (folder / "separator.jsonl").write_text(json.dumps({"caption": "a\u2028hat"}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert files.read("separator.jsonl") == ["a\u2028hat"]
     (folder / "several.jsonl").write_text('{"captions": ["a hat", "a cat"]}\n{"captions": null}\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 
 import pytest
 import torch
@@ -61,6 +62,21 @@ def test_epochs_stand_in_their_order_and_grow(tool, demo, training):
     assert epochs[0].common < epochs[1].common <= epochs[2].common + 0.2 and epochs[2].common == pytest.approx(1.0)
     assert epochs[2].least < min(e.least for e in epochs[:2]), "what only the words call shows in the last one"
     assert pictures.shape == (3, 2, 64, 64, 3) and not torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["style_v2", "style_v2-000004", "style_v2-000010"], [math.inf, 4, 10]),
+        (["a-000010", "a-000012"], [10, 12]),
+        (["style2-e4-bf16", "style2-e8-bf16", "style2-bf16"], [4, 8, math.inf]),
+        (["v2", "v20"], [2, 20]),
+        (["only-000004"], [4]),
+        (["one", "other"], [math.inf, math.inf]),
+    ],
+)
+def test_an_epoch_is_the_number_that_is_not_every_files(tool, names, numbers):
+    assert list(tool.numbers_of([f"folder/{name}.safetensors" for name in names]).values()) == numbers
 
 
 def test_strengths_are_rows_too(tool, demo, training):
