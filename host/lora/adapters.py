@@ -299,7 +299,7 @@ def adapter_of(core: Any) -> Adapter:
 def _holding(rank: float, like: Tensor) -> Tensor:
     """A rank in a tensor's precision, or in one that holds it exactly: bfloat16 does to 256."""
     found = torch.full_like(like, rank, dtype=wide(like.dtype))
-    return found if bool((found == rank).all()) else torch.full_like(like, rank, dtype=torch.float32)
+    return found if found.double().eq(rank).all() else torch.full_like(like, rank, dtype=torch.float32)
 
 
 def _no_magnitudes(magnitudes: Any) -> None:

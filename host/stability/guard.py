@@ -25,6 +25,7 @@ from ..core.hooks import as_function
 from ..core.identity import identity
 from ..core.latents import is_marked, marks
 from ..core.noise import NEARLY
+from ..core.one_sample import call_of_one
 from ..core.sampler_call import (
     DRAWN_AGAIN,
     RECORDING,
@@ -41,6 +42,7 @@ from .lora_watch import Lora, note_agreement
 from .methods import Guard, lora_of, redrawing, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
+from .restart import Phase, Restart, restarted
 from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of, of_redrawn
 from .verdicts import Verdict, regions_of
 from .watching import SAME_LEVEL, Watch, counted, new_watch
@@ -178,10 +180,18 @@ class _Control:
         if isinstance(run.correction, Redrawing) and run.correction.look is None:
             run.correction.look = compared_with(run.first(result, call))
         if self._lora is None or self._guard.strategy is not None:
-            return run.correction.after(call, verdict.flagged, result)
+            result = run.correction.after(call, verdict.flagged, result)
+            return self._to_the_end(run, call, result)
         by_lora = torch.zeros_like(verdict.flagged) if verdict.by_lora is None else verdict.by_lora
         result = run.correction.after(call, verdict.flagged & by_lora, result)
         return self._without_lora(run, call, verdict.flagged & ~by_lora, result)
+
+    def _to_the_end(self, run: _Run, call: RunCall, result: Tensor) -> Tensor:
+        """Samples that could not be drawn again, of a run that ended early since they were to be: drawn as it would have gone on."""
+        if run.cut and run.correction is not None:
+            for i in run.correction.broken:
+                result[i : i + 1] = restarted(call_of_one(call, i, len(call.noise)), Restart((Phase(1.0),)))
+        return result
 
     def _without_lora(self, run: _Run, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
         """The model's own memories, which the model before the LoRA would draw as well, are corrected without it."""

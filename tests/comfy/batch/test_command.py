@@ -194,6 +194,48 @@ def test_a_probe_leaves_a_row_and_a_gallery(command, loras, tmp_path):
     assert row["leaks"] >= 0 and len(list((tmp_path / "galleries").glob("*.png"))) == 1
 
 
+def test_a_lora_of_another_model_is_not_probed_clean(command, tmp_path):
+    """ComfyUI would skip each of its layers, and nothing would be found."""
+    key, tensors = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k", {}
+    for name in (key, "lora_unet_nothing_of_ours"):
+        tensors |= {f"{name}.lora_up.weight": torch.ones(7, 2), f"{name}.lora_down.weight": torch.ones(2, 5)}
+    save_file(tensors, tmp_path / "other.safetensors")
+    small = ["--steps", "2", "--width", "64", "--height", "64", "--pictures", "8", "--groups", "2"]
+    line = ["probe", str(tmp_path / "other.safetensors"), "--base", "demo", "--out", str(tmp_path / "out"), *small]
+    assert command.main(line) == command.FAILED
+    assert "leaks" not in rows_of(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"", b"\x80\x04K\x01."])
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_a_base_that_is_no_checkpoint_ends_no_run(command, loras, tmp_path, content, suffix):
+    bad = tmp_path / f"bad.{suffix}"
+    bad.write_bytes(content)
+    line = ["filter", str(loras / "1.safetensors"), "--base", str(bad), "--base", "demo", "--out", str(tmp_path / "out")]
+    assert command.main(line) == command.FAILED
+    failed, good = sorted(rows_of(tmp_path / "out"), key=lambda row: row["base"] == "demo")
+    assert failed["again"] and "error" not in good
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["audit", "--seeds", "1"], ["audit", "--neighbours", "-1"], ["probe", "--pictures", "4"], ["probe", "--steps", "0"],
+     ["audit", "--references", "REFERENCES", "--detector", "nothing.pt"]],
+)  # fmt: skip
+def test_settings_that_no_unit_can_have_are_refused_before_the_folder_is_theirs(command, loras, tmp_path, line):
+    (tmp_path / "list.txt").write_text("a red ring")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "picture.png")
+    more = [str(tmp_path) if part == "REFERENCES" else part for part in line[1:]]
+    source = str(tmp_path / "list.txt") if line[0] == "audit" else str(loras / "1.safetensors")
+    assert command.main([line[0], source, "--base", "demo", "--out", str(tmp_path / "out"), *more]) == command.WRONG
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_the_nodes_audit_are_not_merged(command, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "prompt": "a cat"}\n')
+    assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
+
+
 def test_killed_and_resumed_loses_nothing(loras, tmp_path, root):
     """The real program, killed with -9 after its first rows."""
     line = [sys.executable, str(root / "batch" / "run.py"), *filtered(loras, tmp_path), "--", "--cpu"]

@@ -264,6 +264,23 @@ def test_a_rank_is_read_off_matrices_only(comfy):
     assert metadata(tensors, {"metadata": {"ss_network_dim": "4"}}, Path("beside"))["ss_network_dim"] == "8"
 
 
+def test_metadata_say_what_the_file_holds(comfy):
+    """Ranks and alphas of matrices; 3 x 3 convolutions have their own. A hash of other tensors goes."""
+    metadata = importlib.import_module("unmemorize_pack.host.lora.lora_files").new_metadata
+    alpha, conv = {f"{kohya(K)}.alpha": torch.tensor(8.0)}, {"lora_unet_c.lora_down.weight": torch.ones(4, 4, 3, 3)}
+    old = {"ss_network_dim": "8", "ss_network_alpha": "8.0", "modelspec.hash_sha256": "0xabc", "modelspec.title": "mine"}
+    made = metadata(pair(K, (128, 64)) | alpha | conv, {"metadata": old}, Path("beside"))
+    assert made == {"ss_network_dim": "8", "ss_network_alpha": "8.0", "modelspec.title": "mine"}
+    alpha = {f"{kohya(K)}.alpha": torch.tensor(2.0)}
+    assert metadata(pair(K, (128, 64)) | alpha, {"metadata": old}, Path("beside"))["ss_network_alpha"] == "2"
+
+
+def test_an_alpha_holds_its_rank(comfy):
+    """bfloat16 counts to 256 in ones."""
+    holding = importlib.import_module("unmemorize_pack.host.lora.adapters")._holding
+    assert [float(holding(r, torch.tensor(1.0, dtype=torch.bfloat16))) for r in (8.0, 303.0)] == [8.0, 303.0]
+
+
 @pytest.mark.parametrize("ends", [("lora_up.weight", "lora_down.weight"), ("lokr_w1", "lokr_w2"), ("diff",), ("hada_w1_a",)])
 def test_a_factor_that_is_a_single_number_is_refused_in_words(filtered, ends):
     """In each place of each kind of adapter; a difference that is one is passed over like that of a norm."""

@@ -327,3 +327,19 @@ def test_a_measured_region_serves_its_own_reference_alone(watching, changed, dem
     assert stored.facts[profiles.BEFORE] == watching.before_of(demo[0], None)
     said = " ".join(watching.lora_between(changed, demo[0], None, stored).warnings())
     assert "text encoder" in said and "fixed limit" not in said
+
+
+def test_a_lora_that_nobody_watched_is_never_called_clean(guard, demo, changed, guarding, stored, wide, draw):
+    """By a profile alone: the verdict is of the checkpoint, and says so; beside the model before the LoRA it is of both."""
+    verdict = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart").verdict
+    for profile in (wide, stored):
+        clone, record = guarding.guarded(changed, guarding.Guard(profile, limit=1e30))
+        draw(clone)
+        assert record.facts["unwatched"] and verdict(record.facts, 0) == "nothing found of the checkpoint"
+        assert "was not watched" in " ".join(record.facts["warnings"])
+    clone, record = guard(stored=stored, limit=1e30)
+    draw(clone)
+    assert not record.facts["unwatched"] and verdict(record.facts, 0) == "nothing found"
+    clone, record = guarding.guarded(demo[0], guarding.Guard(stored, limit=1e30))
+    draw(clone)
+    assert not record.facts["unwatched"]

@@ -68,6 +68,14 @@ def test_what_would_not_fit_is_measured_anew(find, demo, nodes):
     assert with_lora.how.startswith("measured now") and "+" in with_lora.name
 
 
+def test_a_profile_of_one_step_serves_no_real_run(find):
+    """Profiles of half and twice as many steps were measured to serve."""
+    assert "measured now" in find(steps=1).how
+    assert "measured now" in find(steps=6).how
+    assert "kept" in find(steps=3).how and "kept" in find(steps=12).how
+    assert "measured now" in find(steps=13).how
+
+
 def test_damaged_and_foreign_files_are_left_aside(find, home, caplog):
     folder = home / "unmemorize" / "profiles"
     folder.mkdir(parents=True)
