@@ -63,7 +63,7 @@ def check(
         raise ValueError("No picture came in. Connect the pictures in question.")
     pictures, honest = coloured(pictures), None if honest is None else coloured(honest)
     count = enough(references, honest, among_themselves, rate)
-    progress = Progress(_units(len(pictures) + count, len(references.names)))
+    progress = Progress(len(references.names) + _units(len(pictures) + count, len(references.names)))
     return compared(pictures, known(references, detector, honest, among_themselves, rate, progress), progress)
 
 
@@ -93,7 +93,7 @@ def known(
     references: References, detector: Detector, honest: Tensor | None, among_themselves: bool, rate: float, progress: Progress
 ) -> Known:
     """What can be kept from one picture in question to the next."""
-    kept = features(references, detector, progress.check)
+    kept = features(references, detector, progress.advance)
     if honest is not None:
         theirs = detector.prepare(honest[..., :3].movedim(-1, 1).float())
         found = calibration(detector.compare(theirs, kept, progress.advance).max(1).values)

@@ -128,12 +128,22 @@ def features(references: References, detector: Detector, tick: Callable[[], None
         tick()
         kept = _cached(digest, detector.name)
         if kept is None or (i and kept.shape != found.shape[1:]):
-            kept = detector.prepare(references.picture(i)[None])[0]
-            files.replace(_path(digest, detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
+            kept = _looked_at(references, i, detector)
+        if i and kept.shape != found.shape[1:]:  # what the cache had of those before is damaged
+            before = [_looked_at(references, k, detector) for k in range(i)]
+            found = kept.new_empty(len(references.hashes), *kept.shape)
+            found[:i] = torch.stack(before)
         if not i:
             found = kept.new_empty(len(references.hashes), *kept.shape)
         found[i] = kept
     return found
+
+
+def _looked_at(references: References, i: int, detector: Detector) -> Tensor:
+    """What a detector keeps of a reference, into the cache."""
+    kept = detector.prepare(references.picture(i)[None])[0]
+    files.replace(_path(references.hashes[i], detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
+    return kept
 
 
 CALIBRATION = "calibration of references"

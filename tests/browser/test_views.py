@@ -324,6 +324,7 @@ def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
         panel = show(page, name)
         assert "earlier run" in panel.locator(".badge").inner_text(), name
         assert "run again" in panel.locator(".summary").inner_text()
+    assert show(page, "guard").locator(".gauge").text_content() and show(page, "guard").locator(".gauge").is_hidden()
     shoot(page, "earlier-run")
 
 

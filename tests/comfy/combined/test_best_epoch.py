@@ -95,6 +95,20 @@ def test_references_count_copies(tool, demo, training):
     assert epochs[2].copies is not None and epochs[2].copies >= epochs[0].copies
 
 
+def test_a_raw_likeness_of_another_detector_is_no_verdict(tool, demo, training, monkeypatch):
+    """The default limit is the built-in one's."""
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    other = detectors.Features("other", 0.9, lambda p: (p.flatten(1)[:, :8], p[:, :, ::16, ::16].movedim(1, -1)))
+    known = references.of_batch(torch.rand(2, 64, 64, 3))
+    with monkeypatch.context() as early:
+        early.setattr(tool, "changes_of", lambda *_: pytest.fail("work before the check"))
+        with pytest.raises(ValueError, match="threshold that Copy Check reports"):
+            tool.compare(comparison(tool, demo, references=known, detector=other))
+    epochs, _ = tool.compare(comparison(tool, demo, references=known, detector=other, copy_limit=0.99))
+    assert all(e.copies is not None for e in epochs)
+
+
 def test_the_node_suggests_and_draws(nodes, demo, training):
     result = nodes["UnmemorizeBestEpoch"].execute(
         model=demo[0],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -137,6 +138,18 @@ def test_a_changed_file_is_prepared_again_and_a_damaged_cache_made_anew(tools, h
         path.write_bytes(b"broken")
     after = references.features(gathered(tools), detector, lambda: None)
     assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_cache_of_another_shape_is_made_anew(tools, home, which):
+    """Of the first picture, whose shape the others are held against, too."""
+    references, detector = tools["references"], tools["detectors"].BuiltIn()
+    known = gathered(tools)
+    before = references.features(known, detector, lambda: None)
+    store = importlib.import_module("unmemorize_pack.host.core.store")
+    path = references._path(known.hashes[which], detector.name)
+    save_file({"features": torch.zeros(3, 5)}, path, store.facts_as_metadata({"kind": references.KIND}))
+    assert torch.equal(references.features(known, detector, lambda: None), before)
 
 
 def test_names_that_are_no_text_are_read_and_stamped(tools, home):
