@@ -84,8 +84,8 @@ export class Panel {
     this.shadow = host.attachShadow({ mode: "open" });
     this.shadow.adoptedStyleSheets = [sheet()];
     const head = el("div", { class: "head" }, this.badge, this.summary, this.button);
-    this.panel = el("section", { class: "panel", attrs: { "aria-label": "Unmemorize result" } }, head, this.stage);
-    this.shadow.append(this.panel);
+    const panel = el("section", { class: "panel", attrs: { "aria-label": "Unmemorize result" } }, head, this.stage);
+    this.shadow.append(panel);
     // keys, drags and wheels within are ours: they must not delete, move or zoom the node
     for (const event of ["keydown", "keyup", "copy", "pointerdown", "mousedown", "dblclick", "wheel"]) {
       this.shadow.addEventListener(event, (e) => this.keep(/** @type {any} */ (e)));
@@ -114,7 +114,7 @@ export class Panel {
   say(found) {
     const earlier = this.earlier && found.kind !== "running";
     const verdict = earlier ? EARLIER : found;
-    this.panel.toggleAttribute("data-earlier", earlier); // gauges and verdicts of single pictures are hidden too
+    this.host.toggleAttribute("data-earlier", earlier); // gauges and verdicts of single pictures are hidden too
     this.badge.dataset.kind = verdict.kind;
     this.badge.textContent = `${SIGNS[verdict.kind]} ${verdict.word}`;
     this.summary.textContent = verdict.text;

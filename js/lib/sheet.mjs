@@ -34,7 +34,7 @@ const TEXT = `
 .plot .limit { stroke: var(--input-text, #ddd); stroke-width: 2; }
 .plot .cursor { stroke: var(--input-text, #ddd); stroke-width: 1; }
 .gauge { display: flex; align-items: center; gap: 6px; height: 14px; flex: none; white-space: nowrap; }
-.gauge:empty, [data-earlier] .gauge, [data-earlier] .card .look, [data-earlier] .card .fine, [data-earlier] .advice { display: none; }
+.gauge:empty, :host([data-earlier]) :is(.gauge, .card .look, .card .fine, .advice) { display: none; }
 .gauge .bar { position: relative; flex: 1; height: 8px; border-radius: 4px; background: var(--border-color, #4e4e4e); }
 .gauge i { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: #00674d; }
 .gauge i.over { background: #d2501c; }
