@@ -18,7 +18,7 @@ from ..core.settings import check_range
 from .detectors import Detector
 from .references import References, features, recalled, remember
 
-AMONG_THEMSELVES, FEW, PAIRS = 400, 100, 400_000
+AMONG_THEMSELVES, FEW, PAIRS = 400, 100, 50_000
 """References that are compared with all others, where they calibrate themselves: so many, of large sets fewer (but FEW or what the rate
 needs), so that there are about as many PAIRS."""
 PART = 0.25

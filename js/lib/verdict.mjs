@@ -13,6 +13,13 @@ import { counted, number, plain, share } from "./format.mjs";
 /** A sign beside the word, so that nothing hangs on colour alone. @type {Record<Kind, string>} */
 export const SIGNS = { memorized: "\u25b2", clean: "\u2713", uncalibrated: "?", unclear: "?", off: "\u2013", note: "i", running: "\u2026" };
 
+/** What became of a picture that was sampled again. @type {Record<string, {kind: Kind, word: string}>} */
+const REDRAWN = {
+  another: { kind: "note", word: "redrawn" },
+  memorized: { kind: "memorized", word: "still a memory" },
+  unknown: { kind: "unclear", word: "redrawn, not judged" },
+};
+
 /**
  * @param {any} view as unmemorize/pictures/views.py guard_view writes it
  * @param {Style} style
@@ -25,13 +32,14 @@ export function ofGuard(view, style, sample = 0) {
     return { kind: "unclear", word: "not judged", text: String(view.verdicts[sample]).replace(/^not judged: /, "") };
   }
   const kind = view.memorized[sample] ? "memorized" : "clean";
+  const now = REDRAWN[view.final?.[sample]]; // the picture that came out counts, not the run that was flagged
   const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
   const limit = String(view.detector).startsWith("paper") ? "" : `, limit ${number(view.limit, style)}`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
   // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories; one without a parent the reverse
   const seen = view.detector === "agreement" ? "LoRA clean" : view.unwatched ? "checkpoint clean" : kind;
   const word = kind === "clean" ? seen : kind;
-  return { kind, word, text: [words, score].filter(Boolean).join(" \u00b7 ") };
+  return { kind: now?.kind ?? kind, word: now?.word ?? word, text: [words, score].filter(Boolean).join(" \u00b7 ") };
 }
 
 /** @param {any} report @param {Style} style @returns {Verdict} */

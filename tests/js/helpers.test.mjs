@@ -81,6 +81,20 @@ test("the guard's badge", () => {
   assert.equal(ofGuard({ kind: "off" }, PLAIN).kind, "off");
 });
 
+test("after a correction the badge speaks of the picture that came out, and of a LoRA only where it was watched", () => {
+  const view = (/** @type {string} */ final, more = {}) => ({
+    ...{ kind: "done", detector: "default", limit: 3, memorized: [true], scores: [7.1], verdicts: ["memorized, sampled again"] },
+    ...{ final: [final], ...more },
+  });
+  assert.deepEqual([ofGuard(view("another"), PLAIN).kind, ofGuard(view("another"), PLAIN).word], ["note", "redrawn"]);
+  assert.deepEqual([ofGuard(view("memorized"), PLAIN).kind, ofGuard(view("memorized"), PLAIN).word], ["memorized", "still a memory"]);
+  assert.equal(ofGuard(view("unknown"), PLAIN).kind, "unclear");
+  assert.equal(ofGuard(view(""), PLAIN).word, "memorized");
+  const clean = { memorized: [false], verdicts: ["nothing found of the checkpoint"], unwatched: true };
+  assert.equal(ofGuard(view("", clean), PLAIN).word, "checkpoint clean");
+  assert.equal(ofGuard(view("", { ...clean, unwatched: false }), PLAIN).word, "clean");
+});
+
 test("a run that could not be judged is never called clean", () => {
   const view = {
     kind: "done",

@@ -57,6 +57,16 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     return words
 
 
+def final(record: dict[str, Any], sample: int) -> str:
+    """What the picture that came out is, where it was sampled again: "another", "memorized" still, or "unknown"; "" where it was not."""
+    if sample not in record["restarted"]:
+        return ""
+    look = record.get("redrawn", {}).get(str(sample))
+    if look is None or look["memorized"] is None:
+        return "unknown"
+    return "memorized" if look["memorized"] else "another"
+
+
 def redrawn(record: dict[str, Any], sample: int) -> str:
     """What became of a picture that was sampled again, in words."""
     look = record.get("redrawn", {}).get(str(sample))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .lora_spectrum import counted
-from .stability_chart import GAMMA, PANELS, verdict
+from .stability_chart import GAMMA, PANELS, final, verdict
 
 MOST_SAMPLES = 16
 MOST_STEPS = 256
@@ -71,7 +71,8 @@ def guard_view(record: dict[str, Any]) -> dict[str, Any]:
         "scores": [rounded(s) for s in record["scores"][:count]],
         "restarted": [i for i in record["restarted"] if i < count],
         "edited_steps": {k: v for k, v in record["edited_steps"].items() if int(k) < count},
-        "verdicts": [verdict(record, i) for i in range(count)], "warnings": record["warnings"],
+        "verdicts": [verdict(record, i) for i in range(count)], "final": [final(record, i) for i in range(count)],
+        "warnings": record["warnings"],
     }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_references_among_themselves_are_compared_once(check, references, monkey
 
 def test_large_sets_are_calibrated_by_fewer(comfy):
     checking = importlib.import_module("unmemorize_pack.host.copies.checking")
-    assert [checking._calibrating(m, 0.02) for m in (12, 300, 1000, 2000, 10_000)] == [12, 300, 400, 200, 100]
+    assert [checking._calibrating(m, 0.02) for m in (12, 300, 1000, 2000, 10_000)] == [12, 166, 100, 100, 100]
     assert checking._calibrating(10_000, 0.001) == 400, "no more than are compared at most: that rate is then refused"
 
 

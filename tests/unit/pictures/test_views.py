@@ -24,6 +24,10 @@ def test_guard_view_holds_deviations_of_what_the_chart_shows():
     assert view["signals"]["update"]["z"] == [[0.0, None], [2.0, None], [4.0, None], [6.0, None]]
     assert list(view["signals"]) == ["update"] and view["steps"] == 4 and view["scores"] == [0.5, None]
     assert view["verdicts"][1].startswith("memorized, sampled again") and view["edited_steps"] == {"1": [2]}
+    assert view["final"] == ["", "unknown"] and view["unwatched"] is False
+    again = {"restarted": [1], "redrawn": {"1": {"tries": 1, "memorized": False, "score": None}}}
+    assert views.guard_view(record() | again)["final"][1] == "another"
+    assert views.guard_view(record() | again | {"redrawn": {"1": {"memorized": True}}})["final"][1] == "memorized"
     assert view["warnings"] == ["<img src=x onerror=alert(1)>"]  # data stays data; the browser shows it as text
     json.dumps(view, allow_nan=False)
 
