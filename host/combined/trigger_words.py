@@ -71,10 +71,6 @@ def words_that_trigger(q: Question) -> Answer:
         raise ValueError("The prompt has no word. Write the prompt whose picture looks like a copy.")
     if len(words) > MOST_WORDS:
         raise ValueError(f"The prompt has {len(words)} words; at most {MOST_WORDS} are tried. Shorten it to the part that matters.")
-    if q.use["cfg"] == 1:
-        raise ValueError(
-            "At CFG 1 the empty prompt is not asked, and no signal of memorization can be measured. Use the CFG you generate with."
-        )
     if q.profile is not None:
         check_profile(q.profile, q.model)
         check_guidance(q.profile, q.use["cfg"])
@@ -92,7 +88,7 @@ def words_that_trigger(q: Question) -> Answer:
         else Significance(w, whole - signals[without(q.prompt, w)])
         for w in words
     ]
-    return Answer(whole, found, GUIDANCE if q.profile is None else SCORE, 2 * len(texts) * q.seeds * steps)
+    return Answer(whole, found, SCORE if _scored(q) else GUIDANCE, 2 * len(texts) * q.seeds * steps)
 
 
 def _others(q: Question, words: list[Word]) -> dict[Word, str]:
@@ -117,10 +113,17 @@ def _early_steps(q: Question) -> int:
     return min(max(int(early), 2), len(levels) - 1)
 
 
+def _scored(q: Question) -> bool:
+    """Is the guard's score the signal? A profile of runs without guidance (CFG 1) has none for single steps."""
+    return q.profile is not None and "revision" in q.profile.profile.mean
+
+
 def _signal(q: Question, text: str, steps: int, progress: Progress) -> float:
     """Mean over seeds of what the first steps of a prompt's runs say."""
     (positive,) = encoded(q.clip, [text])
     clone, runs = watched(q.model)
+    if q.use["cfg"] == 1:  # a sampler would not ask the negative prompt
+        clone.model_options = {**clone.model_options, "disable_cfg1_optimization": True}
     latent = {**q.latent, "samples": comfy.sample.fix_empty_latent_channels(q.model, q.latent["samples"][:1])}
     with kept_generators(q.model.load_device):
         for k in range(q.seeds):
@@ -131,7 +134,7 @@ def _signal(q: Question, text: str, steps: int, progress: Progress) -> float:
         observed = {name: rows[:steps] for name, rows in run.observed().items()}
         if "guidance" not in observed:
             raise ValueError("This sampler did not evaluate the model at the steps of its schedule. Use another one (euler, dpmpp_2m ...).")
-        if q.profile is None:
+        if q.profile is None or not _scored(q):
             values.append(observed["guidance"].nanmean())
         else:
             values.append(default_score(q.profile.profile, torch.tensor(run.angles[:steps]), observed)[0])

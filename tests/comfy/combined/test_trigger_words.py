@@ -28,6 +28,14 @@ def ask(tool, demo, encode):
     return run
 
 
+def test_at_cfg_1_the_negative_prompt_is_asked_all_the_same(ask, demo, stored):
+    """As Flux generates: the run is the prompt's alone, the signal what it asks for beyond the negative prompt."""
+    one, _ = ask(use=USE | {"cfg": 1.0})
+    two, _ = ask(use=USE | {"cfg": 1.0 + 1e-4})
+    assert one.kind == "guidance norm" and one.signal == pytest.approx(two.signal, rel=1e-2) and one.signal > 0
+    assert "disable_cfg1_optimization" not in demo[0].model_options
+
+
 def test_a_fall_is_the_difference_of_two_runs(ask, demo, encode, sample):
     """The signal is the mean norm of D_c - D_u over the first steps, recomputed here by a plain hook."""
 
@@ -110,7 +118,6 @@ def test_bad_input_is_refused_before_any_work(ask, tool, stored, monkeypatch):
     for prompt, changes, words in (
         ("", {}, "no word"),
         ("red " * 100, {}, "100 words"),
-        (PROMPT, {"use": USE | {"cfg": 1.0}}, "CFG 1"),
         (PROMPT, {"use": USE | {"cfg": 7.0}, "profile": stored}, "CFG is 7"),
         (PROMPT, {"seeds": 0}, "seeds"),
     ):
