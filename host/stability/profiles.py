@@ -102,7 +102,10 @@ def check_profile(stored: Any, model: Any) -> None:
         raise ValueError("This is not a stability profile. Connect Load Stability Profile or Calibrate Stability Profile.")
     other = differences(stored.facts["model"], identity(model))
     if other:
-        raise ValueError(f"This stability profile belongs to another model: {', '.join(other)} differ(s). Calibrate one for this model.")
+        raise ValueError(
+            f"This stability profile belongs to another model: {', '.join(other)} differ(s). Connect "
+            "Stability Profile for This Model, which finds the right one or measures it."
+        )
 
 
 def check_guidance(stored: StoredProfile, cfg: float) -> None:
@@ -119,7 +122,7 @@ def other_guidance(stored: StoredProfile, cfg: float) -> str:
         return ""
     return (
         f"The run's CFG is {cfg:g}, the stability profile was measured at {there:g}; it serves {there / NEAR_GUIDANCE:.3g} to "
-        f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or calibrate a profile for this one."
+        f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or let Stability Profile for This Model measure one for it."
     )
 
 
