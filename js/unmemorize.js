@@ -11,7 +11,7 @@ import { openWhole } from "./lib/first_view.mjs";
 import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
-import { settings } from "./lib/settings.mjs";
+import { begin, settings } from "./lib/settings.mjs";
 import { KINDS } from "./views/kinds.mjs";
 
 /** Message of host/stability/live_view.py. */
@@ -86,6 +86,7 @@ const extension = {
   /** @param {any} node */
   nodeCreated(node) {
     shorten(node);
+    begin(node);
     addPanel(node);
     follow(node);
     if (ready) queueMicrotask(fadeAll); // it is in the graph then

@@ -5,6 +5,7 @@
 import { app } from "../../../scripts/app.js";
 import { COLOUR_MAPS } from "./colours.mjs";
 
+const FALSE_ALARMS = "Unmemorize.FalseAlarms";
 export const AS_NODE = "as in the node";
 
 /**
@@ -44,7 +45,24 @@ export function settings(changed) {
       attrs: { min: 2, max: 6, step: 1 },
       defaultValue: 3,
     },
+    {
+      ...common,
+      id: FALSE_ALARMS,
+      category: ["Unmemorize", "Verdicts", "FalseAlarms"],
+      name: "False alarms of new Copy Check nodes",
+      tooltip: "Share of honest pictures that may be called copies. Nodes that are in a graph already keep theirs.",
+      type: "number",
+      attrs: { min: 0.0001, max: 0.5, step: 0.001 },
+      defaultValue: 0.02,
+    },
   ];
+}
+
+/** A node that was just created, before a workflow gives it saved values: what the user's settings begin it with. @param {any} node */
+export function begin(node) {
+  const widget = node.comfyClass === "UnmemorizeCopyCheck" && node.widgets?.find((/** @type {any} */ w) => w.name === "false_alarms");
+  const wanted = Number(get(FALSE_ALARMS, 0.02));
+  if (widget && wanted >= 0.0001 && wanted <= 0.5) widget.value = wanted;
 }
 
 /** @param {string} id @param {any} otherwise */

@@ -292,6 +292,26 @@ def test_what_does_not_count_is_disabled_and_stays(page, done, shoot):
     assert disabled(page, "filter") == {"temperature", "keep", "control_seed"}
 
 
+def test_a_setting_begins_new_nodes_and_leaves_those_of_a_workflow(page, done):
+    """The rate of false alarms that a user always wants."""
+    found = page.evaluate(
+        """async () => {
+            const rate = (n) => n.widgets.find(w => w.name === 'false_alarms').value, id = 'Unmemorize.FalseAlarms'
+            const make = () => { const n = LiteGraph.createNode('UnmemorizeCopyCheck'); app.graph.add(n); return n }
+            const set = (v) => app.extensionManager.setting.set(id, v)
+            const old = make(), before = rate(old)
+            await set(0.05)
+            const fresh = make(), later = rate(fresh), kept = rate(old)
+            const saved = old.serialize(), loaded = make()
+            loaded.configure({ ...saved, id: loaded.id })
+            const found = [before, later, kept, rate(loaded)]
+            await set(0.02)
+            for (const n of [old, fresh, loaded]) app.graph.remove(n)
+            return found }"""
+    )
+    assert found == [0.02, 0.05, 0.02, 0.02]
+
+
 def test_uncalibrated_is_said(page, done):
     for name in ("map", "threshold"):
         assert view(page, name).locator(".badge").get_attribute("data-kind") == "uncalibrated"
