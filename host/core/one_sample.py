@@ -117,4 +117,4 @@ def call_of_one(call: RunCall, i: int, n: int) -> RunCall:
         # as older cores hand it on, frames or rows of pixels may stand where samples are expected; newer ones have given it this shape
         mask = comfy.sampler_helpers.prepare_mask(mask, call.noise.shape, mask.device)
     parts = {"noise": one(call.noise, i, n), "latent": one(call.latent, i, n), "mask": one(mask, i, n)}
-    return dataclasses.replace(call, guider=guider, callback=callback_of_one(call.callback, i), **parts)
+    return dataclasses.replace(call, guider=guider, callback=callback_of_one(call.callback, i), index=i, **parts)

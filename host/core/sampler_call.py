@@ -109,6 +109,8 @@ class RunCall:
     seed: int | None
     packed: bool = False
     """Several latents of different kinds in one tensor, as the core samples video and audio together."""
+    index: int = 0
+    """Of a run of one sample: which of its batch that was."""
 
 
 def run_arguments_of(

@@ -26,7 +26,7 @@ def alternatives(encode):
 def heard(words, monkeypatch):
     """The calls that a correction was asked with."""
     calls, real = [], words.drawn_with_others
-    monkeypatch.setattr(words, "drawn_with_others", lambda call, how: calls.append(call) or real(call, how))
+    monkeypatch.setattr(words, "drawn_with_others", lambda call, *more: calls.append(call) or real(call, *more))
     return calls
 
 
@@ -40,6 +40,22 @@ def test_a_flagged_picture_is_another_and_its_neighbours_keep_their_bits(guard, 
     hit = record.facts["memorized"].index(True)
     assert record.facts["restarted"] == [hit] and record.facts["memorized"].count(True) == 1
     assert torch.equal(got[1 - hit], plain[1 - hit]) and not torch.allclose(got[hit], plain[hit], atol=1e-2)
+
+
+def test_what_the_watched_run_was_told_is_not_asked_again(words, guard, draw, alternatives, monkeypatch):
+    """For each sample of a batch its own: the same as if it were asked."""
+    calls, real = [], words.drawn_with_others
+    monkeypatch.setattr(words, "drawn_with_others", lambda call, how, watch: calls.append((call, watch)) or real(call, how, watch))
+    clone, _ = guard("correct", limit=-1e9, alternatives=alternatives)
+    draw(clone, prompt=PROMPT, n=2)
+    first = dict((call.index, (call, watch)) for call, watch in calls)
+    assert set(first) == {0, 1}
+    for call, watch in first.values():
+        conds = call.guider.original_conds
+        asked = words.predict_at_start(call, [conds["negative"], conds["positive"]])
+        known = words._seen_at_start(call, watch)
+        assert all(torch.allclose(a, b.to(a), atol=1e-4) for a, b in zip(asked, known, strict=True))
+    assert words._seen_at_start(call, None) == []
 
 
 def test_what_is_asked_at_the_start_is_what_the_sampler_asks_there(guard, draw, demo, alternatives, heard, comfy):
@@ -84,9 +100,9 @@ def test_the_words_are_changed_without_which_the_memory_is_not_asked_for(words, 
     conds = {"negative": [{"name": "negative"}], "positive": [{"name": "exact"}]}
     call = type("Call", (), {"guider": type("Guider", (), {"original_conds": conds})()})()
     several = {w: {"name": w} for size in (1, 2, 3) for w in itertools.combinations(range(4), size)}
-    assert words.asking_for_something_else(call, several, 1) == (0, 2) and asked == [6, 3]
+    assert words.asking_for_something_else(call, several, 1) == (0, 2) and asked == [6, 2]
     asked.clear()
-    assert set(words.asking_for_something_else(call, several, 2)) > {0, 2} and asked == [6, 3, 4]
+    assert set(words.asking_for_something_else(call, several, 2)) > {0, 2} and asked == [6, 2, 5]
     assert words.asking_for_something_else(call, {(0,): {"name": (0,)}}, 1) == ()
     del several[0, 2]
     assert words.asking_for_something_else(call, several, 1) != (0, 2), "a variant that is missing is not put together"
@@ -103,7 +119,7 @@ def test_a_picture_that_stays_is_drawn_by_other_words_for_longer(words, guard, d
     """The first way is planted to bring the flagged picture back."""
     seen, real = [], words.drawn_with_others
 
-    def drawn(call, how):
+    def drawn(call, how, *_):
         seen.append((how.mixed_until, how.changed))
         return real(call, words.OtherWords(alternatives, mixed_until=0.0 if len(seen) == 1 else how.mixed_until))
 
