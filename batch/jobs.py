@@ -126,6 +126,7 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     """What a LoRA remembers; its gallery as a picture beside the rows."""
     s = options.settings
     tensors, _ = files.read(Path(unit.path), "LoRA")
+    base.check_whole()
     keys.check(keys.take_apart(tensors, base.model, base.clip), weights_of(base.model, base.clip))  # another model's is no clean one
     model, clip = comfy.sd.load_lora_for_models(base.model, base.clip, tensors, 1.0, 1.0)
     captions = s["captions"] or [""]

@@ -55,6 +55,13 @@ class Base:
         found = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, embedding_directory=embeddings)
         self.model, self.clip, self.vae = found[:3]
 
+    def check_whole(self) -> None:
+        """ValueError if something that drawing needs is not in the file, as in diffusion models that come in several."""
+        parts = {"diffusion model": self.model, "text encoder": self.clip, "VAE": getattr(self.vae, "first_stage_model", None)}
+        missing = [name for name, part in parts.items() if part is None]
+        if missing:
+            raise ValueError(f"This file holds no {' and no '.join(missing)}: give a checkpoint that has all of them in it.")
+
     def latent(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
         """An empty one of the settings' size."""
         channels = self.model.get_model_object("latent_format").latent_channels
@@ -125,6 +132,7 @@ def known_references(_base: str, options: Options) -> checking.Known:
 def row_maker(base: str, options: Options) -> RowMaker:
     """For the prompts of an audit; ValueError if the profile is another model's."""
     model, s, paths = Base(base), options.settings, options.paths
+    model.check_whole()
     (negative,) = encoded(model.clip, [""])
     profile: StoredProfile | None = read_profile(profile_path(paths["profile"])) if paths.get("profile") else None
     known = references_of(paths["references"]) if paths.get("references") else None

@@ -231,6 +231,19 @@ def test_settings_that_no_unit_can_have_are_refused_before_the_folder_is_theirs(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_comes_in_several_files_is_said(command, loras, tmp_path, monkeypatch):
+    tools = importlib.import_module("unmemorize_pack.batch.tools")
+    real = tools.Base.__init__
+
+    def bare(self, name):
+        real(self, name)
+        self.clip = None
+
+    monkeypatch.setattr(tools.Base, "__init__", bare)
+    assert command.main(["probe", str(loras / "1.safetensors"), "--base", "demo", "--out", str(tmp_path)]) == command.FAILED
+    assert "holds no text encoder" in rows_of(tmp_path)[0]["error"]
+
+
 def test_rows_of_the_nodes_audit_are_not_merged(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "1", "prompt": "a cat"}\n')
     assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
