@@ -120,7 +120,7 @@ def demo(s: nox.Session) -> None:
 def tests(s: nox.Session) -> None:
     """All tiers: unit, static, comfy, server, browser, in two processes; with arguments of pytest, in one."""
     variables = prepare(s)
-    how = s.posargs or ("-n", "2", "--dist", "loadgroup")
+    how = s.posargs or ("-n", "2", "--dist", "loadscope", "--no-loadscope-reorder")
     s.run(tool("pytest"), "-o", f"pythonpath={variables['COMFYUI_PATH']}", *how, env=variables, external=True)
 
 

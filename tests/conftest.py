@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -32,11 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshots", action="store_true", help="rewrite tests/data from the running ComfyUI")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes, each takes whole files: what these set up is shared. One takes all that asks a server, and the only browser."""
-    for item in items:
-        path = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group("served" if path.parts[0] in SERVED else path.as_posix()))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two processes, each takes whole files: what these set up is shared. One takes all that asks a server, and the only browser.
+
+    Groups by marks would be shorter, but pytest 9.2 no longer lets pytest-xdist 3.8 write them.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "served" if file.startswith(tuple(f"tests/{room}/" for room in SERVED)) else file
+
+    return ByFile(config, log)
 
 
 def missing(part: str, required_by: str) -> None:
