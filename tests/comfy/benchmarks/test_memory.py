@@ -36,6 +36,6 @@ def test_references_are_let_go(bench):
 
 
 def test_an_audit_lets_its_pictures_go(bench):
-    """Of ten prompts; four pictures of 256 pixels are 3 MiB."""
-    found = bench.of_audit(10, 256)
-    assert found["audited_prompts"] == 10 and found["audit_growth_kib"] < 1024
+    """Four pictures of 256 pixels are 3 MiB, of 15 prompts 45; what the process takes beside them, by chance, was up to 18 MiB in all."""
+    found = bench.of_audit(16, 256)
+    assert found["audited_prompts"] == 16 and found["audit_growth_kib"] < 2048
