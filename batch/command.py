@@ -107,7 +107,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
         known = tools.references_of(str(o.references))
         checking.enough(known, None, True, o.false_alarms)
         return {"references": known.digest, "false_alarms": o.false_alarms, **contents}
-    checking_of(o)
+    check_numbers(o)
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
@@ -118,7 +118,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
     return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
 
 
-def checking_of(o: argparse.Namespace) -> None:
+def check_numbers(o: argparse.Namespace) -> None:
     """ValueError on numbers that no unit could be done with, before the folder is one of these settings."""
     check_sampling({"steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler})
     for name in ("width", "height"):

@@ -81,8 +81,8 @@ def checkpoint(name: str) -> Path:
 def content_hash(path: Path) -> str:
     """Of a file; of one that cannot be read, its place."""
     try:
-        return lora_files.sha256(path)
-    except OSError:
+        return content_of_file(path)
+    except ValueError:
         return f"unreadable: {path}"
 
 

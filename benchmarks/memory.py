@@ -22,6 +22,7 @@ from ..batch.tools import DEMO, Base
 from ..host.combined import audit
 from ..host.copies import checking, references
 from ..host.copies.detectors import BuiltIn
+from ..host.copies.pictures import listed
 from ..host.core.prompts import encoded
 from .parts.common import ROOT, log, write
 
@@ -95,8 +96,8 @@ def of_references(count: int, side: int) -> dict[str, float]:
     log.info("%d pictures are written", count)
     how, began = BuiltIn(), time.monotonic()
     listing = Memory(count)
-    known = references.of_folder(FOLDER, listing.tick)
-    listed, looking = listing.growth(), Memory(count)
+    known = references.of_listed(listed(FOLDER), FOLDER, listing.tick)
+    listing_grew, looking = listing.growth(), Memory(count)
     kept = references.features(known, how, looking.tick)
     looked = time.monotonic() - began
     kept_later = kept.nbytes * (1 - looking.after / count)
@@ -108,7 +109,7 @@ def of_references(count: int, side: int) -> dict[str, float]:
     if found.nearest != [0]:
         raise RuntimeError("a picture is not its own nearest reference")
     return {
-        "references": len(known.names), "kept_mib": kept.nbytes / MEBI, "listing_growth_mib": listed / MEBI,
+        "references": len(known.names), "kept_mib": kept.nbytes / MEBI, "listing_growth_mib": listing_grew / MEBI,
         "features_growth_mib": grown / MEBI,
         "compare_growth_mib": (max(comparing.most, psutil.Process().memory_info().rss) - before) / MEBI,
         "seconds_a_reference": looked / count, "seconds_a_comparison": (time.monotonic() - began) / count,

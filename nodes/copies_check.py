@@ -52,8 +52,7 @@ class ReferencePictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str, images: Any = None) -> io.NodeOutput:
-        count = len(pictures.listed(folder).paths) if folder != "none" else 1
-        found = references.gathered(None if folder == "none" else folder, images, Progress(max(count, 1)).advance)
+        found = references.gathered(None if folder == "none" else folder, images, lambda count: Progress(max(count, 1)).advance)
         facts = {"pictures": len(found.names), "left_out": found.left_out}
         return io.NodeOutput(found, len(found.names), json.dumps(facts, indent=1), ui={"unmemorize_report": [facts]})
 

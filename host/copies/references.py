@@ -42,11 +42,15 @@ class References:
         return read(source) if isinstance(source, Path) else source
 
 
-def gathered(folder: str | None, images: Tensor | None, tick: Callable[[], None]) -> References:
-    """Of a folder, of a batch, or of both. ValueError if there is neither."""
+def gathered(folder: str | None, images: Tensor | None, counted: Callable[[int], Callable[[], None]]) -> References:
+    """Of a folder inside ComfyUI's input folder, of a batch, or of both. ValueError if there is neither. `counted`: how many files there
+    are -> what is called for each."""
     if folder is None and images is None:
         raise ValueError("There are no references: choose a folder of ComfyUI's input folder, or connect pictures.")
-    parts = [of_folder(folder, tick)] if folder is not None else []
+    parts = []
+    if folder is not None:
+        files_of_it = listed(folder)
+        parts.append(of_listed(files_of_it, folder, counted(len(files_of_it.paths))))
     parts += [of_batch(images)] if images is not None else []
     found = together(*parts) if len(parts) > 1 else parts[0]
     if not found.names:
@@ -55,13 +59,8 @@ def gathered(folder: str | None, images: Tensor | None, tick: Callable[[], None]
     return found
 
 
-def of_folder(name: str, tick: Callable[[], None]) -> References:
-    """The pictures of a folder inside ComfyUI's input folder. ValueError if there is none that can be read."""
-    return of_listed(listed(name), name, tick)
-
-
 def of_listed(found: Listed, name: str, tick: Callable[[], None]) -> References:
-    """Of files that were listed; `name` of their folder, for messages."""
+    """Of files that were listed; `name` of their folder, for messages. ValueError if there is none that can be read."""
     names, hashes, left_out = [], [], dict(found.left_out)
     sources: list[Path | Tensor] = []
     known: dict[str, str] = {}

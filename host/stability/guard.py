@@ -50,8 +50,8 @@ from .watching import SAME_LEVEL, Watch, counted, new_watch
 KEY = "unmemorize_stability_guard"
 PACKED = "Only runs of single pictures can be judged so far: this one samples several kinds of latents at once (video and audio)."
 UNWATCHED = (
-    "What a LoRA adds to this checkpoint was not watched: its copies look like ordinary runs here. Connect the model before the LoRA as "
-    "parent, or ask LoRA Leak Probe."
+    "What a LoRA (or another patch) adds to this checkpoint was not watched: its copies look like ordinary runs here. Connect the model "
+    "before the LoRA as parent, with the recommended method, or ask LoRA Leak Probe."
 )
 MOST_STAGES = 8
 

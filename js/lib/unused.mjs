@@ -46,9 +46,9 @@ const FILTERING = [
 
 /** @type {Rule[]} */
 const GUARDING = [{ names: ["method"], unless: says("mode", "detect", "correct") }];
-/** @type {Rule} */
 /** Choices of Copy Check under which references calibrate; undefined: one that comes through a link may be any. @type {Set<unknown>} */
-const AMONG = new Set([undefined, "references among themselves"]);
+const AMONG_THEMSELVES = new Set([undefined, "references among themselves"]);
+/** @type {Rule} */
 const OF_REFERENCES = { names: ["copy_limit"], unless: has("references") };
 
 /** @type {Record<string, Rule[]>} */
@@ -63,7 +63,7 @@ export const RULES = {
   UnmemorizeStabilityGuard: GUARDING,
   UnmemorizeCopyCheck: [
     { names: ["calibrate"], unless: (_, linked) => !linked("honest") },
-    { names: ["false_alarms"], unless: (value, linked) => linked("honest") || AMONG.has(value("calibrate")) },
+    { names: ["false_alarms"], unless: (value, linked) => linked("honest") || AMONG_THEMSELVES.has(value("calibrate")) },
   ],
   UnmemorizeAudit: [{ names: ["neighbours"], unless: (_, linked) => !linked("base") }, OF_REFERENCES],
   UnmemorizeBestEpoch: [OF_REFERENCES],

@@ -69,12 +69,12 @@ def final(record: dict[str, Any], sample: int) -> str:
 
 def redrawn(record: dict[str, Any], sample: int) -> str:
     """What became of a picture that was sampled again, in words."""
-    look = record.get("redrawn", {}).get(str(sample))
-    if look is None or look["memorized"] is None:
+    now = final(record, sample)
+    if now == "unknown":
         return "sampled again"
-    if look.get("likeness") is not None:
-        return "sampled again: still the same picture" if look["memorized"] else "sampled again: another picture"
-    return "sampled again: still looks like a memory" if look["memorized"] else "sampled again: clean"
+    if record["redrawn"][str(sample)].get("likeness") is not None:
+        return "sampled again: still the same picture" if now == "memorized" else "sampled again: another picture"
+    return "sampled again: still looks like a memory" if now == "memorized" else "sampled again: clean"
 
 
 def _edited(record: dict[str, Any], sample: int) -> list[int]:

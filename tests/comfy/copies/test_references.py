@@ -40,7 +40,7 @@ def picture(seed, side=64, mode="RGB"):
 
 
 def gathered(tools, folder="mine", images=None):
-    return tools["references"].gathered(folder, images, lambda: None)
+    return tools["references"].gathered(folder, images, lambda _count: lambda: None)
 
 
 def test_a_folder_and_those_in_it(tools, home):
