@@ -210,3 +210,41 @@ def test_a_changed_list_runs_the_node_again(nodes, home):
     before = node.fingerprint_inputs(file="list.txt", seed=1)
     (home / "input/list.txt").write_text("a cat and a hat\n")
     assert node.fingerprint_inputs(file="list.txt", seed=1) != before and node.fingerprint_inputs(file="../x") == "missing"
+
+
+@pytest.fixture
+def changed(demo):
+    """The demo model under a patch of its cross-attention, as a LoRA is one."""
+    model, generator = demo[0].clone(), torch.Generator().manual_seed(5)
+    weights = demo[0].model.state_dict()
+    keys = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
+    model.add_patches({k: (0.5 * weights[k].float().std() * torch.randn(weights[k].shape, generator=generator),) for k in keys})
+    return model
+
+
+def test_a_lora_is_watched_where_the_base_is_the_model_before_it_and_else_not_judged(audit, demo, changed, wide, tool):
+    short = {"use": USE | {"steps": 5}, "neighbours": 0}
+    (alone,), _ = audit(["a red ring"], model=changed, profile=wide, name="alone", **short)
+    assert alone["memorized"] is None and "was not watched" in alone["not_judged"]
+    (both,), _ = audit(["a red ring"], model=changed, profile=wide, base=demo[0], name="both", **short)
+    assert "was not watched" not in both.get("not_judged", "") and both["guard_score"] is not None
+    (lora,), _ = audit(["a red ring"], model=changed, base=demo[0], name="lora", **short)
+    assert "guard_score" in lora, "no profile is needed to watch a LoRA"
+    watching = importlib.import_module("unmemorize_pack.host.combined.audit_row").watching
+    facts = {"clip": None, "vae": None, "negative": None, "latent": EMPTY, "prompts": ["a"], "seeds": 2, "use": USE, "name": "x"}
+    assert watching(tool.Audit(model=demo[0], base=changed, **facts)) is None, "the base has a LoRA of its own"
+
+
+def test_the_last_seed_goes_on_with_the_first(audit):
+    (row,), _ = audit(["a red ring"], seeds=5, neighbours=0, use=USE | {"seed": 2**64 - 1, "steps": 2})
+    assert "error" not in row and len(row["thumbnails"]) == 5
+
+
+def test_another_vae_is_another_audit(audit, tool, demo):
+    """Pictures, and so their agreement, are the VAE's."""
+    content = tool._content_of_vae
+
+    class Other:
+        first_stage_model = torch.nn.Linear(2, 2)
+
+    assert content(demo[2]) == content(demo[2]) != content(Other())

@@ -175,3 +175,32 @@ def test_compare_pictures_shows_both_and_measures(nodes, tmp_path, monkeypatch):
     assert view["differences"][0] == 0.0 and done.args[0] == max(facts["mean_difference"]) > 0.1
     assert all((tmp_path / shown["subfolder"] / shown["filename"]).is_file() for shown in done.ui["images"])
     assert math.isnan(nodes["UnmemorizeComparePictures"].execute(before=before[:1], after=torch.rand(1, 8, 8, 3)).args[0])
+
+
+def test_a_lora_that_was_not_watched_is_not_judged(tool, pictured, demo, wide, monkeypatch):
+    """Its copies look like ordinary runs without the model before it."""
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    key = "diffusion_model.out.2.weight"
+    model = demo[0].clone()
+    model.add_patches({key: (torch.full_like(demo[0].model.state_dict()[key], 1e-3),)})
+    for module in (tool, pictured):
+        monkeypatch.setattr(module, "profile_for", lambda *_: own.Found(wide, "mine", "kept as mine"))
+    plain, patched = (tool.check_prompt(m, *demo[1:], PROMPT, EMPTY, USE) for m in (demo[0], model))
+    assert plain.memorized is False and patched.memorized is None and "was not watched" in patched.words
+    given = pictured.check_picture(torch.rand(1, 64, 64, 3), model, *demo[1:], PROMPT, EMPTY, USE)
+    assert given.memorized is None and "was not watched" in given.words
+
+
+def test_a_vae_of_videos_gives_its_one_frame_and_videos_are_refused(tool, demo):
+    latents = importlib.import_module("unmemorize_pack.host.core.latents")
+
+    class Frames:
+        def decode(self, latent):
+            return demo[2].decode(latent)[:, None]
+
+    latent = torch.randn(2, 8, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(latents.decoded(Frames(), latent), demo[2].decode(latent))
+    with pytest.raises(ValueError, match="not video or audio"):
+        tool.check_prompt(*demo, PROMPT, {"samples": torch.zeros(1, 8, 5, 8, 8)}, USE)
+    latents.check_single({"samples": torch.zeros(1, 8, 1, 8, 8)})

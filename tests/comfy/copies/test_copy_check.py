@@ -181,6 +181,12 @@ def test_sscds_preprocessing_is_torchvisions(sscd):
         assert torch.allclose(sscd.prepared(p[None])[0], theirs(p), atol=1e-4)
 
 
+def test_a_strip_is_refused_before_it_fills_the_memory(sscd):
+    """The small edge becomes 288 pixels."""
+    with pytest.raises(ValueError, match="too narrow a strip"):
+        sscd.prepared(torch.zeros(1, 3, 1, 200))
+
+
 def test_sscds_pooling_is_a_generalised_mean(sscd):
     x = torch.rand(2, 4, 5, 6)
     assert torch.allclose(sscd._GeM()(x)[:, :, 0, 0], x.pow(3).mean((2, 3)).pow(1 / 3), atol=1e-6)

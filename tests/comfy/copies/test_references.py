@@ -113,6 +113,16 @@ def test_every_kind_of_picture_is_read_upright_in_rgb(tools, home):
     assert read(home / "turned.jpg").shape == (3, 32, 64)
 
 
+def test_pictures_of_real_numbers_are_not_black(tools, home):
+    """From 0 to 1, or to 255, as programs for science write them."""
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 64).repeat(64, 0)
+    Image.fromarray(ramp).save(home / "one.tiff")
+    Image.fromarray(ramp * 255).save(home / "byte.tiff")
+    for name in ("one.tiff", "byte.tiff"):
+        found = tools["pictures"].read(home / name)
+        assert torch.allclose(found[0], torch.from_numpy(ramp), atol=0.01)
+
+
 def test_huge_pictures_are_made_smaller_or_refused(tools, home, monkeypatch):
     picture(1, 3000).save(home / "large.jpg")
     assert max(tools["pictures"].read(home / "large.jpg").shape) <= 2048

@@ -275,6 +275,20 @@ def test_metadata_say_what_the_file_holds(comfy):
     assert metadata(pair(K, (128, 64)) | alpha, {"metadata": old}, Path("beside"))["ss_network_alpha"] == "2"
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"lokr_w1": (8, 8, 1), "lokr_w2": (16, 8)},
+        {"lokr_w1": (8,), "lokr_w2": (16, 8)},
+        {"lokr_w1": (8, 8), "lokr_w2_a": (16, 4), "lokr_w2_b": (3, 8)},
+        {"hada_w1_a": (128, 4), "hada_w1_b": (4, 64), "hada_w2_a": (128, 4, 1), "hada_w2_b": (4, 64)},
+    ],
+)
+def test_factors_that_do_not_fit_are_said(filtered, layer):
+    with pytest.raises(ValueError, match="does not fit together|damaged|broken"):
+        filtered({f"{kohya(K)}.{name}": randn(*shape) for name, shape in layer.items()})
+
+
 def test_an_alpha_holds_its_rank(comfy):
     """bfloat16 counts to 256 in ones."""
     holding = importlib.import_module("unmemorize_pack.host.lora.adapters")._holding

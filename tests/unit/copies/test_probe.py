@@ -69,6 +69,10 @@ def test_what_the_base_agrees_on_too_is_no_leak():
     captions = [0] * 6
     assert beyond(own, [Group([0, 1, 2], 0.5)], captions, SAME) == own[:1]
     assert beyond(own, [], captions, SAME) == own
+    memory = [Group([0, 1, 2], 0.9)]
+    assert beyond([Group([3, 4, 5], 0.8)], memory, [0, 0, 0, 1, 1, 1], SAME), "a memory of the other caption"
+    assert not beyond([Group([3, 4, 5], 0.8)], memory, captions, SAME), "a memory of this one"
+    assert not beyond([Group([3, 4, 5], 0.5)], [Group([0, 1, 2], 0.55)], [0, 0, 0, 1, 1, 1], SAME), "ordinary agreement counts for all"
 
 
 def test_what_the_base_remembers_of_one_caption_acquits_no_other():
