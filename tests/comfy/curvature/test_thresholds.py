@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ..maps import PHOTO, SETTINGS
 
@@ -114,3 +116,17 @@ def test_too_few_prompts_are_refused_before_work(nodes, demo):
         node.execute(
             model=demo[0], clip=demo[1], latent={"samples": torch.zeros(1, 8, 16, 16)}, prompts="a\n# b\n\nc", **sampling, **SETTINGS
         )
+
+
+@pytest.mark.parametrize("fact", [{"quantile": 1.0}, {"quantile": 0.0}, {"prompts": 1}])
+def test_a_file_by_which_all_would_be_memorized_or_clean_is_refused(nodes, calibration, tmp_path, fact):
+    """A verdict rests on the share of clean pixels that lie above the threshold: that must be a small one, and not none."""
+    thresholds = importlib.import_module("unmemorize_pack.host.curvature.thresholds")
+    for changes, refused in ((fact, True), ({}, False)):
+        tensors, metadata = thresholds.as_file(calibration[0] | changes)
+        save_file(tensors, tmp_path / "threshold.safetensors", metadata)
+        if refused:
+            with pytest.raises(ValueError, match=next(iter(fact))):
+                thresholds.read_threshold(tmp_path / "threshold.safetensors")
+        else:
+            thresholds.read_threshold(tmp_path / "threshold.safetensors")

@@ -211,3 +211,12 @@ def test_names_are_never_paths(nodes, loras, name, tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "secret.safetensors")
     with pytest.raises(ValueError, match="no LoRA"):
         nodes["UnmemorizeOpenLoRA"].execute(name)
+
+
+def test_a_users_own_folder_of_the_bundled_name_is_filtered_too(run_folder, loras, root):
+    """The root stands for all of the user's files; those that ship are not among them."""
+    good = next((root / "demo" / "lab" / "loras").glob("*.safetensors"))
+    (loras / "demo").mkdir(exist_ok=True)
+    shutil.copy(good, loras / "demo" / "mine.safetensors")
+    table, _ = run_folder(folder=".", output="out").args
+    assert "demo/mine.safetensors" in [r["file"] for r in csv.DictReader(io.StringIO(table))]
