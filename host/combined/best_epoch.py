@@ -99,7 +99,8 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
     check_sampling(c.use)
     check_single(c.latent)
     check_range("copy_limit", c.copy_limit, 0, 1)
-    if c.references is not None and c.detector is not None and c.detector.least < c.copy_limit == BuiltIn.least:
+    other = c.references is not None and c.detector is not None and not isinstance(c.detector, BuiltIn)
+    if other and c.copy_limit == BuiltIn.least:
         raise ValueError(
             f"copy_limit {BuiltIn.least:g} is the built-in detector's: with another one different pictures may be as alike. Write the "
             "threshold that Copy Check reports for these references and this detector."

@@ -139,9 +139,8 @@ def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside
     metadata = {str(k): str(v) for k, v in info.get("metadata", {}).items()}
     if "filter" in info:
         metadata[PROVENANCE] = json.dumps(info["filter"])
-    downs = [
-        k for k, t in tensors.items() if math.prod(t.shape[2:]) == 1 and t.ndim > 1 and DOWN.search(k)
-    ]  # 3 x 3 have a rank of their own
+    # of matrices: convolutions of 3 x 3 have a rank of their own
+    downs = [k for k, t in tensors.items() if t.ndim > 1 and math.prod(t.shape[2:]) == 1 and DOWN.search(k)]
     ranks = {float(len(tensors[k])) for k in downs}
     alphas = {float(tensors[key]) for key in (DOWN.sub("alpha", k) for k in downs) if key in tensors and tensors[key].numel() == 1}
     for key, values in (("ss_network_dim", ranks), ("ss_network_alpha", alphas)):
