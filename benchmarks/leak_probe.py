@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..demo.scripts import lora_set
-from ..host.copies.probing import Leaks, Probe, compared, drawn
+from ..host.copies.probing import USUAL_W, Leaks, Probe, compared, drawn
 from ..host.core.progress import Progress
 from ..host.lora.filter_file import Job, filter_lora
 from ..unmemorize.lora.gates import Settings
@@ -24,8 +24,6 @@ from .parts.guarding import EVERYWHERE
 from .parts.lora_runs import SAMPLING
 
 SEED = 7
-W = 3.0
-"""The node's own."""
 ABOUT = {
     "probe_recall_captions": "leaking LoRAs: photographs found among the first 2 n groups, their captions given (aim >= .5)",
     "probe_recall_no_captions": "the same without any caption",
@@ -91,7 +89,7 @@ def main() -> None:
     parser.add_argument("--loras", type=Path, default=ROOT / "out" / "loras")
     parser.add_argument("--role", choices=(lora_set.SELECTION, lora_set.TEST), default=lora_set.TEST)
     parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--w", type=float, default=W)
+    parser.add_argument("--w", type=float, default=USUAL_W)
     parser.add_argument("--name", default="leak_probe")
     options = parser.parse_args()
     torch.set_num_threads(1)

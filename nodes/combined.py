@@ -236,6 +236,15 @@ class BestEpoch(io.ComfyNode):
                     step=0.01,
                     tooltip="With references: likeness from which a picture is a copy, the threshold that Copy Check reports.",
                 ),
+                io.Int.Input(
+                    "probe_pictures",
+                    default=0,
+                    min=0,
+                    max=500,
+                    optional=True,
+                    tooltip="Without references: so many pictures are drawn beyond each epoch, as LoRA Leak Probe does, to see what "
+                    "several seeds agree on. 64 and more are good, and cost as many runs an epoch; 0: none.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -258,12 +267,24 @@ class BestEpoch(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, latent: dict, folder: str, strengths: str, captions: str, reference: str, seed: int,
         steps: int, cfg: float, sampler_name: str, scheduler: str, references: Any = None, detector: Any = None,
-        copy_limit: float = BuiltIn.least,
+        copy_limit: float = BuiltIn.least, probe_pictures: int = 0,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         several, used = best_epoch.strengths_of(strengths), None if references is None else detector or BuiltIn()
         asked = best_epoch.Comparison(
-            model, clip, vae, folder, several, prompt_list(captions), reference.strip(), latent, use, references, used, copy_limit
+            model,
+            clip,
+            vae,
+            folder,
+            several,
+            prompt_list(captions),
+            reference.strip(),
+            latent,
+            use,
+            references,
+            used,
+            copy_limit,
+            probe_pictures,
         )
         epochs, pictures = best_epoch.compare(asked)
         facts, grid = best_epoch.report(epochs), best_epoch.shown(epochs, pictures)

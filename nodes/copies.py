@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..host.copies.probing import Probe, probe, report, shown
+from ..host.copies.probing import USUAL_W, Probe, probe, report, shown
 from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
 from .inputs import sampling_inputs
@@ -43,7 +43,7 @@ class LoRALeakProbe(io.ComfyNode):
                 io.Int.Input("pictures", default=64, min=8, max=2000, tooltip=PICTURES_TOOLTIP),
                 io.Int.Input("groups", default=8, min=1, max=200, tooltip=GROUPS_TOOLTIP),
                 io.Float.Input(
-                    "w", default=3.0, min=0.0, max=20.0, step=0.1,
+                    "w", default=USUAL_W, min=0.0, max=20.0, step=0.1,
                     tooltip="How far: 1 is the LoRA itself, more goes on in its direction. Too much, and pictures fall apart.",
                 ),
                 *sampling_inputs("for the probe; cfg for the base's pictures"),

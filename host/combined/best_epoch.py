@@ -20,6 +20,7 @@ from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
 from ...unmemorize.pictures.epoch_plot import Point, Telling
 from ..copies.detectors import BuiltIn, Detector
+from ..copies.probing import USUAL_W, Probe, check_pictures, compared, drawn
 from ..copies.references import References, features
 from ..core import store
 from ..core.latents import check_single, decoded
@@ -51,6 +52,13 @@ class Comparison:
     references: References | None = None
     detector: Detector | None = None
     copy_limit: float = BuiltIn.least
+    probe_pictures: int = 0
+    """Drawn beyond each epoch, to see which of them agree; 0: none. References say more: with them nothing is probed."""
+
+    @property
+    def probed(self) -> int:
+        """Pictures that are drawn beyond each epoch."""
+        return self.probe_pictures if self.references is None else 0
 
 
 def strengths_of(text: str) -> list[float]:
@@ -105,6 +113,8 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             f"copy_limit {BuiltIn.least:g} is the built-in detector's: with another one different pictures may be as alike. Write the "
             "threshold that Copy Check reports for these references and this detector."
         )
+    if c.probed:
+        check_pictures(c.probed)
     names = names_in(c.folder)
     pairs = [(name, strength) for name in names for strength in c.strengths]
     if not c.captions:
@@ -114,7 +124,8 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             f"{len(pairs)} LoRAs and strengths to compare; 2 to {MOST} are possible. Choose another folder, or other strengths."
         )
     count = len(c.captions)
-    progress = Progress(count * (c.use["steps"] * (1 + len(pairs)) + 2 * len(PLACES) * (1 + len(pairs))))
+    progress = Progress((1 + len(pairs)) * (count * (c.use["steps"] + 2 * len(PLACES)) + c.probed * c.use["steps"]))
+    groups_in = _Prober(c, progress).groups if c.probed else lambda *_: None
 
     @functools.lru_cache(maxsize=1)
     def read(name: str) -> dict[str, Tensor]:
@@ -140,9 +151,28 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values
             copies = int((best > c.copy_limit).sum())
         common = projected([(u, b) for (_, u), (_, b) in zip(changes, whole, strict=True)])
-        found.append(Epoch(name, strength, latents.agreements(changes, before), common, copies))
+        found.append(Epoch(name, strength, latents.agreements(changes, before), common, copies, groups_in(model, clip)))
         pictures.append(made)
     return found, torch.stack(pictures)
+
+
+class _Prober:
+    """Draws beyond epochs, as LoRA Leak Probe does; what the base draws under the captions is drawn once."""
+
+    def __init__(self, c: Comparison, progress: Progress) -> None:
+        self._c, self._progress = c, progress
+        self._by_base: Tensor | None = None
+
+    def groups(self, model: Any, clip: Any) -> int:
+        """How many groups of pictures agree more than the base's own."""
+        c, (empty,) = self._c, encoded(self._c.clip, [""])
+        job = Probe(
+            c.model, model, c.vae, encoded(clip, c.captions), empty, c.latent, c.use, c.probed, USUAL_W, 2 * len(c.captions),
+            encoded(c.clip, c.captions),
+        )  # fmt: skip
+        if self._by_base is None:
+            self._by_base = drawn(job, None, self._progress)
+        return len(compared(job, drawn(job, USUAL_W, self._progress), self._by_base).leaks)
 
 
 def _pictures(c: Comparison, model: Any, clip: Any, progress: Progress) -> Tensor:
@@ -158,7 +188,8 @@ def report(epochs: list[Epoch]) -> dict[str, Any]:
     best = suggestion(epochs, AGREES)
     rows = [
         {
-            "name": e.name, "strength": e.strength, "leaks": e.leaks(AGREES), "copies": e.copies, "common": round(e.common, 4),
+            "name": e.name, "strength": e.strength, "leaks": e.leaks(AGREES), "copies": e.copies, "groups": e.groups,
+            "common": round(e.common, 4),
             "agreements": [None if math.isnan(a) else round(a, 4) for a in e.agreements],
         }
         for e in epochs
@@ -173,7 +204,8 @@ def _judged(epoch: Epoch) -> str:
     if epoch.copies is not None:
         return f"leaks: {epoch.copies} copies" if leaks else "no copy"
     least = "" if math.isnan(epoch.least) else f", least agreement {epoch.least:.2f}"
-    return ("leaks" if leaks else "no leak seen") + least
+    groups = f": {epoch.groups} group(s) of a probe" if epoch.groups else ""
+    return ("leaks" if leaks else "no leak seen") + groups + least
 
 
 def shown(epochs: list[Epoch], pictures: Tensor) -> Tensor:

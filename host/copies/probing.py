@@ -32,6 +32,8 @@ SAME = 0.6
 """Likeness by patches from which the base's pictures are one picture again: in the lab copies have .55 to .92, other pictures at most .50
 (`demo/TRIES.md`)."""
 LEAST_PICTURES = 8
+USUAL_W = 3.0
+"""How far beyond the LoRA: 1 is the LoRA itself."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,17 @@ def check(p: Probe) -> None:
     check_single(p.latent)
     if not p.captions:
         raise ValueError("There is no caption: write some, one a line, or an empty prompt to probe without captions.")
-    if p.pictures < LEAST_PICTURES:
-        raise ValueError(f"{p.pictures} pictures are too few to agree: at least {LEAST_PICTURES} are needed, 100 and more are good.")
+    check_pictures(p.pictures)
     if not has_a_lora_beyond(p.lora, p.base):
         raise ValueError(
             "The two models are different checkpoints. Connect the MODEL that goes into the LoRA loader and the one that comes out."
         )
+
+
+def check_pictures(count: int) -> None:
+    """ValueError if so many pictures say nothing."""
+    if count < LEAST_PICTURES:
+        raise ValueError(f"{count} pictures are too few to agree: at least {LEAST_PICTURES} are needed, 100 and more are good.")
 
 
 def compared(p: Probe, ours: Tensor, theirs: Tensor) -> Leaks:

@@ -66,7 +66,7 @@ export const RULES = {
     { names: ["false_alarms"], unless: (value, linked) => linked("honest") || AMONG_THEMSELVES.has(value("calibrate")) },
   ],
   UnmemorizeAudit: [{ names: ["neighbours"], unless: (_, linked) => !linked("base") }, OF_REFERENCES],
-  UnmemorizeBestEpoch: [OF_REFERENCES],
+  UnmemorizeBestEpoch: [OF_REFERENCES, { names: ["probe_pictures"], unless: (_, linked) => !linked("references") }],
   UnmemorizeLoadCopyDetector: [{ names: ["detector"], unless: (_, linked) => !linked("clip_vision") }],
   UnmemorizeCleanLoRA: [{ names: ["prompts"], unless: (value) => String(value("captions") ?? "linked").trim() !== "" }],
 };

@@ -215,6 +215,8 @@ test("what does not count under the present choice is known", () => {
   assert.deepEqual(of("UnmemorizeCopyCheck", { calibrate: "references among themselves" }), []);
   assert.deepEqual(of("UnmemorizeCopyCheck", {}), [], "a choice that comes through a link");
   assert.deepEqual(of("UnmemorizeAudit", {}, ["base"]), ["copy_limit", "neighbours"]);
+  assert.deepEqual(of("UnmemorizeBestEpoch", {}), ["copy_limit"]);
+  assert.deepEqual(of("UnmemorizeBestEpoch", {}, ["references"]), ["probe_pictures"]);
   assert.deepEqual(of("UnmemorizeLoadCopyDetector", {}, ["clip_vision"]), ["detector"]);
   assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: " " }), ["prompts"]);
   assert.deepEqual(of("UnmemorizeCleanLoRA", { captions: "a cat" }), []);

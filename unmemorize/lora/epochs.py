@@ -9,13 +9,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Epoch:
     """A LoRA at a strength: mean agreement of each caption's run (NaN: it changes nothing), its common change along the strongest one's
-    (1 = as much), and how many pictures copy a reference (None: there are no references)."""
+    (1 = as much), how many pictures copy a reference (None: there are no references), and how many groups of pictures drawn beyond it
+    agree more than the base's do (None: it was not probed)."""
 
     name: str
     strength: float
     agreements: list[float]
     common: float
     copies: int | None = None
+    groups: int | None = None
 
     @property
     def least(self) -> float:
@@ -24,10 +26,12 @@ class Epoch:
         return min(known) if known else math.nan
 
     def leaks(self, limit: float) -> bool | None:
-        """Does it give a picture back, by references, or where there are none by a caption that moves it in a way of its own? None: it
-        changes nothing that could tell."""
+        """Does it give a picture back, by references, or where there are none by a group of a probe, or a caption that moves it in a way of
+        its own? None: it changes nothing that could tell."""
         if self.copies is not None:
             return self.copies > 0
+        if self.groups:
+            return True
         return None if math.isnan(self.least) else self.least < limit
 
 

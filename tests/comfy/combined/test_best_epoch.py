@@ -95,6 +95,41 @@ def test_references_count_copies(tool, demo, training):
     assert epochs[2].copies is not None and epochs[2].copies >= epochs[0].copies
 
 
+def test_a_probe_finds_the_picture_that_an_epoch_draws_for_every_seed(tool, demo, training, monkeypatch):
+    """The last epoch draws one picture, whatever the seed; the others draw as the base does, many pictures. The base is drawn once."""
+    probing = importlib.import_module("unmemorize_pack.host.copies.probing")
+    runs, noise = [], torch.Generator().manual_seed(1)
+    same = torch.rand(64, 64, 3, generator=noise)
+
+    def drawn(job, w, progress):
+        runs.append((job.lora, w, job.pictures))
+        several = torch.rand(job.pictures, 64, 64, 3, generator=noise)
+        return same + 0.01 * several if w is not None and sum(r[1] is not None for r in runs) == 3 else several
+
+    monkeypatch.setattr(tool, "drawn", drawn)
+    epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8))
+    assert [(w, count) for _, w, count in runs] == [(None, 8)] + [(probing.USUAL_W, 8)] * 3
+    assert [e.groups for e in epochs[:2]] == [0, 0] and epochs[2].groups and epochs[2].leaks(-1.0)
+    rows = tool.report(epochs)["epochs"]
+    assert [row["groups"] for row in rows] == [e.groups for e in epochs] and "of a probe" in tool._judged(epochs[2])
+
+
+def test_a_probe_asks_each_text_encoder_and_draws_really(tool, demo, training):
+    epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8, strengths=[1.0], captions=CAPTIONS[:1]))
+    assert all(e.groups is not None for e in epochs)
+    with pytest.raises(ValueError, match="too few to agree"):
+        tool.compare(comparison(tool, demo, probe_pictures=5))
+
+
+def test_where_there_are_references_nothing_is_probed(tool, demo, training, monkeypatch):
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    monkeypatch.setattr(tool, "drawn", lambda *_: pytest.fail("probed"))
+    known = references.of_batch(torch.rand(2, 64, 64, 3))
+    epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8, references=known, detector=detectors.BuiltIn()))
+    assert all(e.groups is None and e.copies is not None for e in epochs)
+
+
 def test_a_raw_likeness_of_another_detector_is_no_verdict(tool, demo, training, monkeypatch):
     """The default limit is the built-in one's."""
     references = importlib.import_module("unmemorize_pack.host.copies.references")

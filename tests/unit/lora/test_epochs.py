@@ -25,6 +25,12 @@ def test_references_have_the_last_word():
     assert copying.leaks(LIMIT) and not clean.leaks(LIMIT) and suggestion([copying, clean], LIMIT) is clean
 
 
+def test_a_group_of_a_probe_is_a_leak_where_no_references_say_otherwise():
+    probed, quiet, known = epoch("a", [0.9], 0.9, groups=1), epoch("b", [0.9], 0.5, groups=0), epoch("c", [0.9], 0.7, groups=2, copies=0)
+    assert probed.leaks(LIMIT) and quiet.leaks(LIMIT) is False and known.leaks(LIMIT) is False
+    assert epoch("d", [math.nan], 0.0, groups=0).leaks(LIMIT) is None and epoch("e", [0.1], 0.5, groups=0).leaks(LIMIT)
+
+
 def test_an_epoch_that_changes_nothing_is_not_suggested():
     nothing = epoch("0", [math.nan, math.nan], 0.0)
     assert math.isnan(nothing.least) and nothing.leaks(LIMIT) is None and suggestion([nothing], LIMIT) is None
