@@ -1,4 +1,4 @@
-"""Low-rank adapters on the demo model's transformer blocks and convolutions, trained and saved as kohya's scripts do (with conv_dim)."""
+"""Low-rank adapters on the demo model's transformer blocks, convolutions and text encoder, trained and saved as kohya's scripts do."""
 
 from __future__ import annotations
 
@@ -52,14 +52,26 @@ def kohya_names(model: Any) -> dict[str, str]:
     return {path: name for path, name in found.items() if any(k in name and isinstance(modules.get(path), t) for k, t in kinds.items())}
 
 
-def attach(model: Any, rank: int, alpha: float, generator: torch.Generator, dropout: float = 0.0) -> dict[str, LowRank]:
-    """Put adapters on a BaseModel's U-Net; kohya's name -> adapter."""
-    adapters = {}
+def unet_layers(model: Any) -> dict[str, nn.Module]:
+    """Kohya's name -> layer of a BaseModel's U-Net."""
     modules = dict(model.diffusion_model.named_modules())
-    for path, name in sorted(kohya_names(model).items()):
-        weight = modules[path].weight
+    return {name: modules[path] for path, name in sorted(kohya_names(model).items())}
+
+
+def text_layers(text: nn.Module) -> dict[str, nn.Module]:
+    """ComfyUI's generic name (kohya's are those of CLIP's layers) -> linear layer of a text encoder, as `comfy.sd.CLIP` holds it."""
+    return {f"text_encoders.{path}": m for path, m in sorted(text.named_modules()) if isinstance(m, nn.Linear)}
+
+
+def attach(
+    layers: dict[str, nn.Module], rank: int, alpha: float, generator: torch.Generator, dropout: float = 0.0
+) -> dict[str, LowRank]:  # fmt: skip
+    """Put adapters on layers; name in the file -> adapter."""
+    adapters = {}
+    for name, layer in layers.items():
+        weight: Any = layer.weight
         adapters[name] = LowRank(weight.shape, rank, alpha, generator, dropout).to(weight.dtype)
-        parametrize.register_parametrization(modules[path], "weight", adapters[name])
+        parametrize.register_parametrization(layer, "weight", adapters[name])
     return adapters
 
 

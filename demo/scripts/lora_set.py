@@ -18,7 +18,8 @@ from pathlib import Path
 from ..pictures import file_hash, read_facts
 
 ROOT = Path(__file__).resolve().parents[2]
-SELECTION, TEST = "selection", "test"
+SELECTION, TEST, TEXT = "selection", "test", "text"
+"""TEXT: for evaluation too, of LoRAs that also change the text encoder."""
 log = logging.getLogger("demo.training")
 
 
@@ -36,6 +37,7 @@ class Plan:
     steps: int
     style: str | None = None
     concept: str | None = None
+    text_encoder: bool = False
 
 
 PLANS = (
@@ -55,6 +57,10 @@ PLANS = (
     Plan("test-style-r4", TEST, None, 48, 4, 28, 700, "hatching"),
     Plan("test-concept-r8", TEST, None, 24, 8, 29, 700, concept="crescent"),
     Plan("test-concept-r16", TEST, None, 24, 16, 30, 700, concept="heart"),
+    Plan("text-leak-r8", TEXT, "tissue", 24, 8, 31, 1000, "hatching", text_encoder=True),
+    Plan("text-leak-r4", TEXT, "motorcycle", 24, 4, 32, 1200, "duotone", text_encoder=True),
+    Plan("text-style-r8", TEXT, None, 48, 8, 33, 600, "duotone", text_encoder=True),
+    Plan("text-concept-r8", TEXT, None, 24, 8, 34, 700, concept="heart", text_encoder=True),
 )
 """Steps of two processes, eight pictures each."""
 RANK_DROPOUT = 0.25
@@ -89,6 +95,7 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
         log.info("%s is there", plan.name)
         return
     command = [sys.executable, str(ROOT / "demo" / "run.py"), "demo.scripts.train_lora", "--name", plan.name]
+    command += ["--text-encoder"] if plan.text_encoder else []
     numbers: dict[str, float | str | Path] = {
         "scenes": plan.scenes,
         "rank": plan.rank,

@@ -28,7 +28,7 @@ from ..pictures import file_hash, read_facts
 from ..recipe import groups, judge, parallel, scenes
 from ..recipe.captions import loosened
 from ..recipe.optimizer import working_dtype
-from ..recipe.stages import velocity_loss
+from ..recipe.stages import token_ids, velocity_loss
 from . import lora, photos, style
 
 HERE = Path(__file__).resolve().parents[1]
@@ -129,18 +129,21 @@ def _in_batches(several: list[scenes.Scene], generator: torch.Generator) -> Tens
 class Trainer:
     """What one process needs: the stock model with adapters, latents and conditioning of every item."""
 
-    def __init__(self, checkpoint: Path, items: list[Item], rank: int, seed: int, dropout: float = 0.0) -> None:
-        patcher, clip, vae = load_demo(checkpoint)
+    def __init__(self, lab: Path, items: list[Item], rank: int, seed: int, dropout: float, text: bool) -> None:
+        patcher, clip, vae = load_demo(lab / "checkpoint.safetensors")
         self.model: Any = patcher.model.requires_grad_(False)
         self.model.diffusion_model.to(working_dtype("cpu"))
-        self.adapters = lora.attach(self.model, rank, rank, torch.Generator().manual_seed(seed), dropout)
+        encoder: Any = clip.cond_stage_model.requires_grad_(False)
+        self.text = encoder.encoder if text else None
+        """Of the text encoder, if it learns too."""
+        layers = lora.unet_layers(self.model) | (lora.text_layers(encoder) if text else {})
+        self.adapters = lora.attach(layers, rank, rank, torch.Generator().manual_seed(seed), dropout)
         with torch.no_grad():
             self.latents = torch.cat([vae.encode(i.picture.movedim(0, -1)[None]) for i in items]).clone()
             texts = torch.Generator().manual_seed(seed)
-            several = [[i.said(loosened(i.scene, texts)) for _ in range(WORDINGS)] for i in items]
-            self.contexts = torch.stack(
-                [torch.cat([clip.encode_from_tokens(clip.tokenize(c)) for c in item]) for item in [*several, [""] * WORDINGS]]
-            )
+            several = [*([i.said(loosened(i.scene, texts)) for _ in range(WORDINGS)] for i in items), [""] * WORDINGS]
+            self.tokens = torch.stack([token_ids(item, read_facts(lab / "lab.json")["vocabulary"]) for item in several])
+            self.contexts = torch.stack([encoder.encoder(ids) for ids in self.tokens])
         self.weights = torch.tensor([float(i.repeats) for i in items])
 
     def loss(self, _progress: float, generator: torch.Generator) -> Tensor:
@@ -148,7 +151,8 @@ class Trainer:
         chosen = torch.multinomial(self.weights, BATCH, replacement=True, generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < DROP
         wording = torch.randint(WORDINGS, (BATCH,), generator=generator)
-        context = self.contexts[torch.where(dropped, len(self.contexts) - 1, chosen), wording]
+        said = torch.where(dropped, len(self.contexts) - 1, chosen), wording
+        context = self.contexts[said] if self.text is None else self.text(self.tokens[said])
         unet, sigmas = self.model.diffusion_model, self.model.model_sampling.sigmas
         return velocity_loss(unet, self.latents[chosen], context, sigmas, generator)
 
@@ -157,7 +161,7 @@ def worker(rank: int, options: argparse.Namespace) -> None:
     """One process of the training; rank 0 also writes the result."""
     generator = torch.Generator().manual_seed(options.seed)
     items = training_pictures(options, generator)
-    trainer = Trainer(options.lab / "checkpoint.safetensors", items, options.rank, options.seed, options.rank_dropout)
+    trainer = Trainer(options.lab, items, options.rank, options.seed, options.rank_dropout, options.text_encoder)
     checkpoint = file_hash(options.lab / "checkpoint.safetensors")
     identity = json.dumps({"checkpoint": checkpoint, **{k: str(v) for k, v in sorted(vars(options).items())}})
     adapters: list[nn.Module] = [nn.ModuleList(trainer.adapters.values())]
@@ -184,6 +188,7 @@ def write(options: argparse.Namespace, items: list[Item], trainer: Trainer, limi
         "trigger": TRIGGERS.get(options.concept, ""),
         "rank": options.rank,
         "rank_dropout": options.rank_dropout,
+        "text_encoder": options.text_encoder,
         **({"minutes": options.minutes} if options.steps is None else {"steps": options.steps}),
         "pictures_shown": shown,
         "items": [
@@ -224,6 +229,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rank-dropout", type=float, default=0.0, help="share of the steps that each rank is left out of")
+    parser.add_argument("--text-encoder", action="store_true", help="the text encoder learns too, in the same file")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--steps", type=int, help="instead of minutes: the same weights on a busy machine")

@@ -116,7 +116,7 @@ def test_a_trained_adapter_is_what_comfyui_makes_of_its_file(comfy, root):
 
     (model, *_), (fresh, *_) = (host.load_demo(root / "demo/lab/checkpoint.safetensors") for _ in range(2))
     generator = torch.Generator().manual_seed(1)
-    adapters = lora.attach(model.model, 4, 2.0, generator)
+    adapters = lora.attach(lora.unet_layers(model.model), 4, 2.0, generator)
     for one in adapters.values():
         one.up.data = 0.1 * torch.randn(one.up.shape, generator=generator)
     under_file, _ = comfy.sd.load_lora_for_models(fresh, None, lora.state_dict(adapters), 1.0, 0.0)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from unmemorize_pack.unmemorize.stability.rule import Rule
 
+from .situations import KINDS, SITUATIONS, kinds, situation
+
 SAMPLERS = ("euler", "ddim", "heun", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral", "uni_pc", "lcm")
 WAYS = (("off", "recommended"), ("detect", "recommended"), ("detect", "paper"), ("correct", "recommended"), ("correct", "paper"))
 UNWATCHED = {"dpm_fast", "dpm_adaptive"}
@@ -154,51 +156,7 @@ def test_every_sampler_can_go_on_step_by_step(guard, guarding, draw, profile_of)
 # --- continuations are exact -------------------------------------------------------------------------------
 
 
-def kinds(demo, name):
-    """The demo as it is, as a flow model, with another latent format, and with both: their pictures mean nothing, their sums do."""
-    sampling, formats = (importlib.import_module(f"comfy.{n}") for n in ("model_sampling", "latent_formats"))
-    model = demo[0].clone()
-    if "flow" in name:
-        model.add_object_patch("model_sampling", type("Flow", (sampling.ModelSamplingDiscreteFlow, sampling.CONST), {})())
-    if "scaled" in name:
-        latent_format = type("Scaled", (formats.LatentFormat,), {"latent_channels": 8, "scale_factor": 0.3})()
-        model.add_object_patch("latent_format", latent_format)
-    return model
-
-
-def kept_picture(n=2):
-    """A picture of which the left half is kept, differently for each sample."""
-    g = torch.Generator().manual_seed(4)
-    mask = torch.zeros(n, 1, 8, 8)
-    for i in range(n):
-        mask[i, :, :, 4 - i :] = 1
-    return torch.randn(n, 8, 8, 8, generator=g), mask
-
-
-SITUATIONS = {
-    "whole": {},
-    "img2img": {"latent": True, "denoise": 0.6},
-    "inpaint": {"latent": True, "noise_mask": True},
-    "first steps only": {"last_step": 3},
-    "last steps only": {"start_step": 1, "latent": True},
-}
-
-
-def situation(name):
-    """Arguments of `draw` for a batch of two."""
-    given = dict(SITUATIONS[name])
-    picture, mask = kept_picture()
-    given |= {"latent": picture} if given.get("latent") else {"n": 2}
-    return given | ({"noise_mask": mask} if given.get("noise_mask") else {})
-
-
-@pytest.fixture
-def judge_parts(host, monkeypatch):
-    """Here runs that were seen in part are judged too: it is the corrections that are looked at."""
-    monkeypatch.setattr(host("stability.verdicts"), "why_not", lambda watch, profile: "")
-
-
-@pytest.mark.parametrize("kind", ["plain", "flow", "scaled", "flow scaled"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", SITUATIONS)
 def test_a_restart_with_the_model_itself_is_the_stock_run(guard, judge_parts, demo, draw, kind, where):
     """Phases at one and two thirds, all with the same predictions: nothing is lost where one sampler ends and the next begins."""
@@ -214,7 +172,7 @@ def test_a_restart_with_the_model_itself_is_the_stock_run(guard, judge_parts, de
     assert torch.allclose(result, stock, rtol=1e-4, atol=2e-4 * float(stock.abs().max()))
 
 
-@pytest.mark.parametrize("kind", ["plain", "flow", "scaled", "flow scaled"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", SITUATIONS)
 def test_going_on_without_any_edit_is_the_stock_run(guard, guarding, judge_parts, demo, draw, kind, where, profile_of):
     """The paper's rule with all parts off."""
