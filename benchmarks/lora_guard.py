@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..demo.scripts import lora_set
+from ..demo.scripts.generate import Generator
 from ..host.stability import guard as guarding
 from ..host.stability.verdicts import LIMIT
 from ..unmemorize.stability.agreement import UNCALIBRATED
@@ -140,24 +141,25 @@ def _versions(bench: Bench, case: Case, caption: str, seen: Watched, seeds: list
         return {}
     photo, limit = next((p, c) for name, p, c in case.subject.photos if name == caption)
     models = {
-        "after": guarding.guarded(case.model, case.guard("correct"))[0],
-        "uncalibrated": guarding.guarded(case.model, case.guard("correct", stored=None))[0],
-        "base": case.base,
+        "after": (case.generator, guarding.guarded(case.model, case.guard("correct"))[0]),
+        "uncalibrated": (case.generator, guarding.guarded(case.model, case.guard("correct", stored=None))[0]),
+        "base": (bench.generator, case.base),
         **{f"strength_{s:g}": weaker(bench, case, s) for s in STRENGTHS},
     }
     found = {}
-    for name, model in models.items():
+    for name, (generator, model) in models.items():
         with torch.inference_mode():
-            made = pictures_of(bench.generator, model, caption, again)
+            made = pictures_of(generator, model, caption, again)
         second = limit.second(made, photo, EVERYWHERE).tolist()
         rows = zip(case.copies(made).tolist(), second, (shaped(p, caption) for p in made), strict=True)
         found[name] = [(float(a), float(b), float(c)) for a, b, c in rows]
     return found
 
 
-def weaker(bench: Bench, case: Case, strength: float) -> Any:
-    """MODEL under the LoRA at less strength."""
-    return bench.applied({k: v * strength if ".lora_up." in k else v for k, v in case.subject.tensors.items()})
+def weaker(bench: Bench, case: Case, strength: float) -> tuple[Generator, Any]:
+    """What draws under the LoRA at less strength."""
+    generator = bench.under({k: v * strength if ".lora_up." in k else v for k, v in case.subject.tensors.items()})
+    return generator, generator.model
 
 
 def wanted(cases: list[Case], bench: Bench, seeds: list[int]) -> dict[str, Any]:
@@ -170,9 +172,10 @@ def wanted(cases: list[Case], bench: Bench, seeds: list[int]) -> dict[str, Any]:
         for i, caption in part:
             case = cases[i]
             forced = guarding.guarded(case.model, case.guard("correct", stored=None, limit=ALWAYS))[0]
-            models = [case.model, forced, case.base, *(weaker(bench, case, s) for s in STRENGTHS)]
+            under = [(case.generator, m) for m in (case.model, forced)]
+            models = [*under, (bench.generator, case.base), *(weaker(bench, case, s) for s in STRENGTHS)]
             with torch.inference_mode():
-                made = [pictures_of(bench.generator, m, case.asked(caption), seeds) for m in models]
+                made = [pictures_of(generator, m, case.asked(caption), seeds) for generator, m in models]
             found[i, caption] = {n: [float(case.subject.present(p, caption)) for p in ps] for n, ps in zip(names, made, strict=True)}
         return found
 
@@ -186,9 +189,9 @@ def wanted(cases: list[Case], bench: Bench, seeds: list[int]) -> dict[str, Any]:
 
 def main() -> None:
     """`nox -s benchmark -- lora-guard`."""
-    options = arguments(__doc__, seeds=4, loras=ROOT / "out" / "loras")
+    options = arguments(__doc__, 4, (lora_set.TEST, lora_set.TEXT), loras=ROOT / "out" / "loras")
     torch.set_num_threads(1)
-    bench = Bench(options.lab, options.loras, lora_set.TEST, CAPTIONS)
+    bench = Bench(options.lab, options.loras, options.role, CAPTIONS)
     seeds = list(range(950, 950 + options.seeds))
     cases = [Case(bench, s) for s in bench.subjects]
     plain = [Case(bench, s, reference=False) for s in bench.subjects if s.concept]
@@ -196,8 +199,10 @@ def main() -> None:
     metrics = detection(runs) | corrected(bench, runs["copy"], seeds) | wanted(cases, bench, seeds[:FORCED_SEEDS])
     settings = {
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "limit": LIMIT,
-        "uncalibrated": [UNCALIBRATED.centre, UNCALIBRATED.spread], "captions": len(bench.captions),
+        "uncalibrated": [UNCALIBRATED.centre, UNCALIBRATED.spread], "captions": len(bench.captions), "role": options.role,
         "loras": ", ".join(s.name for s in bench.subjects),
     }  # fmt: skip
     files = [options.loras / f"{s.name}.safetensors" for s in bench.subjects]
-    write(options.name or "lora_guard", metrics, settings, ABOUT, options.lab, files)
+    write(
+        options.name or ("lora_guard_text" if options.role == lora_set.TEXT else "lora_guard"), metrics, settings, ABOUT, options.lab, files
+    )

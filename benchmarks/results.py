@@ -16,6 +16,7 @@ TITLES = {
     "curvature": "Maps: where is it memorized?",
     "stability": "Stability guard",
     "lora_guard": "The guard of a LoRA",
+    "lora_guard_text": "The guard of a LoRA that changes the text encoder",
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
     "lora_measured": "LoRAs filtered by measuring",

@@ -24,12 +24,14 @@ RESAMPLES = 2000
 log = logging.getLogger("benchmark")
 
 
-def arguments(description: str | None, seeds: int = 8, **folders: Path) -> argparse.Namespace:
-    """--lab DIR, --seeds N, --name NAME: the same for every benchmark; and further folders by name."""
+def arguments(description: str | None, seeds: int = 8, roles: tuple[str, ...] = (), **folders: Path) -> argparse.Namespace:
+    """--lab DIR, --seeds N, --name NAME: the same for every benchmark; further folders by name; --role, by default the first."""
     parser = argparse.ArgumentParser(description=description)
     for name, folder in {"lab": ROOT / "demo" / "lab", **folders}.items():
         parser.add_argument(f"--{name}", type=Path, default=folder)
     parser.add_argument("--seeds", type=int, default=seeds)
+    if roles:
+        parser.add_argument("--role", choices=roles, default=roles[0])
     parser.add_argument("--name", help="of the result file; by default the benchmark's")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,14 @@ class Bench:
 
     def applied(self, tensors: dict[str, Tensor]) -> Any:
         """MODEL under a LoRA at strength 1; the base itself if nothing is left of it."""
-        return comfy.sd.load_lora_for_models(self.generator.model, None, tensors, 1.0, 0)[0] if tensors else self.generator.model
+        return self.under(tensors).model
+
+    def under(self, tensors: dict[str, Tensor]) -> Generator:
+        """MODEL and text encoder under a LoRA at strength 1."""
+        generator = copy.copy(self.generator)
+        if tensors:
+            generator.model, generator.clip = comfy.sd.load_lora_for_models(generator.model, generator.clip, tensors, 1.0, 1.0)
+        return generator
 
 
 def subject(folder: Path, name: str) -> Subject:

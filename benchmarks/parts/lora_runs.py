@@ -48,8 +48,10 @@ class Case:
     def __init__(self, bench: Bench, subject: Subject, reference: bool = True) -> None:
         self.subject, self._bench = subject, bench
         self.base = bench.generator.model
-        self.model = bench.applied(subject.tensors)
-        self.reference = bench.generator.condition(subject.trigger) if reference and subject.trigger else None
+        self.generator = bench.under(subject.tensors)
+        """Draws under the LoRA, its text encoder too if the LoRA changes that."""
+        self.model = self.generator.model
+        self.reference = self.generator.condition(subject.trigger) if reference and subject.trigger else None
         self._stored: StoredProfile | None = None
 
     def guard(self, mode: str, **changes: Any) -> guarding.Guard:
@@ -64,7 +66,7 @@ class Case:
             scenes = [c for c in far_from_memories(facts, facts["scene_captions"]) if c not in taken]
             captions = [self.subject.asked(c) for c in scenes[::CALIBRATION_STRIDE]]
             captions += [] if self.subject.concept else self._bench.lab.clean_cards[::CALIBRATION_STRIDE]
-            condition, latent = self._bench.generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
+            condition, latent = self.generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
             use = {"seed": CALIBRATION_SEED, **SAMPLING}
             positives = [condition(c) for c in captions]
             with torch.inference_mode():
@@ -84,7 +86,7 @@ class Case:
     @torch.inference_mode()
     def watched(self, caption: str, seeds: list[int]) -> Watched:
         """Runs of a caption (as written to the LoRA), watched in mode detect and once more in mode correct."""
-        generator = self._bench.generator
+        generator = self.generator
         clone, record = guarding.guarded(self.model, self.guard("detect"))
         pictures = pictures_of(generator, clone, caption, seeds)
         found = record.facts

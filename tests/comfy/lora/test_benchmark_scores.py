@@ -109,20 +109,24 @@ def test_rank_dropout_leaves_ranks_out_and_keeps_the_mean(comfy):
 
 
 def test_a_trained_adapter_is_what_comfyui_makes_of_its_file(comfy, root):
-    """Linear layers and convolutions: the weight while training is the weight under the saved LoRA."""
+    """Linear layers, convolutions and the text encoder: the weight while training is the weight under the saved LoRA."""
     lora, host = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.scripts.lora", "host.demo"))
     import comfy.lora
     import comfy.sd
 
-    (model, *_), (fresh, *_) = (host.load_demo(root / "demo/lab/checkpoint.safetensors") for _ in range(2))
+    (model, clip, _), (fresh, plain_clip, _) = (host.load_demo(root / "demo/lab/checkpoint.safetensors") for _ in range(2))
     generator = torch.Generator().manual_seed(1)
-    adapters = lora.attach(lora.unet_layers(model.model), 4, 2.0, generator)
+    adapters = lora.attach(lora.unet_layers(model.model) | lora.text_layers(clip.cond_stage_model), 4, 2.0, generator)
     for one in adapters.values():
         one.up.data = 0.1 * torch.randn(one.up.shape, generator=generator)
-    under_file, _ = comfy.sd.load_lora_for_models(fresh, None, lora.state_dict(adapters), 1.0, 0.0)
-    trained, plain = dict(model.model.diffusion_model.named_modules()), dict(fresh.model.diffusion_model.named_modules())
-    assert len(under_file.patches) == len(adapters) and any(one.kernel for one in adapters.values())
-    for key, patches in under_file.patches.items():
+    under_file = comfy.sd.load_lora_for_models(fresh, plain_clip, lora.state_dict(adapters), 1.0, 1.0)
+    trained, plain = (
+        dict(m.model.diffusion_model.named_modules()) | dict(c.cond_stage_model.named_modules())
+        for m, c in ((model, clip), (fresh, plain_clip))
+    )
+    patched = under_file[0].patches | under_file[1].patcher.patches
+    assert len(patched) == len(adapters) and any(one.kernel for one in adapters.values()) and under_file[1].patcher.patches
+    for key, patches in patched.items():
         path = key.removeprefix("diffusion_model.").removesuffix(".weight")
         before = plain[path].weight.detach().clone()
         found = comfy.lora.calculate_weight(patches, before.clone(), key)
