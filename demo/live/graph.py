@@ -59,6 +59,8 @@ LETTER, LINE, PARAGRAPH = 7.2, 18, 8
 """Of a note's text, in pixels: mean width of a letter with the margins, height of a line, room between paragraphs."""
 COLLAPSED, COLLAPSED_LETTER = 73, 5.4
 """Of a node that shows its title alone, in pixels: the width without letters, and of a letter."""
+LEAST_COLLAPSED = 187
+"""What Nodes 2.0 makes it at least: 225 pixels, in a graph that it has stretched 1.2 times."""
 SEARCH_WORDS = re.compile(r" \([a-z, ]+\)$")
 """End of a name, which the graph does not show."""
 MUTED = 2
@@ -196,7 +198,7 @@ class Graph:
         ]
         ours = node.type.startswith("Unmemorize")
         name = node.title or SEARCH_WORDS.sub("", info["display_name"] or node.type)
-        folded = min(node.size[0], round(COLLAPSED + COLLAPSED_LETTER * len(name))), 0
+        folded = max(LEAST_COLLAPSED, min(node.size[0], round(COLLAPSED + COLLAPSED_LETTER * len(name)))), 0
         written: dict[str, Any] = {
             "id": node.id,
             "type": node.type,

@@ -16,9 +16,12 @@ OUTSIDE = f"""() => {{ {BOX}; const {{ scale, offset }} = app.canvas.ds
         (n.pos[0] + box(n)[0] + offset[0]) * scale, (n.pos[1] + box(n)[1] + offset[1]) * scale])
         .filter(([, left, top, right, bottom]) => left < 50 || top < 80 || right > innerWidth || bottom > innerHeight) }}"""
 """Nodes that are not wholly in the window, beside and below the bars, with their edges in pixels."""
-OVER_EACH_OTHER = """() => { const all = [...document.querySelectorAll('.lg-node')].map(e => [e.innerText.split('\\n')[0], e.getBoundingClientRect()])
-    const shared = (a, b) => [Math.min(a.right, b.right) - Math.max(a.left, b.left), Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)]
-    return all.flatMap(([a, ra], i) => all.slice(0, i).map(([b, rb]) => [a, b, ...shared(ra, rb)]).filter(([, , x, y]) => x > 1 && y > 1)) }"""
+OVER_EACH_OTHER = """() => { const all = [...document.querySelectorAll('.lg-node')]
+        .map(e => [e.innerText.split('\\n')[0], e.getBoundingClientRect()])
+    const shared = (a, b) => [Math.min(a.right, b.right) - Math.max(a.left, b.left),
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)]
+    return all.flatMap(([a, ra], i) => all.slice(0, i).map(([b, rb]) => [a, b, ...shared(ra, rb)])
+        .filter(([, , x, y]) => x > 1 && y > 1)) }"""
 """Nodes that Nodes 2.0 draws over each other, with the pixels they share."""
 ESCAPED = f"""() => {{ {BOX}; return app.graph._groups.flatMap(g => {{ const [x, y, w, h] = g._bounding
     const middle = n => [n.pos[0] + box(n)[0] / 2, n.pos[1] + box(n)[1] / 2]

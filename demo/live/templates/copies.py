@@ -8,6 +8,7 @@ from ..graph import Graph, Node
 from .guard import CLEAN_PROMPTS
 from .shared import (
     CAT,
+    FOLDED,
     NEXT_ROW,
     NOTE_AT,
     NOTE_WIDTH,
@@ -51,7 +52,7 @@ def is_it_a_copy(object_info: dict[str, Any]) -> dict[str, Any]:
         prompt = g.add("CLIPTextEncode", (480, y), (WIDE, 100), clip=load[1], text=caption)
         pictures.append(drawn(g, title, 480, y + 150, load[0], prompt, demo, prompt))
     both = folded(g.add("ImageBatch", (880, 0), (300, 60), image1=pictures[0][0], image2=pictures[1][0]))
-    detector = folded(g.add("UnmemorizeLoadCopyDetector", (1030, 0), (320, 110)))
+    detector = folded(g.add("UnmemorizeLoadCopyDetector", (880 + FOLDED, 0), (320, 110)))
     check = g.add(
         "UnmemorizeCopyCheck", (880, 40), (560, 820), images=both[0], references=references[0], detector=detector[0],
         honest=_honest(g, 880, 930, demo, HONEST)[0], calibrate="honest pictures", false_alarms=0.05,
@@ -84,8 +85,8 @@ def _honest(g: Graph, x: int, y: int, demo: tuple[Node, Node, Node], captions: t
     for k, caption in enumerate(captions):
         row = y + 40 * (k + 1)
         prompt = folded(g.add("CLIPTextEncode", (x, row), (300, 110), clip=load[1], text=caption))
-        made.append(decoded(g, x + 300, row, sampled(g, x + 190, row, load[0], prompt, empty, many)[0], load))
-    honest = folded(g.add("ImageBatch", (x + 190, y), (320, 60), image1=made[0][0], image2=made[1][0]))
+        made.append(decoded(g, x + 2 * FOLDED, row, sampled(g, x + FOLDED, row, load[0], prompt, empty, many)[0], load))
+    honest = folded(g.add("ImageBatch", (x + FOLDED, y), (320, 60), image1=made[0][0], image2=made[1][0]))
     g.group("Honest pictures, to compare with", g.nodes[before:])
     return honest
 
@@ -124,7 +125,7 @@ def draw_copies_again(object_info: dict[str, Any]) -> dict[str, Any]:
     prompt = g.add("UnmemorizeAlternativePrompts", (480, 0), (NOTE_WIDTH, 110), clip=load[1], text=SOMETIMES, word_list="")
     many = folded(g.add("EmptyLatentImage", (480, 200), (300, 110), width=128, height=128, batch_size=SEVERAL))
     sampler = sampled(g, 640, 200, load[0], prompt, empty, many, FIRST_SEED)
-    pictures = decoded(g, 760, 200, sampler[0], load)
+    pictures = decoded(g, 640 + FOLDED, 200, sampler[0], load)
     first = g.add("UnmemorizeCopyCheck", (480, 245), (NOTE_WIDTH, 560), images=pictures[0], **check)
     g.group("1  Are they copies?", g.nodes[before:])
     guarded = _again(g, 970, first, (load, empty, prompt))
@@ -141,7 +142,7 @@ def _again(g: Graph, x: int, check: Node, given: tuple[Node, Node, Node]) -> Nod
     load, empty, prompt = given
     before = len(g.nodes)
     size = folded(g.add("GetImageSize", (x, 0), (250, 60), image=check[1]))
-    latent = folded(g.add("EmptyLatentImage", (x + 125, 0), (300, 110), width=size[0], height=size[1], batch_size=size[2]))
+    latent = folded(g.add("EmptyLatentImage", (x + FOLDED, 0), (300, 110), width=size[0], height=size[1], batch_size=size[2]))
     profile = folded(g.add("UnmemorizeLoadStabilityProfile", (x, 45), (NOTE_WIDTH, 60), profile="demo/demo"))
     links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "negative": empty[0], "latent_image": latent[0]}
     look: dict[str, Any] = {"mode": "correct", "profile": profile[0], "alternatives": prompt[1]}

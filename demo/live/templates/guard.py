@@ -8,6 +8,7 @@ from typing import Any
 from ..graph import Graph, Node
 from .lora import LEAKED, LORA_SCENE
 from .shared import (
+    FOLDED,
     GUARD_AT_CFG_1,
     NOTE_AT,
     NOTE_WIDTH,
@@ -65,7 +66,7 @@ def _both(g: Graph, x: int, load: Node, model: Any, prompts: tuple[Node, Node, N
     links: dict[str, Any] = {"model": model, "positive": positive[0], "negative": empty[0], "latent_image": latent[0], "seed": 1}
     stock = folded(g.add("KSampler", (x + 380, 20), (300, 270), **links, **SAMPLING))
     guarded = g.add("UnmemorizeKSamplerStabilityGuard", (x, 520), (WIDE, 590), **links, **SAMPLING, mode="correct", **look)
-    pictures = [decoded(g, at, 20, sampler[0], load)[0] for at, sampler in ((x + 500, stock), (x + 620, guarded))]
+    pictures = [decoded(g, at, y, sampler[0], load)[0] for at, y, sampler in ((x + 380 + FOLDED, 20, stock), (x + 380, 65, guarded))]
     side_by_side(g, (x, 150), pictures, apart=380, height=330)
     g.add("UnmemorizeStabilityChart", (x + 380, 520), (WIDE, 590), report=guarded[3])
 
@@ -150,7 +151,7 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
     noise = folded(g.add("RandomNoise", (880, 0), (300, 90), noise_seed=1))
     sampler = folded(g.add("KSamplerSelect", (880, 50), (300, 70), sampler_name=SAMPLING["sampler_name"]))
     steps = {"scheduler": SAMPLING["scheduler"], "steps": SAMPLING["steps"]}
-    sigmas = folded(g.add("BasicScheduler", (1010, 0), (300, 120), model=load[0], **steps))
+    sigmas = folded(g.add("BasicScheduler", (880 + FOLDED, 0), (300, 120), model=load[0], **steps))
     framed(g, "The training photograph", [noise, sampler, sigmas], (880, 110), picture[0])
     guard = g.add("UnmemorizeStabilityGuard", (880, 540), (WIDE, 360), model=load[0], mode="correct", profile=profile[0], parent=early[0])
     inside, pictures = [], []
@@ -166,7 +167,7 @@ def guard_any_sampler(object_info: dict[str, Any]) -> dict[str, Any]:
             "latent_image": latent[0],
         }
         sampled = folded(g.add("SamplerCustomAdvanced", (x, 50), (280, 120), **how))
-        decode = decoded(g, x + 150, 0, sampled[0], load)
+        decode = decoded(g, x + FOLDED, 0, sampled[0], load)
         inside += [guider, sampled, decode]
         pictures.append(decode[0])
         if model is guard:

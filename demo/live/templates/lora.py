@@ -6,6 +6,7 @@ from typing import Any
 
 from ..graph import Graph
 from .shared import (
+    FOLDED,
     NEXT_ROW,
     NOTE_AT,
     NOTE_WIDTH,
@@ -89,7 +90,7 @@ def a_lora_against_its_base(object_info: dict[str, Any]) -> dict[str, Any]:
         x, before = 880 + 400 * i, len(g.nodes)
         prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=text)
         sampler = sampled(g, x, 150, leaking[0], prompt, empty, latent)
-        decode = decoded(g, x + 110, 150, sampler[0], load)
+        decode = decoded(g, x + FOLDED, 150, sampler[0], load)
         links: dict[str, Any] = {"model": leaking[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0]}
         how: dict[str, Any] = {"baseline": load[0], "method": "against both (dh_0 + dh_~)"}
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 350), **links, **how))

@@ -9,6 +9,7 @@ from ...recipe.lab import LAB
 from ..graph import Graph, Node
 from .shared import (
     COLUMNS,
+    FOLDED,
     MAPS_AT_CFG_1,
     NOTE_AT,
     NOTE_WIDTH,
@@ -89,7 +90,7 @@ def is_this_picture_memorized(object_info: dict[str, Any]) -> dict[str, Any]:
         curvature = folded(g.add("UnmemorizeCurvatureDifferenceMap", (x, 150), (330, 350), **mapped))
         judged: dict[str, Any] = {"image": picture[0], "map": curvature[0], "calibration": calibration[0]}
         threshold = folded(g.add("UnmemorizeMapThreshold", (x, 195), (300, 110), **judged))
-        white = folded(g.add("MaskToImage", (x + 140, 195), (300, 50), mask=threshold[0]))
+        white = folded(g.add("MaskToImage", (x + FOLDED, 195), (300, 50), mask=threshold[0]))
         g.add("UnmemorizeHeatmapOverlay", (x, 250), (WIDE, 520), **judged)
         g.add("PreviewImage", (x, 880), (WIDE, 280), images=white[0])
         g.group(title, g.nodes[before:])
@@ -108,7 +109,7 @@ def all_maps_side_by_side(object_info: dict[str, Any]) -> dict[str, Any]:
     prompt = g.add("CLIPTextEncode", (480, 610), (WIDE, 100), clip=load[1], text=truth[2])
     recorder = folded(g.add("UnmemorizeRecordScoreDifference", (480, 750), (300, 110), model=load[0]))
     sampler = sampled(g, 480, 795, recorder[0], prompt, empty, latent)
-    decode = decoded(g, 590, 795, sampler[0], load)
+    decode = decoded(g, 480 + FOLDED, 795, sampler[0], load)
     framed(g, "The picture", [prompt, recorder, sampler, decode], (480, 840), decode[0])
     links: dict[str, Any] = {"model": load[0], "positive": prompt[0], "latent": sampler[0], "negative": empty[0], "baseline": early[0]}
     titles = ("Against the empty prompt", "Against the baseline", "Against both", "Quick, against the baseline")

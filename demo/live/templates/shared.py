@@ -22,6 +22,8 @@ NEXT_ROW = 475
 """From one row of pictures to the next."""
 WIDE = 350
 """A column of pictures."""
+FOLDED = 160
+"""From one folded node to the next beside it: Nodes 2.0 draws all of them as wide, the classic canvas some of them."""
 
 
 def own_model(here: str, demo: str = "*Load Demo Checkpoint*") -> str:
@@ -53,9 +55,10 @@ def folded(node: Node) -> Node:
 
 def folded_model(g: Graph, x: int, y: int) -> tuple[Node, Node, Node]:
     """Load Demo Checkpoint, the empty prompt and an empty latent in one line, folded."""
-    load = folded(g.add("UnmemorizeLoadDemoCheckpoint", (x, y), (300, 100), "Demo checkpoint"))
+    # the second is the widest that the classic canvas draws: a little further left, all three end before the next column
+    load = folded(g.add("UnmemorizeLoadDemoCheckpoint", (x - 7, y), (300, 100), "Demo checkpoint"))
     empty = folded(g.add("CLIPTextEncode", (x + 150, y), (300, 100), clip=load[1], text=""))
-    latent = folded(g.add("EmptyLatentImage", (x + 330, y), (300, 110), width=128, height=128, batch_size=1))
+    latent = folded(g.add("EmptyLatentImage", (x + 324, y), (300, 110), width=128, height=128, batch_size=1))
     return load, empty, latent
 
 
@@ -101,7 +104,7 @@ def compared(
     inside, pictures = list(more), []
     for k, model in enumerate(models):
         sampler = sampled(g, beside[0], beside[1] + 45 * k, model, prompt, empty, latent)
-        decode = decoded(g, beside[0] + 110, beside[1] + 45 * k, sampler[0], load)
+        decode = decoded(g, beside[0] + FOLDED, beside[1] + 45 * k, sampler[0], load)
         inside += [sampler, decode]
         pictures.append(decode[0])
     g.group(title, [*inside, side_by_side(g, at, pictures, apart=COLUMNS[1] - COLUMNS[0])])
@@ -113,7 +116,7 @@ def drawn(
     """A frame with a picture of the stock KSampler, `below` that; returns its decoder. `more`: other nodes of this frame."""
     load, empty, latent = demo
     sampler = sampled(g, x, y, model, prompt, empty, latent)
-    decode = decoded(g, x + 110, y, sampler[0], load)
+    decode = decoded(g, x + FOLDED, y, sampler[0], load)
     framed(g, title, [sampler, decode, *more], (x, y + below), decode[0])
     return decode
 

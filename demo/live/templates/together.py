@@ -9,6 +9,7 @@ from .lora import LEAKED
 from .shared import (
     CAT,
     COLUMNS,
+    FOLDED,
     GUARD_AT_CFG_1,
     MAPS_AT_CFG_1,
     NOTE_AT,
@@ -62,7 +63,7 @@ def all_four_together(object_info: dict[str, Any]) -> dict[str, Any]:
             **SAMPLING,
         )
     )
-    picture = decoded(g, 590, 150, stock[0], load)
+    picture = decoded(g, 480 + FOLDED, 150, stock[0], load)
     framed(g, "1  Recalled?", [prompt, stock, picture], (480, 245), picture[0])
 
     at = COLUMNS[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .shared import CAT, ORDINARY, SAMPLING, TEMPLATE, WIDE, enlarged, folded
+from .shared import CAT, FOLDED, ORDINARY, SAMPLING, TEMPLATE, WIDE, enlarged, folded
 
 COLUMNS = (
     ("A memorized photograph", CAT),
@@ -44,7 +44,7 @@ def _column(g: Graph, x: int, title: str, caption: str, demo: tuple[Node, Node, 
     prompt = g.add("CLIPTextEncode", (x, 0), (WIDE, 100), clip=load[1], text=caption)
     links: dict[str, Any] = {"positive": prompt[0], "negative": empty[0]}
     sampler = g.add("KSampler", (x, 150), (300, 270), model=load[0], seed=1, latent_image=latent[0], **links, **SAMPLING)
-    decode = g.add("VAEDecode", (x + 110, 150), (250, 50), samples=sampler[0], vae=load[2])
+    decode = g.add("VAEDecode", (x + FOLDED, 150), (250, 50), samples=sampler[0], vae=load[2])
     large = enlarged(g, x, 240, decode[0])
     g.add("PreviewImage", (x, 285), (WIDE, 310), images=large[0])
     measured = g.add("UnmemorizeCurvatureDifferenceMap", (x, 195), (330, 390), model=load[0], latent=sampler[0], **links)
