@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
@@ -57,7 +58,10 @@ def asked(model: Any, sides: list[Conds | None], facts: dict[str, Any]) -> list[
     comfy.model_management.load_models_gpu([model])
     options = comfy.model_patcher.create_model_options_clone(model.model_options)
     schedule = facts["model_options"].get("transformer_options", {}).get("sample_sigmas")
-    options.setdefault("transformer_options", {})["sample_sigmas"] = schedule
+    inside = options.setdefault("transformer_options", {})
+    inside["sample_sigmas"] = schedule
+    for name in ("wrappers", "callbacks"):  # as a run of its own would begin with
+        inside[name] = comfy.patcher_extension.merge_nested_dicts(inside.get(name, {}), getattr(model, name, {}))
     with kept_generators(facts["input"].device, seed=0):
         found: list[Tensor] = comfy.samplers.calc_cond_batch(model.model, sides, facts["input"], facts["sigma"], options)
     return found

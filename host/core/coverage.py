@@ -19,7 +19,8 @@ def covered(sides: list[Conds], x: Tensor, sigma: Tensor) -> Tensor | None:
 
     `sides` as guiders hold them while sampling; a part marked as default fills what the others of its side leave.
     """
-    if not any(limit in cond for side in sides for cond in side for limit in ("area", "mask", "timestep_start", "timestep_end")):
+    limited = any(limit in cond for side in sides for cond in side for limit in ("area", "mask", "timestep_start", "timestep_end"))
+    if not limited and all(cond.get("strength", 1.0) != 0 for side in sides for cond in side):
         return None
     whole = torch.ones_like(x[:, :1], dtype=torch.float32)
     for side in sides:

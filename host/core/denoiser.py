@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...unmemorize.core.noise import NoiseLevel
 from .coverage import covered
+from .guiders import CACHES
 from .noise import model_sigma, noise_level
 from .seeds import kept_generators
 
@@ -82,10 +83,6 @@ def differentiable(network: torch.nn.Module) -> Iterator[None]:
 def computes_in(model: Any) -> torch.dtype:
     """What the network of a core model (`MODEL.model`) computes in."""
     return model.manual_cast_dtype or model.get_dtype()
-
-
-CACHES = ("easycache", "lazycache")
-"""Keys of the core's wrappers that answer from earlier calls."""
 
 
 def without_caches(model: Any) -> Any:

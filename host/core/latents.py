@@ -82,9 +82,9 @@ def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def marks(samples: Tensor) -> Tensor:
-    """A few values of every sample, by which its latent is known again, [n, <= 64]."""
+    """A few values of every sample, by which its latent is known again, [n, <= 64]; 0 for what is no number, which JSON does not have."""
     flat = samples.detach().flatten(1)
-    return flat[:, :: max(1, flat.shape[1] // MARKS)][:, :MARKS].float().cpu()
+    return flat[:, :: max(1, flat.shape[1] // MARKS)][:, :MARKS].float().nan_to_num(0.0, 0.0, 0.0).cpu()
 
 
 def is_marked(samples: Tensor, known: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .guiders import PAIR
-from .sampler_call import DRAWN_AGAIN, RunCall
+from .sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .seeds import kept_generators
 
 Conds = list[dict[str, Any]]
@@ -82,7 +82,7 @@ class _AtStart(comfy.samplers.Sampler):
 def predict_at_start(call: RunCall, prompts: list[Conds]) -> list[Tensor]:
     """D of each prompt, [n, c, ...] each, at the latent that a run begins with, by its own model: an evaluation a prompt."""
     guider = comfy.samplers.CFGGuider(call.guider.model_patcher)
-    guider.model_options = {**call.guider.model_options, DRAWN_AGAIN: True}
+    guider.model_options = options_of_another_run(call.guider)
     guider.original_conds = {f"prompt {k}": conds for k, conds in enumerate(prompts)}
     sampler = _AtStart()
     with torch.no_grad():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -40,6 +41,31 @@ def end_of(model_sampling: Any, result: Tensor, sigmas: Tensor) -> Tensor:
     """The latent a sampler ended with, before `inverse_noise_scaling`: flow models divide it by a."""
     end = noise_level(model_sampling, float(sigmas[-1]))
     return result * (end.a if not math.isclose(end.a, 0.0) else 1.0)
+
+
+def options_of_another_run(guider: Any) -> dict[str, Any]:
+    """Model options for a run inside the run of a guider, which a guard lets pass: a copy of what the guider had before its run.
+
+    The core adds the MODEL's own wrappers and callbacks when a run begins. Those of the outer run would do their work twice.
+    """
+    options: dict[str, Any] = comfy.model_patcher.create_model_options_clone(guider.model_options)
+    inside = options["transformer_options"] = dict(options.get("transformer_options", {}))
+    for name in ("wrappers", "callbacks"):
+        inside[name] = _without(inside.get(name, {}), getattr(guider.model_patcher, name, {}))
+    options.pop("to_load_options", None)
+    return options | {DRAWN_AGAIN: True}
+
+
+def _without(several: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """Kind -> key -> functions, without one of each that was added."""
+    left = {kind: {key: list(functions) for key, functions in by_key.items()} for kind, by_key in several.items()}
+    for kind, by_key in added.items():
+        for key, functions in by_key.items():
+            there = left.get(kind, {}).get(key, [])
+            for function in functions:
+                if function in there:
+                    there.remove(function)
+    return left
 
 
 RECORDING = "unmemorize_recording"

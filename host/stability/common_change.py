@@ -16,13 +16,18 @@ from torch import Tensor
 
 from ...unmemorize.stability.agreement import agreement, kept_changes, with_change
 from ..core.another_model import asked, asked_meanwhile
+from ..core.guiders import hooked_loras
 from ..core.hooks import as_function
-from ..core.sampler_call import DRAWN_AGAIN, RunCall
+from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
 from .strategies import Correction, Redrawing
 from .watching import Watch
 
+HOOKED = (
+    "A prompt carries a LoRA of its own (a hook), which could not be told from the LoRA that is watched. Load it with a LoRA loader to "
+    "have its pictures corrected."
+)
 REFERENCE = "reference"
 """Of the guider's prompts: the one under which the LoRA's common change is asked for."""
 
@@ -41,9 +46,9 @@ class CommonChange:
 
     def obstacle(self, guider: Any, _sigmas: Tensor) -> str:
         """Why nothing could be changed in a run of that guider, in words; "" if it can."""
-        if self.lora.prompts(guider.original_conds)[1] is None:
+        if None in self.lora.prompts(guider.original_conds):
             return "There is no negative prompt, nor a reference, that shows what the LoRA changes for every prompt. Connect one."
-        return ""
+        return HOOKED if hooked_loras(guider.original_conds) else ""
 
     def begin(self, watch: Watch) -> Correction:
         """Nothing of the run that was watched is needed. A picture that is still the same is drawn so in all of its steps."""
@@ -79,7 +84,7 @@ def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | N
     Also: was there a step at which the LoRA's change for the prompt was left out?
     """
     own = copy.copy(call.guider)
-    own.model_options = {**own.model_options, DRAWN_AGAIN: True}
+    own.model_options = options_of_another_run(call.guider)
     lent = _Lent(lora, keeps)
     latent = in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, lent)), (1.0, lambda _: own)])
     return latent, lent.left_out

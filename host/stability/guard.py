@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_patcher
@@ -20,10 +20,10 @@ from torch import Tensor
 from ...unmemorize.pictures.views import guard_view
 from ...unmemorize.stability.agreement import EARLY
 from ...unmemorize.stability.profile import WINDOW
-from ..core.guiders import other_prompts
+from ..core.guiders import cached, hooked_loras, other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
-from ..core.latents import is_marked, marks
+from ..core.latents import marks
 from ..core.noise import NEARLY
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import (
@@ -43,9 +43,10 @@ from .methods import Guard, lora_of, redrawing, strategy_of
 from .profiles import report as profile_report
 from .records import Record, numbers, so_far
 from .restart import Phase, Restart, restarted
+from .runs import Run, Stage
 from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of, of_redrawn
 from .verdicts import Verdict, regions_of
-from .watching import SAME_LEVEL, Watch, counted, new_watch
+from .watching import Watch, counted, new_watch
 
 KEY = "unmemorize_stability_guard"
 PACKED = "Only runs of single pictures can be judged so far: this one samples several kinds of latents at once (video and audio)."
@@ -76,49 +77,6 @@ class _Enough(Exception):
         self.owner = owner
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A run that stopped on the way, for a sampler that goes on with its latent."""
-
-    watch: Watch
-    marks: Tensor
-    """Of the latent that it left."""
-    judged: bool
-
-    def goes_on_in(self, call: RunCall) -> bool:
-        """Does that run begin with this one's latent, at its noise level, without noise of its own?"""
-        same_level = math.isclose(self.watch.sigmas[-1], float(call.sigmas[0]), rel_tol=SAME_LEVEL)
-        return same_level and is_marked(call.latent, self.marks) and not bool(call.noise.any())
-
-
-@dataclass
-class _Run:
-    """One run of a sampler under guard, from the sampler's start on."""
-
-    watch: Watch
-    correction: Correction | None
-    before: _Stage | None = None
-    """The stage that this run goes on from."""
-    verdict: Verdict | None = None
-    looked: bool = False
-    """Was it asked, when the score was complete, whether the rest of the run is needed?"""
-    cut: bool = False
-    """Did it end early, since all of it will be drawn again?"""
-    remark: str = ""
-    """Why nothing is corrected though it was asked for."""
-
-    def first(self, result: Tensor, call: RunCall) -> Tensor:
-        """What was drawn before any correction, as nodes see it; of a run that ended early what it was on the way to."""
-        if not self.cut or self.watch.now is None:
-            return result.clone()
-        return call.guider.model_patcher.model.process_latent_out(self.watch.now.prediction.float()).to(result)
-
-    @property
-    def whole(self) -> Watch:
-        """All that was seen of the picture, earlier stages included."""
-        return self.watch if self.before is None else self.before.watch.followed_by(self.watch)
-
-
 class _Control:
     """Who acts when in the runs of one guarded model. A run that samples inside another (a restart) passes unwatched."""
 
@@ -126,10 +84,10 @@ class _Control:
         self.record = Record()
         self._guard, self._lora, self._line = guard, lora, live()
         self._strategy = strategy_of(guard, lora) if guard.mode == "correct" else None
-        self._run: _Run | None = None
-        self._stages: list[_Stage] = []
+        self._run: Run | None = None
+        self._stages: list[Stage] = []
         """The last ones that stopped on the way, for samplers that go on: again and again, if that is what the user does."""
-        self._before: _Stage | None = None
+        self._before: Stage | None = None
         self._inside = False
         """A whole run is going on."""
         self._correcting = False
@@ -153,15 +111,18 @@ class _Control:
             if run is not None and run.verdict is not None:
                 self._compare(run, call)
                 result = self._corrected(run, run.verdict, result, call)
-                self._finish(run, run.verdict, result, executor.class_obj.model_patcher)
+                self._finish(run, run.verdict, result, call)
             return result
         finally:
             self._inside = self._correcting = False
             self._run = self._before = None
 
-    def _compare(self, run: _Run, call: RunCall) -> None:
+    def _compare(self, run: Run, call: RunCall) -> None:
         """Ask the model before the LoRA about the run that has ended, unless it ended early because all of it is flagged anyway."""
         if self._lora is None or run.cut:
+            return
+        if run.watch.obstacle:  # there is no verdict, whatever the models would say
+            run.watch.kept.clear()
             return
         self._correcting = True
         trouble = note_agreement(run.watch, self._lora, call)
@@ -171,7 +132,7 @@ class _Control:
         self._correcting = False
         run.verdict = self._guard.judge(run.whole, self._lora, trouble)
 
-    def _corrected(self, run: _Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
+    def _corrected(self, run: Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
         if run.correction is None or not bool(verdict.flagged.any()):
             return result
         self._correcting = True
@@ -186,14 +147,14 @@ class _Control:
         result = run.correction.after(call, verdict.flagged & by_lora, result)
         return self._without_lora(run, call, verdict.flagged & ~by_lora, result)
 
-    def _to_the_end(self, run: _Run, call: RunCall, result: Tensor) -> Tensor:
+    def _to_the_end(self, run: Run, call: RunCall, result: Tensor) -> Tensor:
         """Samples that could not be drawn again, of a run that ended early since they were to be: drawn as it would have gone on."""
         if run.cut and run.correction is not None:
             for i in run.correction.broken:
                 result[i : i + 1] = restarted(call_of_one(call, i, len(call.noise)), Restart((Phase(1.0),)))
         return result
 
-    def _without_lora(self, run: _Run, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
+    def _without_lora(self, run: Run, call: RunCall, flagged: Tensor, result: Tensor) -> Tensor:
         """The model's own memories, which the model before the LoRA would draw as well, are corrected without it."""
         other = redrawing(self._guard, None)
         if not bool(flagged.any()):
@@ -213,10 +174,11 @@ class _Control:
             correction.looks |= without.looks
         return result
 
-    def _finish(self, run: _Run, verdict: Verdict, result: Tensor, model: Any) -> None:
+    def _finish(self, run: Run, verdict: Verdict, result: Tensor, call: RunCall) -> None:
         if run.watch.sigmas[-1] > 0:
-            self._stages = [*self._stages, _Stage(run.whole, marks(result), not any(verdict.not_judged))][-MOST_STAGES:]
-        self.record.facts = facts_of(self._guard, self._lora, run, verdict, result, identity(model))
+            stage = Stage(run.whole, marks(result), not any(verdict.not_judged), run.firsts(call))
+            self._stages = [*self._stages, stage][-MOST_STAGES:]
+        self.record.facts = facts_of(self._guard, self._lora, run, verdict, result, identity(call.guider.model_patcher))
         self._line.send("done", {"view": guard_view(self.record.facts)})
 
     def sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
@@ -226,12 +188,18 @@ class _Control:
             return executor(*arguments, **more)
         watch = new_watch(call.guider.inner_model.model_sampling, call.sigmas, call.mask, shape=tuple(call.noise.shape))
         watch.keeps_from = math.inf if self._lora is None else EARLY
-        watch.obstacle = (PACKED if self._packed else "") or other_prompts(call.guider) or self._unseen_beginning(call)
+        watch.obstacle = (
+            (PACKED if self._packed else "") or cached(call.guider) or other_prompts(call.guider) or self._unseen_beginning(call)
+        )
+        watch.other_beginning = self._later_beginning(call)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
-        if isinstance(correction, Redrawing) and self._lora is None and self._strategy is not None and self._strategy.same_prompt:
+        judgeable = self._lora is None and not (self._before is not None and self._before.first)
+        if isinstance(correction, Redrawing) and judgeable and self._strategy is not None and self._strategy.same_prompt:
             correction.look = self._look
-        run = self._run = _Run(watch, correction, self._before, remark=obstacle)
+        run = self._run = Run(
+            watch, correction, self._before, remark=obstacle, hooked=hooked_loras(getattr(call.guider, "original_conds", {}))
+        )
         arguments, more = counted(watch, arguments, more)
         try:
             result = executor(*arguments, **more)
@@ -263,18 +231,32 @@ class _Control:
 
     def _unseen_beginning(self, call: SamplerCall) -> str:
         """Why a second stage alone cannot be judged, in words: it goes on, without noise of its own, from steps that nobody watched."""
-        most = float(call.guider.inner_model.model_sampling.sigma_max)
-        if self._before is not None or float(call.sigmas[0]) >= NEARLY * most or bool(call.noise.any()):
+        if not self._begins_later(call) or bool(call.noise.any()):
             return ""
         return (
             f"The run goes on at noise level {float(call.sigmas[0]):.3g} from a latent whose first steps were not watched. Let one guarded "
             "MODEL go into all samplers of the picture."
         )
 
-    def _finished(self, run: _Run, call: SamplerCall, result: Tensor) -> Tensor:
+    def _later_beginning(self, call: SamplerCall) -> str:
+        """Why a profile of runs from pure noise says nothing of a picture that is drawn over another one, in words."""
+        if not self._begins_later(call):
+            return ""
+        return (
+            f"The run begins at noise level {float(call.sigmas[0]):.3g}, from a picture or a latent (denoise below 1): what is drawn is sure "
+            "from the start, as a memory is. The profile was measured from pure noise."
+        )
+
+    def _begins_later(self, call: SamplerCall) -> bool:
+        """Does a run begin below the highest noise level, and not where a watched stage stopped?"""
+        most = float(call.guider.inner_model.model_sampling.sigma_max)
+        return self._before is None and float(call.sigmas[0]) < NEARLY * most
+
+    def _finished(self, run: Run, call: SamplerCall, result: Tensor) -> Tensor:
         watch, correction = run.watch, run.correction
         last, end = watch.now, end_of(call.guider.inner_model.model_sampling, result, call.sigmas)
         watch.finish(end)
+        run.last = None if last is None else last.prediction
         if correction is not None and last is not None and last.step == watch.steps - 1:
             correction.saw(last, end.to(last.z) / watch.scales[-1])
         run.verdict = self._guard.judge(run.whole, self._lora)
@@ -300,7 +282,7 @@ class _Control:
     def _redraws(self) -> bool:
         return self._strategy is not None and self._strategy.redraws
 
-    def _step(self, run: _Run, facts: dict[str, Any]) -> None:
+    def _step(self, run: Run, facts: dict[str, Any]) -> None:
         watch, correction = run.watch, run.correction
         self._note_guidance(watch, facts)
         step = watch.see(facts)
@@ -314,11 +296,11 @@ class _Control:
             run.looked = True
             verdict = self._guard.judge(run.whole, self._lora)
             if bool(verdict.flagged.all()):
-                run.verdict, run.cut = verdict, True
+                run.verdict, run.cut, run.last = verdict, True, watch.now.prediction
                 raise _Enough(self)
 
 
-def facts_of(guard: Guard, lora: Lora | None, run: _Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
+def facts_of(guard: Guard, lora: Lora | None, run: Run, verdict: Verdict, result: Tensor, here: dict[str, str]) -> dict[str, Any]:
     """What a run left: verdicts, scores, norms and their regions, by step; for the chart and the report. JSON-able."""
     observed, watch = {k: numbers(v) for k, v in verdict.observed.items()}, run.whole
     done, earlier = run.correction or Correction(), watch.steps - run.watch.steps
@@ -329,7 +311,7 @@ def facts_of(guard: Guard, lora: Lora | None, run: _Run, verdict: Verdict, resul
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
     looks = looks_of(done)
     remarks += of_redrawn(done, looks, guard.parent is not None or guard.alternatives is not None)
-    unwatched = lora is None and bool(here["patches"])
+    unwatched = (lora is None and bool(here["patches"])) or run.hooked
     remarks += [UNWATCHED] if unwatched else []
     return {
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),

@@ -39,11 +39,11 @@ class Lora:
     calibrated: bool
     """Was that measured, with this LoRA?"""
 
-    def prompts(self, conds: dict[str, Conds]) -> tuple[Conds, Conds | None]:
-        """What is compared, of a guider's prompts: the positive one, and the reference or the negative one (None: there is neither)."""
+    def prompts(self, conds: dict[str, Conds]) -> tuple[Conds | None, Conds | None]:
+        """What is compared, of a guider's prompts: the positive one, and the reference or the negative one; None: there is none."""
         if self.reference is not None:
-            return conds["positive"], comfy.sampler_helpers.convert_cond(self.reference)
-        return conds["positive"], conds.get("negative")
+            return conds.get("positive"), comfy.sampler_helpers.convert_cond(self.reference)
+        return conds.get("positive"), conds.get("negative")
 
     def warnings(self) -> list[str]:
         """What the verdict rests on, in words."""
@@ -76,7 +76,7 @@ def note_agreement(watch: Watch, lora: Lora, call: RunCall) -> str:
     """Add the agreement of the first steps to a watch that kept its calls; returns why there is none, in words, or ""."""
     kept = dict(sorted(watch.kept.items()))
     positive, other = lora.prompts(call.guider.original_conds)
-    if other is None:
+    if positive is None or other is None:
         return "The run has no negative prompt that the LoRA's change could be compared on. Connect one, or a reference."
     if 0 not in kept:
         return (

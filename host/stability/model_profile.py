@@ -15,10 +15,10 @@ from ..core.identity import differences, identity
 from ..core.prompts import encoded
 from ..core.settings import check_sampling
 from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, read_profile, save_profile, warnings_for
+from .verdicts import MOST_STEPS_RATIO
 
 FOLDER = "auto"
 """Of what is measured here, among the user's profiles."""
-MOST_STEPS_RATIO = 2
 SETTINGS = ("sampler_name", "scheduler", "steps", "cfg")
 
 log = logging.getLogger("unmemorize")
@@ -78,7 +78,7 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
 
 
 def _as_long(stored: StoredProfile, use: dict[str, Any]) -> bool:
-    """Profiles of half and of twice as many steps were measured to serve (`nox -s benchmark -- stability`), and of no other count."""
+    """Does the profile serve so many steps?"""
     return stored.facts["steps"] / MOST_STEPS_RATIO <= use["steps"] <= stored.facts["steps"] * MOST_STEPS_RATIO
 
 

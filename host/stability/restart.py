@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.noise import noise_level
-from ..core.sampler_call import DRAWN_AGAIN, RunCall
+from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from ..core.seeds import derived_seed
 from .strategies import Correction, Redrawing
 from .watching import Watch
@@ -133,7 +133,7 @@ def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: in
     other = copy.copy(guider)
     if phase.parent:
         other.model_patcher = parent
-    other.model_options = {**(parent if phase.parent else guider).model_options, DRAWN_AGAIN: True}
+    other.model_options = {**parent.model_options, DRAWN_AGAIN: True} if phase.parent else options_of_another_run(guider)
     for name in SCALES:
         if getattr(guider, name, 1) != 1:
             setattr(other, name, getattr(guider, name) * phase.cfg)

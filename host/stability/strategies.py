@@ -89,6 +89,7 @@ class Redrawing(Correction):
             if again is None:
                 self.broken.append(i)
                 continue
+            again = again.to(result)  # the run's own latent lies where it is asked for, the result still on the device
             (self.unchanged if torch.equal(again, result[i : i + 1]) else self.restarted).append(i)
             result[i : i + 1] = again
         return result

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
 from ..core.coverage import covered
+from ..core.guiders import cached
 from ..core.hooks import as_function
 from ..core.latents import KEPT
 from ..core.noise import noise_levels
@@ -68,6 +69,8 @@ class Watch:
     """Why no verdict can rest on this run, in words."""
     other_guidance: str = ""
     """Why the profile does not serve this run's guidance, in words."""
+    other_beginning: str = ""
+    """Why the profile does not serve what this run begins with, in words."""
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan
@@ -176,8 +179,16 @@ class Watch:
         """By sample: is there hardly a place that counts, generated and under a prompt?"""
         if self.region is None:
             return [False] * self.samples
-        inside = self.region.expand(self.samples, *self.region.shape[1:])[:, :1].flatten(1).sum(1)
-        return (inside < LEAST_PLACES).tolist()
+        return (self._counted().sum(1) < LEAST_PLACES).tolist()
+
+    def share(self) -> list[float]:
+        """By sample: the part of its places that counts."""
+        return [1.0] * self.samples if self.region is None else self._counted().mean(1).tolist()
+
+    def _counted(self) -> Tensor:
+        """[n, places], 1 = counts."""
+        assert self.region is not None
+        return self.region.expand(self.samples, *self.region.shape[1:])[:, :1].flatten(1)
 
     def broken(self) -> list[bool]:
         """By sample: was anything noted that is no number?"""
@@ -267,10 +278,11 @@ class Watch:
         levels = ((*a[:-1], *b) for a, b in ((self.angles, later.angles), (self.scales, later.scales), (self.sigmas, later.sigmas)))
         angles, scales, sigmas = map(list, levels)
         obstacle, guidance = self.obstacle or later.obstacle, self.other_guidance or later.other_guidance
+        beginning = self.other_beginning
         agreements = self.agreements | {steps + step: values for step, values in later.agreements.items()}
         return Watch(
-            angles, scales, sigmas, later.region, shape=later.shape, obstacle=obstacle, other_guidance=guidance, _notes=notes,
-            agreements=agreements,
+            angles, scales, sigmas, later.region, shape=later.shape, obstacle=obstacle, other_guidance=guidance,
+            other_beginning=beginning, _notes=notes, agreements=agreements,
         )  # fmt: skip
 
 
@@ -337,6 +349,8 @@ class Watcher:
         call = arguments_of(executor.class_obj, *arguments, **more)
         if call.extra_args["model_options"].get(DRAWN_AGAIN, False):
             return executor(*arguments, **more)
+        if remedy := cached(call.guider):
+            raise ValueError(remedy)
         model_sampling = call.guider.inner_model.model_sampling
         watch = self._now = new_watch(model_sampling, call.sigmas, call.mask, every_sharpness=True)
         watch.keeps_from = self._keeps_from

@@ -157,7 +157,7 @@ def test_a_profile_in_another_precision_serves_too(kinds, written, guarding, dem
         return
     for method in ("recommended", "paper"):
         model, record = guarding.guarded(demo[0], guarding.Guard(stored, "detect", method))
-        draw(model, cfg=3.0)
+        draw(model, cfg=3.0, steps=stored.facts["steps"])
         assert record.facts["not_judged"] == [""]
 
 

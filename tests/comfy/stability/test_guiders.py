@@ -76,7 +76,7 @@ def test_with_a_parent_it_is_drawn_again(demo, run, guards, restart, unguided, n
     ],
 )
 def test_every_guiders_own_guidance_is_raised(restart, scales, wanted):
-    guider = SimpleNamespace(**scales, original_conds={}, model_options={})
+    guider = SimpleNamespace(**scales, original_conds={}, model_options={}, model_patcher=None)
     other = restart._guider_for(guider, restart.Phase(1.0, cfg=1.5), None, torch.tensor([1.0, 0.0]), 0)
     assert {k: getattr(other, k) for k in wanted} == wanted
     assert {k: getattr(guider, k) for k in scales} == scales

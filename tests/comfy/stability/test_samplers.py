@@ -107,7 +107,8 @@ def test_every_scheduler_is_watched_without_a_trace(guard, draw):
         model, record = guard("detect")
         same = torch.equal(draw(model, scheduler=name), draw(scheduler=name))
         seen = [row[0] for row in record.facts.get("observed", {}).get("update", [[None]])]
-        if not same or None in seen or record.facts["detector"] != "default":
+        other = "steps where memories show" in record.facts["not_judged"][0]  # some have many more at high noise levels
+        if not same or None in seen or (record.facts["detector"] != "default" and not other):
             wrong.append(name)
     assert wrong == []
 
@@ -205,7 +206,7 @@ def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg
     """A distilled model knows no negative prompt: CFG 1 stays CFG 1."""
     restart = importlib.import_module("unmemorize_pack.host.stability.restart")
     phase = restart.Phase(1.0, cfg=1.5)
-    guider = SimpleNamespace(cfg=cfg, original_conds={}, model_options={})
+    guider = SimpleNamespace(cfg=cfg, original_conds={}, model_options={}, model_patcher=None)
     assert restart._guider_for(guider, phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
 
 
