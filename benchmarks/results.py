@@ -48,7 +48,7 @@ def cell(result: dict[str, Any], metric: str) -> str:
     if metric not in result["metrics"]:
         return ""
     if result["metrics"][metric] is None:
-        return "never"
+        return "not reached"
     span = result["intervals"].get(metric)
     return f"{result['metrics'][metric]:.3f}" + (f" ({span[0]:.2f}-{span[1]:.2f})" if span else "")
 

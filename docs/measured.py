@@ -136,7 +136,7 @@ def cell(result: dict[str, Any] | None, metric: str, style: str) -> str:
         return ""
     value, span = result["metrics"][metric], result["intervals"].get(metric)
     if value is None:
-        return "never"
+        return "not reached"
     return written(value, style) + (f" ({written(span[0], style).removesuffix(' %')}-{written(span[1], style)})" if span else "")
 
 
