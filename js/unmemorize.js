@@ -21,6 +21,9 @@ const CHART = "UnmemorizeStabilityChart";
 /** @type {WeakMap<object, Panel>} */
 const panels = new WeakMap();
 
+/** @param {any} view */
+const ofTheBatch = (view) => ({ ...view, sample: null });
+
 /**
  * Show a result. Stability Guard is done before its sampler starts and has no result of its own: what the chart that reads it shows is its run.
  * @param {any} node @param {any} output @param {boolean} [earlier] of another graph than the one on screen?
@@ -28,7 +31,8 @@ const panels = new WeakMap();
 function show(node, output, earlier = false) {
   panels.get(node)?.show(output, earlier);
   const guard = node.type === CHART ? feeding(node, "record") : null;
-  if (guard) panels.get(guard)?.show(output, earlier);
+  // the chart looks at one picture; the guard speaks of the batch
+  if (guard) panels.get(guard)?.show({ ...output, unmemorize_guard: output?.unmemorize_guard?.map(ofTheBatch) }, earlier);
 }
 
 /** @param {any} node */

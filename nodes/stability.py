@@ -108,12 +108,17 @@ class KSamplerStabilityGuard(io.ComfyNode):
         check(guard, model)
         clone, record = guarded(model, guard)
         latent = ksampler(clone, seed, use, positive, negative, latent_image, denoise)
-        return io.NodeOutput(latent, *of_batch(record.facts), json.dumps(record.facts), ui=views(record.facts))
+        off = guard.mode == "off"
+        return io.NodeOutput(latent, *of_batch(record.facts, off), json.dumps(record.facts), ui=views(record.facts, off=off))
 
 
-def views(facts: dict[str, Any], sample: int | None = None) -> dict[str, list[Any]]:
-    """`ui` of a guarded run; `sample`: the one to show first, else the first that is memorized."""
-    return {"unmemorize_report": [in_short(facts)], "unmemorize_guard": [guard_view(facts) | {"sample": sample}]}
+def views(facts: dict[str, Any], sample: int | None = None, off: bool = False) -> dict[str, list[Any]]:
+    """`ui` of a guarded run; `sample`: the one that is looked at, None: the batch. Without facts: was the guard off, or saw it nothing?"""
+    report = in_short(facts, off)
+    return {
+        "unmemorize_report": [report],
+        "unmemorize_guard": [guard_view(facts, sample) | ({} if facts else {"verdict": report["verdict"]})],
+    }
 
 
 class StabilityGuard(io.ComfyNode):

@@ -57,7 +57,7 @@ def check_prompt(
     picture = decoded(vae, drawn["samples"])
     found = measure_map(model, positive, empty, drawn, RECOMMENDED, use["seed"])
     overlay = overlaid(picture, found, LOOK)
-    flagged, score = of_batch(record.facts)
+    flagged, score = of_batch(record.facts, off=False)
     reason = record.facts["not_judged"][0]
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     words = f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])

@@ -240,10 +240,10 @@ class _Control:
 
     def _later_beginning(self, call: SamplerCall) -> str:
         """Why a profile of runs from pure noise says nothing of a picture that is drawn over another one, in words."""
-        if not self._begins_later(call):
+        if not self._begins_later(call) or bool((call.latent == call.latent.flatten()[0]).all()):  # an empty latent is no picture
             return ""
         return (
-            f"The run begins at noise level {float(call.sigmas[0]):.3g}, from a picture or a latent (denoise below 1): what is drawn is sure "
+            f"The run begins at noise level {float(call.sigmas[0]):.3g}, from a picture (denoise below 1): what is drawn is sure "
             "from the start, as a memory is. The profile was measured from pure noise."
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.stability_chart import verdict
-from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves
+from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves, worst_of
 from ...unmemorize.stability.profile import Profile
 from ..core import facts
 from ..core.latents import is_marked
@@ -121,9 +121,12 @@ def sample_of(found: dict[str, Any], sample: int) -> tuple[bool, float]:
     return found["memorized"][sample], highest(found["scores"][sample : sample + 1])
 
 
-def of_batch(found: dict[str, Any]) -> tuple[bool, float]:
-    """memorized and score of a batch: NaN if none of it was judged; False and 0 for a run that was not watched."""
-    return (any(found["memorized"]), highest(found["scores"])) if found else (False, 0.0)
+NO_STEP = "not judged: no step was sampled (denoise 0), so that there was nothing to watch"
+
+
+def of_batch(found: dict[str, Any], off: bool) -> tuple[bool, float]:
+    """memorized and score of a batch: NaN if none of it was judged; False and 0 for a guard that was off."""
+    return (any(found["memorized"]), highest(found["scores"])) if found else (False, 0.0 if off else math.nan)
 
 
 def highest(scores: list[float | None]) -> float:
@@ -131,14 +134,12 @@ def highest(scores: list[float | None]) -> float:
     return max((s for s in scores if s is not None), default=math.nan)
 
 
-def in_short(found: dict[str, Any]) -> dict[str, Any]:
+def in_short(found: dict[str, Any], off: bool = False) -> dict[str, Any]:
     """What the front end shows of a record."""
     if not found:
-        return {"verdict": "off"}
+        return {"verdict": "off" if off else NO_STEP}
     kept = (
         "mode", "method", "detector", "limit", "memorized", "not_judged", "unwatched", "scores", "restarted", "redrawn", "edited_steps",
         "warnings",
     )  # fmt: skip
-    memorized, reasons = found["memorized"], found["not_judged"]
-    first = memorized.index(True) if any(memorized) else next((i for i, why in enumerate(reasons) if why), 0)
-    return {"verdict": verdict(found, first), **{k: found[k] for k in kept if k in found}}
+    return {"verdict": verdict(found, worst_of(found)), **{k: found[k] for k in kept if k in found}}

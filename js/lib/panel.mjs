@@ -9,7 +9,7 @@ import { el } from "./dom.mjs";
 import { reportDialog } from "./report.mjs";
 import { style } from "./settings.mjs";
 import { hidePreviews, sheet } from "./sheet.mjs";
-import { SIGNS, ofReport } from "./verdict.mjs";
+import { SIGNS, gravest, ofReport } from "./verdict.mjs";
 
 /** ComfyUI's own preview of a node's pictures on the classic canvas. */
 const STOCK_PREVIEW = "$$canvas-image-preview";
@@ -124,14 +124,25 @@ export class Panel {
   /** A result of this node. @param {any} output as the server sent it: lists by name @param {boolean} [earlier] of another graph? */
   show(output, earlier = false) {
     const reports = output?.unmemorize_report;
-    const data = this.kind ? output?.[this.kind.key]?.[0] : undefined;
-    if (output === this.output || !(Array.isArray(reports) || data)) return;
+    const seen = (this.kind && output?.[this.kind.key]) || [];
+    if (output === this.output || !(Array.isArray(reports) || seen.length)) return;
     this.output = output;
     this.earlier = earlier;
     this.running = false;
     this.button.disabled = !Array.isArray(reports);
+    // a node that is given a list runs once for each of it, and the server joins what they show
+    const runs = Math.max(seen.length, reports?.length ?? 0, 1);
+    const verdicts = Array.from({ length: runs }, (_, run) => this.verdictOf(seen[run], reports?.[run]));
+    const { run, alike } = gravest(verdicts);
+    if (run !== runs - 1) this.verdictOf(seen[run], reports?.[run]); // the one that is told of is the one that is shown
+    const of = runs > 1 ? `${alike} of ${runs} runs \u00b7 ` : "";
+    this.say({ ...verdicts[run], text: `${of}${verdicts[run].text}` });
+  }
+
+  /** Shows a run. @param {any} data for the view @param {any} report @returns {Verdict} */
+  verdictOf(data, report) {
     const verdict = data && this.view ? this.reveal().show(data) : null;
-    this.say(verdict ?? ofReport(this.type, reports?.[0], style()));
+    return verdict ?? ofReport(this.type, report, style());
   }
 
   /** A message while the node runs. @param {any} message */

@@ -13,6 +13,25 @@ import { counted, number, plain, share } from "./format.mjs";
 /** A sign beside the word, so that nothing hangs on colour alone. @type {Record<Kind, string>} */
 export const SIGNS = { memorized: "\u25b2", clean: "\u2713", uncalibrated: "?", unclear: "?", off: "\u2013", note: "i", running: "\u2026" };
 
+/** The gravest first. @type {Kind[]} */
+const GRAVITY = ["memorized", "unclear", "uncalibrated", "note", "clean", "off", "running"];
+
+/**
+ * Of several runs: the first of those that say the gravest, and how many say the same.
+ * @param {Verdict[]} verdicts at least one
+ */
+export function gravest(verdicts) {
+  const kind = GRAVITY.find((one) => verdicts.some((verdict) => verdict.kind === one));
+  const alike = verdicts.filter((verdict) => verdict.kind === kind).length;
+  return {
+    run: Math.max(
+      0,
+      verdicts.findIndex((verdict) => verdict.kind === kind),
+    ),
+    alike,
+  };
+}
+
 /** What became of a picture that was sampled again. @type {Record<string, {kind: Kind, word: string}>} */
 const REDRAWN = {
   another: { kind: "note", word: "redrawn" },
@@ -21,12 +40,33 @@ const REDRAWN = {
 };
 
 /**
+ * Of a batch what its worst picture is, and how many there are of them.
  * @param {any} view as unmemorize/pictures/views.py guard_view writes it
  * @param {Style} style
- * @param {number} [sample]
  * @returns {Verdict}
  */
-export function ofGuard(view, style, sample = 0) {
+export function ofBatch(view, style) {
+  if (view.kind === "off") return ofGuard(view, style, 0);
+  const worst = ofGuard(view, style, view.worst);
+  const counts = /** @type {Record<string, number>} */ (view.outcomes);
+  const many = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  if (many < 2) return worst;
+  const said = Object.entries(counts).filter(([, count]) => count > 0);
+  const all = said.reverse().map(([outcome, count]) => `${count} ${outcome}`);
+  return { ...worst, text: `${all.join(", ")} of ${many} pictures` };
+}
+
+/**
+ * Of one picture.
+ * @param {any} view as unmemorize/pictures/views.py guard_view writes it
+ * @param {Style} style
+ * @param {number} sample its place among those that were sent
+ * @returns {Verdict}
+ */
+export function ofGuard(view, style, sample) {
+  if (view.kind === "off" && view.verdict && view.verdict !== "off") {
+    return { kind: "unclear", word: "not judged", text: String(view.verdict).replace(/^not judged: /, "") };
+  }
   if (view.kind === "off") return { kind: "off", word: "off", text: "the stock sampler, unwatched" };
   if (view.judged?.[sample] === false) {
     return { kind: "unclear", word: "not judged", text: String(view.verdicts[sample]).replace(/^not judged: /, "") };

@@ -8,7 +8,7 @@ import { counted, number, signed } from "../lib/format.mjs";
 import { Plot, keys, line, write } from "../lib/plot.mjs";
 import { clamp, extent, linear, squeezed, wholeTicks } from "../lib/scales.mjs";
 import { style } from "../lib/settings.mjs";
-import { ofGuard } from "../lib/verdict.mjs";
+import { ofBatch, ofGuard } from "../lib/verdict.mjs";
 
 const LEFT = 30;
 const RIGHT = 8;
@@ -37,7 +37,7 @@ class GuardView {
       leave: () => this.look(null),
       step: (dx) => this.look((this.at ?? -1) + dx),
     });
-    this.choice = choice(["1"], "picture of the batch", (value) => this.choose(Number(value) - 1));
+    this.choice = choice(["1"], "picture of the batch", (value) => this.choose(this.data.numbers.indexOf(Number(value) - 1)));
     this.field = labelled("picture", this.choice);
     this.field.hidden = true;
     this.keys = el("div");
@@ -50,33 +50,34 @@ class GuardView {
   /** @param {any} data as views.guard_view writes it */
   show(data) {
     this.data = data;
+    this.field.hidden = data.kind === "off" || data.numbers.length < 2;
     if (data.kind === "off") {
       this.data = { signals: {}, steps: 0, every: 1 };
       this.gauge.replaceChildren();
       this.keys.replaceChildren();
       this.plot.redraw();
-      return ofGuard(data, style());
+      return ofBatch(data, style());
     }
     setOptions(
       this.choice,
-      data.scores.map((/** @type {unknown} */ _, /** @type {number} */ i) => String(i + 1)),
+      data.numbers.map((/** @type {number} */ i) => String(i + 1)),
     );
-    this.field.hidden = data.scores.length < 2;
-    this.sample = clamp(data.sample ?? Math.max(0, data.memorized.indexOf(true)), 0, data.scores.length - 1);
-    this.choice.value = String(this.sample + 1);
+    this.sample = data.sample ?? data.worst;
+    this.choice.value = String(data.numbers[this.sample] + 1);
     this.redraw();
-    return ofGuard(data, style(), this.sample);
+    return data.sample === null ? ofBatch(data, style()) : ofGuard(data, style(), data.sample);
   }
 
   /** @param {any} message of host/stability/live_view.py */
   live(message) {
-    if (message.kind === "done") return this.show({ ...message.view, sample: null });
+    if (message.kind === "done") return this.show(message.view);
     if (message.kind === "restart") {
       const which = message.samples.map((/** @type {number} */ i) => i + 1).join(", ");
       return { kind: /** @type {const} */ ("memorized"), word: "memorized", text: `sampling picture ${which} again` };
     }
     this.data = { ...message, every: 1, restarted: [], edited_steps: {} };
-    this.sample = 0;
+    this.field.hidden = true;
+    this.sample = this.farthest();
     this.redraw();
     const outside = this.outside().length;
     const compared = Object.keys(message.signals).length > 0; // a LoRA is compared when the run has ended
@@ -125,6 +126,13 @@ class GuardView {
   /** @param {string} name @returns {(number | null)[]} */
   values(name) {
     return this.data.signals[name].z.map((/** @type {(number | null)[]} */ row) => row[this.sample] ?? null);
+  }
+
+  /** While a batch is sampled: the picture with the most steps outside the region. */
+  farthest() {
+    const many = Math.max(0, ...Object.values(this.data.signals).map((/** @type {any} */ s) => s.z[0]?.length ?? 0));
+    const counts = Array.from({ length: many }, (_, i) => ((this.sample = i), this.outside().length));
+    return Math.max(0, counts.indexOf(Math.max(...counts)));
   }
 
   /** Steps at which a signal lies outside the region. */

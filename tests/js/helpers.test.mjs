@@ -8,7 +8,7 @@ import { clamp, enlarged, extent, grown, linear, shortNames, squeezed, wholeTick
 import { lineOf, symbolOf } from "../../js/lib/menus.mjs";
 import { sameRun } from "../../js/lib/same_run.mjs";
 import { RULES, unused } from "../../js/lib/unused.mjs";
-import { ofAudit, ofGuard, ofReport } from "../../js/lib/verdict.mjs";
+import { gravest, ofAudit, ofBatch, ofGuard, ofReport } from "../../js/lib/verdict.mjs";
 import { panes, within } from "../../js/lib/wipe.mjs";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
@@ -78,7 +78,27 @@ test("the guard's badge", () => {
   const found = ofGuard(view, PLAIN, 1);
   assert.equal(found.kind, "memorized");
   assert.equal(found.text, "sampled again \u00b7 score 7.1, limit 3");
-  assert.equal(ofGuard({ kind: "off" }, PLAIN).kind, "off");
+  assert.equal(ofGuard({ kind: "off" }, PLAIN, 0).kind, "off");
+  assert.equal(ofGuard({ kind: "off", verdict: "not judged: no step was sampled" }, PLAIN, 0).kind, "unclear");
+});
+
+test("a batch is what its worst picture is", () => {
+  const view = {
+    ...{ kind: "done", detector: "default", limit: 3, numbers: [0, 17], worst: 1, memorized: [false, true], scores: [0.2, 7.1] },
+    ...{ verdicts: ["nothing found", "memorized"], outcomes: { clean: 18, redrawn: 0, "not judged": 1, memorized: 1 } },
+  };
+  const { kind, word, text } = ofBatch(view, PLAIN);
+  assert.deepEqual([kind, word, text], ["memorized", "memorized", "1 memorized, 1 not judged, 18 clean of 20 pictures"]);
+  const one = { ...view, worst: 0, outcomes: { clean: 1, redrawn: 0, "not judged": 0, memorized: 0 } };
+  assert.equal(ofBatch(one, PLAIN).text, ofGuard(one, PLAIN, 0).text);
+  assert.equal(ofBatch({ kind: "off" }, PLAIN).kind, "off");
+});
+
+test("of several runs the gravest is told of", () => {
+  const of = (/** @type {any[]} */ ...kinds) => gravest(kinds.map((kind) => ({ kind, word: "", text: "" })));
+  assert.deepEqual(of("clean", "memorized", "memorized"), { run: 1, alike: 2 });
+  assert.deepEqual(of("clean", "unclear", "note"), { run: 1, alike: 1 });
+  assert.deepEqual(of("clean"), { run: 0, alike: 1 });
 });
 
 test("after a correction the badge speaks of the picture that came out, and of a LoRA only where it was watched", () => {
@@ -86,13 +106,13 @@ test("after a correction the badge speaks of the picture that came out, and of a
     ...{ kind: "done", detector: "default", limit: 3, memorized: [true], scores: [7.1], verdicts: ["memorized, sampled again"] },
     ...{ final: [final], ...more },
   });
-  assert.deepEqual([ofGuard(view("another"), PLAIN).kind, ofGuard(view("another"), PLAIN).word], ["note", "redrawn"]);
-  assert.deepEqual([ofGuard(view("memorized"), PLAIN).kind, ofGuard(view("memorized"), PLAIN).word], ["memorized", "still a memory"]);
-  assert.equal(ofGuard(view("unknown"), PLAIN).kind, "unclear");
-  assert.equal(ofGuard(view(""), PLAIN).word, "memorized");
+  assert.deepEqual([ofGuard(view("another"), PLAIN, 0).kind, ofGuard(view("another"), PLAIN, 0).word], ["note", "redrawn"]);
+  assert.deepEqual([ofGuard(view("memorized"), PLAIN, 0).kind, ofGuard(view("memorized"), PLAIN, 0).word], ["memorized", "still a memory"]);
+  assert.equal(ofGuard(view("unknown"), PLAIN, 0).kind, "unclear");
+  assert.equal(ofGuard(view(""), PLAIN, 0).word, "memorized");
   const clean = { memorized: [false], verdicts: ["nothing found of the checkpoint"], unwatched: true };
-  assert.equal(ofGuard(view("", clean), PLAIN).word, "checkpoint clean");
-  assert.equal(ofGuard(view("", { ...clean, unwatched: false }), PLAIN).word, "clean");
+  assert.equal(ofGuard(view("", clean), PLAIN, 0).word, "checkpoint clean");
+  assert.equal(ofGuard(view("", { ...clean, unwatched: false }), PLAIN, 0).word, "clean");
 });
 
 test("a run that could not be judged is never called clean", () => {

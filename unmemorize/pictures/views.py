@@ -54,24 +54,55 @@ def curves(observed: dict[str, Rows], regions: dict[str, list[list[float]]]) -> 
     return found
 
 
-def guard_view(record: dict[str, Any]) -> dict[str, Any]:
-    """A guarded run, as host.stability records it, for the chart in the node. An empty record is a guard that was off."""
+GRAVITY = ("clean", "redrawn", "not judged", "memorized")
+"""What is said of a picture that came out, the worst last: that of a batch is its worst one's."""
+
+
+def came_out(record: dict[str, Any], sample: int) -> str:
+    """What a picture that came out is, of GRAVITY."""
+    now = final(record, sample)
+    if now:
+        return {"another": "redrawn", "unknown": "not judged", "memorized": "memorized"}[now]
+    if record["not_judged"][sample]:
+        return "not judged"
+    return "memorized" if record["memorized"][sample] else "clean"
+
+
+def worst_of(record: dict[str, Any]) -> int:
+    """The picture of a batch that is told of: the first of the worst."""
+    return max(range(len(record["scores"])), key=lambda i: (GRAVITY.index(came_out(record, i)), -i))
+
+
+def guard_view(record: dict[str, Any], sample: int | None = None) -> dict[str, Any]:
+    """A guarded run, as host.stability records it, for the chart in the node. An empty record is a guard that was off, or saw nothing.
+
+    Of a large batch so many pictures as a message carries, `numbers` of the batch: the first ones, with the worst one and with `sample`,
+    the one that is looked at (None: the batch). `worst`, `sample` count among these; `outcomes` count the whole batch.
+    """
     if not record:
         return {"kind": "off"}
-    count, steps = min(len(record["scores"]), MOST_SAMPLES), len(record["sigmas"]) - 1
+    outcomes = [came_out(record, i) for i in range(len(record["scores"]))]
+    worst = worst_of(record)
+    needed = {worst, *([] if sample is None else [min(sample, len(outcomes) - 1)])}
+    others = [i for i in range(len(outcomes)) if i not in needed]
+    numbers = sorted([*needed, *others[: MOST_SAMPLES - len(needed)]])
+    place, steps = {i: k for k, i in enumerate(numbers)}, len(record["sigmas"]) - 1
     every = max(1, math.ceil(steps / MOST_STEPS))
-    signals = curves(record["observed"], record["regions"])
+    observed = {name: [[row[i] for i in numbers] for row in rows] for name, rows in record["observed"].items()}
+    signals = curves(observed, record["regions"])
     for curve in signals.values():
         curve.update({k: v[::every] for k, v in curve.items()})
     return {
         "kind": "done", "unwatched": bool(record.get("unwatched")),
         "mode": record["mode"], "method": record["method"], "detector": record["detector"], "limit": record["limit"],
-        "gamma": GAMMA, "steps": steps, "every": every, "signals": signals, "samples": len(record["scores"]),
-        "memorized": record["memorized"][:count], "judged": [not why for why in record["not_judged"][:count]],
-        "scores": [rounded(s) for s in record["scores"][:count]],
-        "restarted": [i for i in record["restarted"] if i < count],
-        "edited_steps": {k: v for k, v in record["edited_steps"].items() if int(k) < count},
-        "verdicts": [verdict(record, i) for i in range(count)], "final": [final(record, i) for i in range(count)],
+        "gamma": GAMMA, "steps": steps, "every": every, "signals": signals,
+        "numbers": numbers, "worst": place[worst], "sample": None if sample is None else place[min(sample, len(outcomes) - 1)],
+        "outcomes": {name: outcomes.count(name) for name in GRAVITY},
+        "memorized": [record["memorized"][i] for i in numbers], "judged": [not record["not_judged"][i] for i in numbers],
+        "scores": [rounded(record["scores"][i]) for i in numbers],
+        "restarted": [place[i] for i in record["restarted"] if i in place],
+        "edited_steps": {str(place[int(k)]): v for k, v in record["edited_steps"].items() if int(k) in place},
+        "verdicts": [verdict(record, i) for i in numbers], "final": [final(record, i) for i in numbers],
         "warnings": record["warnings"],
     }  # fmt: skip
 

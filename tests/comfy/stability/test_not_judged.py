@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -41,19 +42,85 @@ def test_a_stage_alone_is_not_judged(guard, draw):
 
 
 def test_a_single_step_is_not_blamed_on_guidance(guard, draw):
-    """The last level above the window: there is nothing before it, and that is what is said."""
-    sigmas = guard_sigmas(guard, draw)
-    start = max(k for k, sigma in enumerate(sigmas) if sigma >= 0.56)
+    """There is nothing before it, and that is what is said."""
     model, record = guard()
-    draw(model, steps=STEPS, start_step=start, latent=EMPTY + 1)
+    draw(model, steps=1)
     assert "Only the first step" in why(record) and "guidance" not in why(record)
 
 
-def guard_sigmas(guard, draw):
-    """The schedule of a whole run."""
+@pytest.mark.parametrize(("steps", "judged"), [(3, True), (10, True), (12, False)])
+def test_a_profile_serves_half_to_twice_its_steps(guard, draw, steps, judged):
+    """Of five steps, four of them where memories show."""
     model, record = guard()
+    draw(model, steps=steps)
+    assert ("half to twice as many" in why(record)) != judged
+
+
+def test_a_profile_of_many_steps_does_not_serve_few(guarding, draw, demo, stored):
+    profile = dataclasses.replace(stored.profile, angles=torch.linspace(0.6, 1.5, 5))
+    model, record = guarding.guarded(demo[0], guarding.Guard(dataclasses.replace(stored, profile=profile), "detect"))
+    draw(model, steps=3)
+    assert "takes 2 steps where memories show, the runs of the stability profile took 5" in why(record)
+
+
+def test_a_picture_that_is_drawn_over_is_not_judged_by_runs_from_noise(guard, draw):
+    """Clean pictures over another one are called memorized by three in ten; an empty latent is none, wherever a schedule begins."""
+    other = draw(seed=9)
+    for denoise, judged in ((0.8, False), (1.0, True)):
+        model, record = guard()
+        draw(model, steps=STEPS, latent=other, denoise=denoise)
+        assert ("from a picture" not in why(record)) == judged
+    model, record = guard()
+    draw(model, steps=STEPS, latent=EMPTY, denoise=0.8)
+    assert "from a picture" not in why(record)
+
+
+@pytest.mark.parametrize(("columns", "judged"), [(2, False), (4, True)])
+def test_a_small_part_of_a_picture_is_not_judged(guard, draw, columns, judged):
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :columns] = 1
+    model, record = guard()
+    draw(model, steps=STEPS, latent=draw(seed=9), noise_mask=mask)
+    assert ("Less than a third" not in why(record)) == judged
+
+
+def test_a_prompt_of_strength_0_is_no_memory(guard, draw, encode):
+    """ComfyUI predicts zero for it."""
+    without = [[tokens, {**facts, "strength": 0.0}] for tokens, facts in encode("a red ring")]
+    model, record = guard()
+    draw(model, steps=STEPS, prompt=without)
+    assert why(record) != ""
+
+
+@pytest.mark.parametrize("kind", ["EasyCacheNode", "LazyCacheNode"])
+def test_a_cache_that_answers_for_the_model_gives_no_verdict(guarding, stored, draw, demo, host, kind):
+    cached = getattr(importlib.import_module("comfy_extras.nodes_easycache"), kind).execute(demo[0], 0.2, 0.15, 0.95, False).args[0]
+    model, record = guarding.guarded(cached, guarding.Guard(stored, "detect"))
     draw(model, steps=STEPS)
-    return record.facts["sigmas"]
+    assert "answers some steps from earlier ones" in why(record)
+    with pytest.raises(ValueError, match="Bypass it"):
+        draw(host("stability.watching").watched(cached)[0])
+
+
+def test_a_broken_run_can_be_shown(guard, draw, nodes):
+    """By its report and by its record: the reason is said."""
+    model, record = guard()
+    model.set_model_unet_function_wrapper(lambda predict, a: predict(a["input"], a["timestep"], **a["c"]) * math.nan)
+    latent = {"samples": draw(model)}
+    for given in ({"report": json.dumps(record.facts)}, {"record": record, "latent": latent}):
+        _, memorized, score, text = nodes["UnmemorizeStabilityChart"].execute(0, **given).args
+        assert not memorized and math.isnan(score) and "not numbers" in json.loads(text)["not_judged"][0]
+
+
+def test_a_sampler_that_takes_no_step_is_not_judged(nodes, demo, encode, stored):
+    """Denoise 0: the core gives the latent back, and nothing was watched."""
+    node = nodes["UnmemorizeKSamplerStabilityGuard"]
+    arguments = (demo[0], 1, 5, 2.0, "euler", "normal", encode(PROMPT), encode(""), {"samples": EMPTY + 1}, 0.0)
+    latent, memorized, score, text = node.execute(*arguments, "detect", "recommended", stored).args
+    assert torch.equal(latent["samples"], EMPTY + 1) and not memorized and math.isnan(score) and json.loads(text) == {}
+    result = node.execute(*arguments, "detect", "recommended", stored)
+    assert result.ui["unmemorize_report"][0]["verdict"].startswith("not judged")
+    assert node.execute(*arguments, "off", "recommended", stored).args[1:3] == (False, 0.0)
 
 
 def test_another_latent_is_no_second_stage(guard, advanced):

@@ -32,6 +32,32 @@ def test_guard_view_holds_deviations_of_what_the_chart_shows():
     json.dumps(view, allow_nan=False)
 
 
+def large(samples: int, **more) -> dict:
+    facts = record(samples=2) | {"memorized": [False] * samples, "not_judged": [""] * samples, "scores": [0.5] * samples}
+    facts |= {"restarted": [], "edited_steps": {}, "observed": {"update": [[1.0 + k for k in range(samples)]] * 4}}
+    return facts | more
+
+
+def test_of_a_large_batch_the_worst_picture_and_the_one_that_is_looked_at_are_sent():
+    hit = large(20, memorized=[k == 18 for k in range(20)])
+    view = views.guard_view(hit)
+    assert len(view["numbers"]) == views.MOST_SAMPLES and view["numbers"][view["worst"]] == 18 and view["sample"] is None
+    assert view["memorized"][view["worst"]] and view["outcomes"] == {"clean": 19, "redrawn": 0, "not judged": 0, "memorized": 1}
+    assert view["signals"]["update"]["z"][0][view["worst"]] == (19.0 - 1.0) / 0.5, "its own curve"
+    asked = views.guard_view(hit, 17)
+    assert asked["numbers"][asked["sample"]] == 17 and asked["numbers"][asked["worst"]] == 18
+
+
+def test_the_worst_of_a_batch():
+    """Still a memory is worse than not judged, that worse than redrawn, that than clean."""
+    facts = large(4, memorized=[False, True, True, False], not_judged=["", "", "", "its sampler"], restarted=[1, 2])
+    facts["redrawn"] = {"1": {"memorized": False}, "2": {"memorized": True}}
+    assert [views.came_out(facts, i) for i in range(4)] == ["clean", "redrawn", "memorized", "not judged"] and views.worst_of(facts) == 2
+    facts["redrawn"]["2"]["memorized"] = False
+    assert views.worst_of(facts) == 3
+    assert views.worst_of(facts | {"not_judged": [""] * 4}) == 1
+
+
 def test_guard_view_of_nothing_and_of_much():
     assert views.guard_view({}) == {"kind": "off"}
     long = views.guard_view(record(steps=1000))
