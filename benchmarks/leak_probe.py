@@ -63,14 +63,14 @@ class Prober:
         )  # fmt: skip
         key, progress = tuple(captions), Progress(2 * self._pictures * SAMPLING["steps"])
         if key not in self._by_base:
-            self._by_base[key] = drawn(job, None, progress)
+            self._by_base[key] = drawn(job, None, progress).small
         return compared(job, drawn(job, self._w, progress), self._by_base[key])
 
 
 def found_photographs(leaks: Leaks, subject: Subject) -> list[bool]:
     """Which photographs are the central picture of one of the first 2 n groups."""
     several = leaks.groups[: 2 * len(subject.photos)]
-    centres = leaks.pictures[[g.members[0] for g in several]].movedim(-1, 1) if several else torch.zeros(0, 3, 128, 128)
+    centres = leaks.at([g.members[0] for g in several]).movedim(-1, 1) if several else torch.zeros(0, 3, 128, 128)
     if not len(centres):
         return [False] * len(subject.photos)
     return [bool(limit.holds(centres, photo, EVERYWHERE).any()) for _, photo, limit in subject.photos]
@@ -78,7 +78,7 @@ def found_photographs(leaks: Leaks, subject: Subject) -> list[bool]:
 
 def true_leaks(leaks: Leaks, subject: Subject) -> list[bool]:
     """Which groups called leaks have a photograph as central picture."""
-    centres = [leaks.pictures[g.members[0]].movedim(-1, 0)[None] for g in leaks.leaks]
+    centres = [leaks.at([g.members[0]]).movedim(-1, 1) for g in leaks.leaks]
     return [any(bool(c.holds(p, photo, EVERYWHERE)) for _, photo, c in subject.photos) for p in centres]
 
 

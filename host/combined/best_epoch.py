@@ -171,7 +171,7 @@ class _Prober:
             encoded(c.clip, c.captions),
         )  # fmt: skip
         if self._by_base is None:
-            self._by_base = drawn(job, None, self._progress)
+            self._by_base = drawn(job, None, self._progress).small
         return len(compared(job, drawn(job, USUAL_W, self._progress), self._by_base).leaks)
 
 

@@ -26,7 +26,7 @@ from ..lora.groups import group_of
 from ..lora.keys import Update
 from ..lora.layers import NOTHING, TOO_LARGE, is_finite
 from ..lora.linalg import linalg_device
-from ..lora.report import TOOL
+from ..lora.report import TOOL, earlier
 from ..lora.rewriting import Rewritten, with_changes
 from .change_measuring import PLACES, Latents, changes_of, usual_limit
 from .layer_inputs import LayerInputs
@@ -290,4 +290,5 @@ def provenance(info: dict[str, Any] | None, job: MeasuredJob, found: Measured) -
     return {
         "tool": TOOL, "method": METHOD, "weight": found.weight, "keep": job.keep,
         "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": shown(identity(job.model)) | {"patches": ""},
+        **earlier(info),
     }  # fmt: skip

@@ -116,7 +116,8 @@ class Features:
 
     def compare(self, pictures: Tensor, references: Tensor, tick: Callable[[], None]) -> Tensor:
         tick()
-        return torch.maximum(pictures[:, 0] @ references[:, 0].T, pictures[:, 0] @ references[:, 1].T)
+        found = torch.maximum(pictures[:, 0] @ references[:, 0].T, pictures[:, 0] @ references[:, 1].T)
+        return found.masked_fill((references.flatten(1) == 0).all(1)[None], -1.0)  # one that could not be taken
 
     def locate(self, picture: Tensor, reference: Tensor) -> Tensor:
         """Patches that some patch of the reference, or of its mirror image, is like."""

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...unmemorize.copies.patches import likeness
+from ...unmemorize.copies.patches import at_side, likeness
 from ...unmemorize.copies.probe import Group, beyond, extrapolated, floors_of, groups_of
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile, has_a_lora_beyond
@@ -37,8 +37,17 @@ USUAL_W = 3.0
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Pictures as a probe keeps them: uint8 [n, h, w, 3] (none of the base's: 500 of 1024 x 1024 are a gigabyte and a half), and small ones
+    [n, 3, side, side] in [0, 1] that are compared."""
+
+    pictures: Tensor
+    small: Tensor
+
+
+@dataclass(frozen=True)
 class Leaks:
-    """What a probe found: its pictures [n, h, w, 3], the caption of each, groups, and which of them agree more than the base's do."""
+    """What a probe found: its pictures, uint8 [n, h, w, 3], the caption of each, groups, and which of these agree more than the base's."""
 
     pictures: Tensor
     captions: list[int]
@@ -50,7 +59,11 @@ class Leaks:
     @property
     def estimates(self) -> Tensor:
         """The central picture of every leak, of every group if there is none, the first picture if nothing agrees; [k, h, w, 3]."""
-        return self.pictures[[group.members[0] for group in self.leaks or self.groups] or [0]]
+        return self.at([group.members[0] for group in self.leaks or self.groups] or [0])
+
+    def at(self, numbers: list[int]) -> Tensor:
+        """Some of the pictures, [k, h, w, 3] in [0, 1]."""
+        return self.pictures[numbers].float() / 255
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,8 @@ def probe(p: Probe) -> Leaks:
     """Draw `pictures` beyond the LoRA and as many by the base, in turn for each caption; group both. ValueError before any work."""
     check(p)
     progress = Progress(2 * p.pictures * p.use["steps"])
-    ours, theirs = (drawn(p, w, progress) for w in (p.w, None))
-    return compared(p, ours, theirs)
+    theirs = drawn(p, None, progress).small
+    return compared(p, drawn(p, p.w, progress), theirs)
 
 
 def check(p: Probe) -> None:
@@ -99,10 +112,10 @@ def check_pictures(count: int) -> None:
         raise ValueError(f"{count} pictures are too few to agree: at least {LEAST_PICTURES} are needed, 100 and more are good.")
 
 
-def compared(p: Probe, ours: Tensor, theirs: Tensor) -> Leaks:
-    """Groups of what was drawn beyond the LoRA, and which of them agree more than any of what the base drew; [n, h, w, 3] both.
+def compared(p: Probe, ours: Drawn, theirs: Tensor) -> Leaks:
+    """Groups of what was drawn beyond the LoRA, and which of them agree more than any of what the base drew, small [n, 3, side, side].
     ValueError if a picture is broken: groups would say nothing."""
-    if not (ours.isfinite().all() and theirs.isfinite().all()):
+    if not (ours.small.isfinite().all() and theirs.isfinite().all()):
         raise ValueError(
             f"A picture came out broken (values that are no numbers), so nothing can be judged. w = {p.w:g} may be too large, or the VAE "
             "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
@@ -111,21 +124,20 @@ def compared(p: Probe, ours: Tensor, theirs: Tensor) -> Leaks:
     likeness_of_base = alike(theirs)
     floors = floors_of(likeness_of_base, torch.tensor(captions), BASE_QUANTILE, SAME)
     base = groups_of(likeness_of_base, p.wanted, floors)
-    found = groups_of(alike(ours), p.wanted, floors)
+    found = groups_of(alike(ours.small), p.wanted, floors)
     highest = max((group.agreement for group in base), default=-1.0)
-    return Leaks(ours, captions, found, beyond(found, base, captions, SAME), highest)
+    return Leaks(ours.pictures, captions, found, beyond(found, base, captions, SAME), highest)
 
 
 def alike(pictures: Tensor) -> Tensor:
-    """Likeness of all pairs of pictures [n, h, w, 3], symmetric [n, n]."""
-    several = pictures.movedim(-1, 1)
-    found = torch.cat([likeness(several, part) for part in several.split(BATCH)], 1)
+    """Likeness of all pairs of pictures [n, 3, h, w], symmetric [n, n]."""
+    found = torch.cat([likeness(pictures, part) for part in pictures.split(BATCH)], 1)
     return ((found + found.T) / 2).fill_diagonal_(1.0)
 
 
-def drawn(p: Probe, w: float | None, progress: Progress) -> Tensor:
-    """Pictures [n, h, w, 3] with seeds from use["seed"] on, caption after caption; `w` None: by the base under the captions, guided."""
-    made: list[Tensor] = []
+def drawn(p: Probe, w: float | None, progress: Progress) -> Drawn:
+    """Pictures with seeds from use["seed"] on, caption after caption; `w` None: by the base under the captions, guided."""
+    made: list[Drawn] = []
     where: list[int] = []
     for c in range(len(p.captions)):
         numbers = list(range(c, p.pictures, len(p.captions)))
@@ -133,9 +145,18 @@ def drawn(p: Probe, w: float | None, progress: Progress) -> Tensor:
             part = numbers[start : start + BATCH]
             caption = p.captions[c] if w is not None or p.base_captions is None else p.base_captions[c]
             latents = _sampled(p, caption, [later_seed(p.use["seed"], i) for i in part], w, progress)
-            made.append(decoded(p.vae, latents))
+            made.append(kept(decoded(p.vae, latents), w is not None))
             where += part
-    return torch.cat(made)[torch.tensor(where).argsort()]
+    order = torch.tensor(where).argsort()
+    pictures = torch.cat([m.pictures for m in made])
+    return Drawn(pictures if w is None else pictures[order], torch.cat([m.small for m in made])[order])
+
+
+def kept(pictures: Tensor, shown: bool) -> Drawn:
+    """What a probe keeps of pictures [n, h, w, 3] in [0, 1]; `shown`: will some of them be?"""
+    three = pictures[..., :3].float()
+    whole = (three.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu() if shown else torch.zeros(0, dtype=torch.uint8)
+    return Drawn(whole, at_side(three.movedim(-1, 1)).cpu())
 
 
 def _sampled(p: Probe, caption: Any, seeds: list[int], w: float | None, progress: Progress) -> Tensor:

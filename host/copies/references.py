@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..core import files, store
@@ -18,6 +18,8 @@ from .pictures import Listed, content_hash, hash_of, listed, read
 CACHE = "references"
 """Folder of the cache in the pack's user folder."""
 KIND = "reference features"
+
+log = logging.getLogger("unmemorize")
 
 
 @dataclass(frozen=True)
@@ -121,28 +123,46 @@ def together(one: References, other: References) -> References:
 
 
 def features(references: References, detector: Detector, tick: Callable[[], None]) -> Tensor:
-    """What a detector keeps of every reference, [m, ...], from the cache where it is known; m at least 1. Nothing else stays in memory."""
-    found = torch.empty(0)
+    """What a detector keeps of every reference, [m, ...], from the cache where it is known; m at least 1. Nothing else stays in memory.
+
+    A reference that the detector cannot take is named among those left out, and has zeros, which nothing is like. ValueError if it can take
+    none.
+    """
+    found: Tensor | None = None
     for i, digest in enumerate(references.hashes):
         tick()
         kept = _cached(digest, detector.name)
-        if kept is None or (i and kept.shape != found.shape[1:]):
+        if kept is None or (found is not None and kept.shape != found.shape[1:]):
             kept = _looked_at(references, i, detector)
-        if i and kept.shape != found.shape[1:]:  # what the cache had of those before is damaged
-            before = [_looked_at(references, k, detector) for k in range(i)]
-            found = kept.new_empty(len(references.hashes), *kept.shape)
-            found[:i] = torch.stack(before)
-        if not i:
-            found = kept.new_empty(len(references.hashes), *kept.shape)
+        if kept is None:
+            continue
+        if found is None or kept.shape != found.shape[1:]:  # the first; or what the cache had of those before is damaged
+            found = kept.new_zeros(len(references.hashes), *kept.shape)
+            for k, before in enumerate(_looked_at(references, k, detector) for k in range(i)):
+                found[k] = 0 if before is None else before
         found[i] = kept
+    if found is None:
+        raise ValueError(f"This detector can take none of the references: {list(references.left_out.values())[-1]}")
     return found
 
 
-def _looked_at(references: References, i: int, detector: Detector) -> Tensor:
-    """What a detector keeps of a reference, into the cache."""
-    kept = detector.prepare(references.picture(i)[None])[0]
-    files.replace(_path(references.hashes[i], detector.name), {"features": kept}, store.facts_as_metadata({"kind": KIND}))
+def _looked_at(references: References, i: int, detector: Detector) -> Tensor | None:
+    """What a detector keeps of a reference, into the cache; None if it cannot take it."""
+    try:
+        kept = detector.prepare(references.picture(i)[None])[0]
+    except ValueError as error:
+        references.left_out[references.names[i]] = str(error)
+        return None
+    _kept(_path(references.hashes[i], detector.name), {"features": kept}, KIND)
     return kept
+
+
+def _kept(path: Path, tensors: dict[str, Tensor], kind: str) -> None:
+    """Into the cache; where nothing can be written, it is made again the next time."""
+    try:
+        files.replace(path, tensors, store.facts_as_metadata({"kind": kind}))
+    except (OSError, ValueError) as error:
+        log.warning("%s could not be kept: %s", path.name, error)
 
 
 CALIBRATION = "calibration of references"
@@ -161,7 +181,7 @@ def recalled(name: str) -> Tensor | None:
 
 def remember(name: str, best: Tensor) -> None:
     """The same, for the next time."""
-    files.replace(_calibration(name), {"best": best}, store.facts_as_metadata({"kind": CALIBRATION}))
+    _kept(_calibration(name), {"best": best}, CALIBRATION)
 
 
 def _calibration(name: str) -> Path:

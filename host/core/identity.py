@@ -24,6 +24,9 @@ ROUNDING = {
     "float8_e4m3fn": (2.0**-4, 2.0**-10), "float8_e5m2": (2.0**-3, 2.0**-17),
 }  # fmt: skip
 """Largest error of rounding to a precision: as a share of the value, and near zero."""
+LEAST_EQUAL = 0.98
+"""Of the values, in the coarser of two precisions: a model that was rounded twice has a few others, one that was trained on many. A step of
+an fp8 number is so large that most fine-tunes keep within it."""
 PACKED = "packed"
 PACKED_ROUNDING = (0.25, 0.2)
 """Of quantised weights, whose scales differ by kind: as a share of the value, and of the weight's largest value that was looked at."""
@@ -120,7 +123,7 @@ def _coarseness(precision: str) -> float:
 
 
 def _same_weights(there: dict[str, str], here: dict[str, str]) -> bool:
-    """Equal up to the rounding of both precisions, value by value."""
+    """Equal up to the rounding of both precisions, value by value, and nearly all of them equal in the coarser one."""
     if there["layout"] != here["layout"]:
         return False
     try:
@@ -131,7 +134,21 @@ def _same_weights(there: dict[str, str], here: dict[str, str]) -> bool:
         return False
     size = np.maximum(np.abs(a), np.abs(b))
     allowed = sum((_allowed(size, found["precision"]) for found in (there, here)), np.zeros_like(size))
-    return bool((np.abs(a - b) <= 1.01 * allowed).all())
+    near = bool((np.abs(a - b) <= 1.01 * allowed).all())
+    return near and _equal_when_rounded((a, there["precision"]), (b, here["precision"])) >= LEAST_EQUAL
+
+
+def _equal_when_rounded(one: tuple[np.ndarray, str], other: tuple[np.ndarray, str]) -> float:
+    """Which share of two models' values is the same in the coarser of their precisions, up to what rounding to the finer one may have moved
+    them; 1 where the coarser is a quantisation of its own kind."""
+    (fine, finer), (coarse, coarser) = sorted((one, other), key=lambda side: _coarseness(side[1]))
+    dtype = getattr(torch, coarser, None)
+    counts = (fine != 0) | (coarse != 0)  # what stands behind small weights says nothing
+    if coarser not in ROUNDING or not isinstance(dtype, torch.dtype) or not counts.any():
+        return 1.0
+    moved = _allowed(np.abs(fine), finer) if finer != coarser else np.zeros_like(fine)
+    low, there, high = (torch.from_numpy(v[counts]).float().to(dtype).float() for v in (fine - moved, coarse, fine + moved))
+    return float(((low <= there) & (there <= high)).float().mean())
 
 
 def _allowed(size: np.ndarray, precision: str) -> np.ndarray:

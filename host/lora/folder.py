@@ -31,7 +31,7 @@ def folders() -> list[str]:
 
 def stamp(folder: str) -> str:
     """Changes when a file of the folder does."""
-    inside = {n: p for n, p in store.paths(LORAS).items() if n.startswith(f"{folder}/") or folder == ALL}
+    inside = {n: p for n, p in store.paths(LORAS).items() if n.replace("\\", "/").startswith(f"{folder}/") or folder == ALL}
     return str([(n, p.stat().st_mtime_ns if p.is_file() else "missing") for n, p in inside.items()])
 
 
@@ -106,7 +106,7 @@ def _done(output: str) -> dict[str, str]:
 
 def _key(made: dict[str, Any]) -> str:
     source = made.get("source")
-    kept = {k: made.get(k) for k in ("settings", "text_encoder", "base")} | {
+    kept = {k: made.get(k) for k in ("settings", "text_encoder", "base", "after")} | {
         "sha256": source.get("sha256") if isinstance(source, dict) else None
     }
     return json.dumps(kept, sort_keys=True)

@@ -55,7 +55,13 @@ def provenance(info: dict[str, Any] | None, job: Job) -> dict[str, Any]:
         "tool": TOOL, "method": method_of(job.settings), "settings": vars(job.settings),
         "text_encoder": job.text_encoder and job.clip is not None,
         "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": shown(identity(job.model)) | {"patches": ""},
+        **earlier(info),
     }  # fmt: skip
+
+
+def earlier(info: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier filter says of the LoRA that is filtered once more."""
+    return {"after": info["filter"]} if "filter" in info else {}
 
 
 def spectrum_of(result: Filtered, job: Job, name: str) -> dict[str, Any]:

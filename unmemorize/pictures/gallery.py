@@ -19,7 +19,7 @@ LEAK = "#ff8f85"
 
 
 def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: str) -> Tensor:
-    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures` [n, h, w, 3]: each with `members`, `agreement` and `leak`."""
+    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures`, uint8 [n, h, w, 3]: each with `members`, `agreement` and `leak`."""
     rows = groups[:MOST_ROWS]
     width = 2 * MARGIN + SHOWN * (TILE + GAP) + GAP
     height = HEAD + max(1, len(rows)) * (TILE + LINE_HEIGHT + GAP) + MARGIN
@@ -42,7 +42,8 @@ def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: s
 
 
 def _tile(picture: Tensor) -> Image.Image:
-    """A picture [h, w, 3] fitted into a square."""
+    """A picture, uint8 [h, w, 3], fitted into a square."""
+    picture = picture.float() / 255
     scale = TILE / max(picture.shape[:2])
     size = [max(1, round(side * scale)) for side in picture.shape[:2]]
     small = F.interpolate(picture.movedim(-1, 0)[None], size=size, mode="area" if scale < 1 else "bilinear")[0].clamp(0, 1)

@@ -104,7 +104,8 @@ def test_a_probe_finds_the_picture_that_an_epoch_draws_for_every_seed(tool, demo
     def drawn(job, w, progress):
         runs.append((job.lora, w, job.pictures))
         several = torch.rand(job.pictures, 64, 64, 3, generator=noise)
-        return same + 0.01 * several if w is not None and sum(r[1] is not None for r in runs) == 3 else several
+        found = same + 0.01 * several if w is not None and sum(r[1] is not None for r in runs) == 3 else several
+        return probing.kept(found, w is not None)
 
     monkeypatch.setattr(tool, "drawn", drawn)
     epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8))

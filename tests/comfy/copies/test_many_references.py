@@ -54,3 +54,50 @@ def test_a_cached_feature_of_another_shape_is_made_anew(tools, monkeypatch):
     path = references._path(known.hashes[1], Planted.name)
     references.files.replace(path, {"features": torch.zeros(3)}, references.store.facts_as_metadata({"kind": references.KIND}))
     assert torch.equal(references.features(known, Planted(), lambda: None), before)
+
+
+class Choosy:
+    """A detector that cannot take some pictures."""
+
+    name, same, least = "choosy", 0.9, 0.5
+
+    def prepare(self, pictures):
+        if float(pictures.max()) > 0.9:
+            raise ValueError("too bright")
+        return torch.nn.functional.normalize(pictures.flatten(1)[:, :4] + 0.1, dim=1)[:, None].expand(-1, 2, -1)
+
+
+def test_a_reference_that_the_detector_cannot_take_is_named_and_like_nothing(tools):
+    references, detectors = tools["references"], tools["detectors"]
+    pictures = torch.stack([torch.full((8, 8, 3), v) for v in (1.0, 0.2, 0.95, 0.5)])
+    known = references.of_batch(pictures)
+    found = references.features(known, Choosy(), lambda: None)
+    assert set(known.left_out) == {"picture 0", "picture 2"} and known.left_out["picture 0"] == "too bright"
+    alike = detectors.Features("any", 0.9, None).compare(-found[1:2], found, lambda: None)
+    assert alike[0, [0, 2]].tolist() == [-1.0, -1.0] and alike[0, 1] == pytest.approx(-1.0, abs=1e-3), "not even of what is unlike all"
+    with pytest.raises(ValueError, match="none of the references: too bright"):
+        references.features(references.of_batch(torch.ones(2, 8, 8, 3)), Choosy(), lambda: None)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(tools, monkeypatch):
+    references = tools["references"]
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(references.files, "replace", full)
+    known = references.of_batch(torch.rand(3, 8, 8, 3) * 0.5)
+    assert references.features(known, Choosy(), lambda: None).shape == (3, 2, 4)
+    references.remember("calibration", torch.zeros(3))
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_networks_see_few_pictures_at_a_time(tools, count):
+    detectors, seen = tools["detectors"], []
+
+    def encode(pictures):
+        seen.append(len(pictures))
+        return pictures.flatten(1)[:, :4], pictures[:, :4, :2, :2].movedim(1, -1)
+
+    assert detectors.Features("net", 0.9, encode).prepare(torch.rand(count, 3, 8, 8)).shape == (count, 2, 4)
+    assert max(seen) <= detectors.TOGETHER and sum(seen) == 2 * count

@@ -101,6 +101,20 @@ def test_a_finetune_is_told_from_its_base_in_another_precision(identities, fresh
     assert identities.differences(before, identities.identity(model)) == ["weights"]
 
 
+@pytest.mark.parametrize("base", [torch.float8_e4m3fn, torch.float16])
+@pytest.mark.parametrize("moved", [0.01, 0.03])
+def test_a_finetune_is_told_from_its_base_in_fp8(identities, fresh, base, moved):
+    """By a hundredth of the weights' deviation: most values keep their fp8 number, and no other is more than a step away."""
+    found = []
+    for dtype, by in ((base, 0.0), (torch.float8_e4m3fn, moved)):
+        model, generator = fresh(), torch.Generator().manual_seed(0)
+        for p in model.model.diffusion_model.parameters():
+            change = torch.randn(p.shape, generator=generator)
+            p.data = (p.data.float() + by * p.data.float().std().nan_to_num(0.0) * change).to(dtype)
+        found.append(identities.identity(model))
+    assert identities.differences(*found) == ["weights"]
+
+
 class Engine(torch.nn.Module):
     """A network that computes elsewhere."""
 

@@ -82,6 +82,28 @@ def test_a_folder_is_resumed(nodes, demo, loras, monkeypatch):
         run(folder="demo", **(given | {"output": "../x"}))
 
 
+def test_a_lora_that_was_filtered_twice_says_so(nodes, split, file, loras, demo):
+    """Saved where a folder's results go, it is not taken for the original filtered once."""
+    once, _, info, *_ = split(deviations=3.0, info=file[1])
+    twice, _, both, *_ = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=once, model=demo[0], info=info, **(HOW | {"deviations": 2.0})).args
+    assert both["filter"]["after"] == info["filter"] and "after" not in info["filter"]
+    nodes["UnmemorizeSaveFilteredLoRA"].execute(twice, "clean/leaking", both)
+    table, written = (
+        nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder="demo", output="clean", **HOW | {"deviations": 2.0}).args
+    )
+    assert written == 3 and "was done before" not in table
+
+
+def test_a_changed_subfolder_is_noticed_on_windows(host, monkeypatch, tmp_path):
+    folder = host("lora.folder")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"1")
+    monkeypatch.setattr(folder.store, "paths", lambda _: {"sub\\x.safetensors": path, "other\\y.safetensors": tmp_path / "y"})
+    before = folder.stamp("sub")
+    os.utime(path, ns=(1, 1))
+    assert "x.safetensors" in before and "y" not in before.replace("safetensors", "") and folder.stamp("sub") != before
+
+
 @pytest.fixture
 def run_folder(nodes, demo):
     """run_folder(folder, output) -> the node's result."""
