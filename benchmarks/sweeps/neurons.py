@@ -19,12 +19,21 @@ SEEDS = [600, 601]
 STRONG = ("MV", "MC", "TV")
 WINDOWS = (5.6, 1.0, 0.3, 0.0)
 SHARES = (0.01, 0.03, 0.05, 0.1, 0.2)
+FEW_SHARES = (0.01, 0.03)
+LAYOUT = 2.8
+"""The lab's level that corresponds to SD's 5.6 (`demo/README.md`)."""
 NULLS = ("empty", "ordinary")
 CONTROL_SHARE = 0.1
 
 
 def settings() -> Iterator[Setting]:
-    """The paper's window and share in full; rows, null and score at the whole run, then at the paper's window; then the other places."""
+    """First where memories may sit at all; then the paper's window and share in full; rows, null and score at the whole run, then at the
+    paper's window; then the other places."""
+    for share in FEW_SHARES:
+        for null in NULLS:
+            for low in (0.0, LAYOUT):
+                for place in ("convolutions", "all of these"):
+                    yield Setting(place, low, share, 0.0, "both", "wanda", null)
     for low in WINDOWS:
         for share in SHARES:
             yield Setting("feed-forward", low, share)
