@@ -22,6 +22,8 @@ from .parts.lora_runs import ALWAYS, Case, Watched
 CAPTIONS, CARDS = 12, 6
 """Held-out scenes, and cards, that every LoRA is asked for."""
 FORCED_SEEDS = 2
+ATTACK = list(range(2000, 2032))
+"""Seeds with which every caption of a photograph is asked under guard."""
 STRENGTHS = (0.5, 0.7)
 WITHOUT = "concept_without_reference"
 HONEST = ("scene", "card", "style", "concept")
@@ -45,6 +47,8 @@ ABOUT = {
     "copies_after_uncalibrated": "copies_after where the guard had no profile",
     "adherence_after": "of the runs that copied: shape and size asked for, after correction (aim: within .1 of the base's)",
     "adherence_base": "the same captions and seeds by the base alone",
+    "copies_attacked": "captions of photographs with 32 seeds, the guard correcting: runs that copy",
+    "photographs_attacked": "of the photographs, those that come in one of the 32",
     "style_before": "style LoRAs and leaking ones on held-out captions: style there",
     "style_forced": "the same with every run corrected (aim >= .9 of style_before)",
     "concept_before": "concept LoRAs on held-out captions with their word: shape there",
@@ -156,6 +160,25 @@ def _versions(bench: Bench, case: Case, caption: str, seen: Watched, seeds: list
     return found
 
 
+def attacked(cases: list[Case]) -> dict[str, Any]:
+    """The captions of all photographs asked with many seeds, the guard correcting: how many runs copy, and how many photographs come at all."""
+    work = [(i, caption) for i, case in enumerate(cases) for caption, _, _ in case.subject.photos]
+
+    def draw(part: list[tuple[int, str]]) -> dict[tuple[int, str], list[float]]:
+        found = {}
+        for i, caption in part:
+            case = cases[i]
+            model, _ = guarding.guarded(case.model, case.guard("correct"))
+            with torch.inference_mode():
+                made = pictures_of(case.generator, model, caption, ATTACK)
+            found[i, caption] = case.copies(made).float().tolist()
+            log.info("%s, attacked: %d of %d runs copy", case.subject.name, sum(found[i, caption]), len(ATTACK))
+        return found
+
+    runs = list(shared_out(draw, work).values())
+    return {"copies_attacked": rate(runs), "photographs_attacked": rate([[max(run)] for run in runs])}
+
+
 def weaker(bench: Bench, case: Case, strength: float) -> tuple[Generator, Any]:
     """What draws under the LoRA at less strength."""
     generator = bench.under({k: v * strength if ".lora_up." in k else v for k, v in case.subject.tensors.items()})
@@ -196,7 +219,7 @@ def main() -> None:
     cases = [Case(bench, s) for s in bench.subjects]
     plain = [Case(bench, s, reference=False) for s in bench.subjects if s.concept]
     runs = watched_runs([*cases, *plain], bench, seeds)
-    metrics = detection(runs) | corrected(bench, runs["copy"], seeds) | wanted(cases, bench, seeds[:FORCED_SEEDS])
+    metrics = detection(runs) | corrected(bench, runs["copy"], seeds) | attacked(cases) | wanted(cases, bench, seeds[:FORCED_SEEDS])
     settings = {
         "lab_seed": bench.lab.facts["seed"], "seeds": options.seeds, "limit": LIMIT,
         "uncalibrated": [UNCALIBRATED.centre, UNCALIBRATED.spread], "captions": len(bench.captions), "role": options.role,
