@@ -161,7 +161,7 @@ def _versions(bench: Bench, case: Case, caption: str, seen: Watched, seeds: list
 
 
 def attacked(cases: list[Case]) -> dict[str, Any]:
-    """The captions of all photographs asked with many seeds, the guard correcting: how many runs copy, and how many photographs come at all."""
+    """The captions of all photographs asked with many seeds, the guard correcting: how many runs copy, how many photographs come at all."""
     work = [(i, caption) for i, case in enumerate(cases) for caption, _, _ in case.subject.photos]
 
     def draw(part: list[tuple[int, str]]) -> dict[tuple[int, str], list[float]]:

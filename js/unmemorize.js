@@ -8,32 +8,22 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { fadeAll, fadeOnEveryGraph, follow, inWords } from "./lib/fading.mjs";
 import { openWhole } from "./lib/first_view.mjs";
-import { byExecutionId, byLocator, everyNode, feeding } from "./lib/graph.mjs";
+import { byExecutionId, byLocator, everyNode } from "./lib/graph.mjs";
 import { restore } from "./lib/history.mjs";
 import { Panel } from "./lib/panel.mjs";
+import { Runs } from "./lib/runs.mjs";
 import { begin, settings } from "./lib/settings.mjs";
 import { KINDS } from "./views/kinds.mjs";
 
 /** Message of host/stability/live_view.py. */
 const EVENT = "unmemorize.guard";
-const CHART = "UnmemorizeStabilityChart";
+/** Of a node that an ExecutionBlocker with a message kept from running: the run goes on. */
+const BLOCKED = "ExecutionBlocked";
 
 /** @type {WeakMap<object, Panel>} */
 const panels = new WeakMap();
 
-/** @param {any} view */
-const ofTheBatch = (view) => ({ ...view, sample: null });
-
-/**
- * Show a result. Stability Guard is done before its sampler starts and has no result of its own: what the chart that reads it shows is its run.
- * @param {any} node @param {any} output @param {boolean} [earlier] of another graph than the one on screen?
- */
-function show(node, output, earlier = false) {
-  panels.get(node)?.show(output, earlier);
-  const guard = node.type === CHART ? feeding(node, "record") : null;
-  // the chart looks at one picture; the guard speaks of the batch
-  if (guard) panels.get(guard)?.show({ ...output, unmemorize_guard: output?.unmemorize_guard?.map(ofTheBatch) }, earlier);
-}
+const runs = new Runs((node) => panels.get(node));
 
 /** @param {any} node */
 function addPanel(node) {
@@ -44,7 +34,7 @@ function addPanel(node) {
   const before = node.onExecuted;
   node.onExecuted = /** @this {any} */ function (/** @type {any} */ output) {
     const result = before?.call(this, output);
-    show(node, output);
+    runs.result(node, output);
     return result;
   };
 }
@@ -63,16 +53,28 @@ function refreshAll() {
   for (const node of everyNode()) panels.get(node)?.refresh();
 }
 
-/** After a cancel or an error no view goes on watching. */
-function stopAll() {
+/** After a cancel or an error no view goes on watching. @param {any} event */
+function stopped({ detail }) {
+  if (detail?.exception_type === BLOCKED) return;
   for (const node of everyNode()) panels.get(node)?.stopped();
+  void runs.ended(detail?.prompt_id, false);
 }
 
-/** @param {any} message */
-function heard({ detail }) {
-  const node = detail?.node === undefined ? null : byExecutionId(detail.node);
-  if (node) panels.get(node)?.live(detail);
-}
+/** @type {Record<string, (event: any) => void>} */
+const LISTENERS = {
+  [EVENT]: ({ detail }) => void (detail?.node !== undefined && runs.live(detail)),
+  execution_start: ({ detail }) => void runs.at(detail.prompt_id),
+  execution_cached: ({ detail }) => detail.nodes.forEach((/** @type {string} */ id) => runs.at(detail.prompt_id).cached.add(String(id))),
+  executing: ({ detail }) => void (detail && runs.run?.begun.add(String(detail))),
+  executed: ({ detail }) => runs.executed(detail),
+  execution_success: ({ detail }) => void runs.ended(detail.prompt_id, true),
+  execution_interrupted: stopped,
+  execution_error: stopped,
+  graphChanged: () => {
+    fadeAll(); // nodes are muted and bypassed
+    runs.compareSoon();
+  },
+};
 
 /** @type {any} the published types know fewer hooks and setting ids than there are */
 const extension = {
@@ -83,8 +85,7 @@ const extension = {
   setup() {
     ready = true;
     fadeOnEveryGraph();
-    api.addEventListener(/** @type {any} */ (EVENT), heard);
-    for (const event of ["execution_interrupted", "execution_error"]) api.addEventListener(/** @type {any} */ (event), stopAll);
+    for (const [event, listener] of Object.entries(LISTENERS)) api.addEventListener(/** @type {any} */ (event), listener);
   },
 
   /** @param {any} node */
@@ -98,21 +99,21 @@ const extension = {
 
   /** Results that were kept: another tab of the front end, an item of the queue. @param {Record<string, any>} outputs */
   onNodeOutputsUpdated(outputs) {
-    for (const [locator, output] of Object.entries(outputs ?? {})) {
-      const node = byLocator(locator);
-      if (node) show(node, output);
-    }
+    const found = Object.entries(outputs ?? {}).map(([id, output]) => [byLocator(id) ?? byExecutionId(id), output]);
+    runs.kept(/** @type {[any, any][]} */ (found.filter(([node]) => node)));
   },
 
-  async afterConfigureGraph() {
+  afterConfigureGraph() {
     for (const node of everyNode()) {
       shorten(node); // loading gives back the class's own
       inWords(node);
     }
     openWhole();
     fadeAll();
-    const bare = (/** @type {any} */ node) => panels.get(node)?.output === null;
-    if ([...everyNode()].some(bare)) await restore(show, bare);
+    runs.look();
+    const bare = (/** @type {any} */ node) => panels.get(node)?.source === null;
+    // not awaited: some front ends wait for this before they say which tab the graph is in
+    if ([...everyNode()].some(bare)) void restore((...result) => runs.show(...result), bare).catch(console.warn);
   },
 };
 

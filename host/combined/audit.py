@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ..core.settings import check_range, check_sampling
 from ..curvature.measuring import RECOMMENDED
 from ..lora.report import TOOL
 from ..stability.profiles import check_guidance, check_profile
+from .audit_extras import extras
 from .audit_row import AT_ONCE, Audit, RowMaker, strip
 
 SEEDS, NEIGHBOURS = (2, 64), (0, 64)
@@ -120,22 +120,17 @@ def _steps_of(a: Audit) -> int:
 
 def _settings(a: Audit) -> dict[str, Any]:
     """What makes two audits the same."""
+    own, others = extras(a.model), None if a.base is None else extras(a.base)
     return {
-        "tool": TOOL, "model": shown(identity(a.model)), "extras": _extras(a.model), "negative": digest_of(a.negative),
+        "tool": TOOL, "model": shown(identity(a.model)), "extras": own.digests, "negative": digest_of(a.negative),
         "clip": digest_of(encoded(a.clip, [PROBE])[0]), "base": None if a.base is None else shown(identity(a.base)),
-        "base_extras": None if a.base is None else _extras(a.base), "vae": _content_of_vae(a.vae),
+        "base_extras": None if others is None else others.digests, "unseen": own.unseen + ([] if others is None else others.unseen),
+        "vae": _content_of_vae(a.vae),
         "profile": None if a.profile is None else {k: v for k, v in a.profile.facts.items() if k != "model"},
         "references": None if a.references is None else a.references.digest,
         "detector": None if a.detector is None else a.detector.name, "limit": a.limit, "seeds": a.seeds, "neighbours": a.neighbours,
         "map": dataclasses.asdict(RECOMMENDED), "size": list(a.latent["samples"].shape[2:]), **a.use,
     }  # fmt: skip
-
-
-def _extras(model: Any) -> list[str]:
-    """What nodes have put on a model beside weights: names of replaced objects (a shifted schedule, for one) and of filled options."""
-    options = [name for name, value in model.model_options.items() if value not in (None, {}, [])]
-    hooks = model.model_options.get("transformer_options", {})
-    return sorted([*map(str, model.object_patches), *options, *(f"transformer {name}" for name, value in hooks.items() if value)])
 
 
 def _content_of_vae(vae: Any) -> str:
@@ -161,17 +156,36 @@ def _id(prompt: str, settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([prompt, settings], sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _kept(home: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of an earlier run of the same audit; a last line that was cut off is made anew."""
+def _kept(home: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier run of the same audit. A last line that was cut off is made anew, and so are rows that failed: ComfyUI may have
+    been started with other options since."""
     if not (home / ROWS).is_file():
-        return
+        return []
     try:
-        same = json.loads((home / FACTS).read_text(encoding="utf-8")) == json.loads(json.dumps(settings))
+        before, now = json.loads((home / FACTS).read_text(encoding="utf-8")), json.loads(json.dumps(settings))
     except (OSError, ValueError):
-        same = False
-    if not same:
-        raise ValueError(f"{home.name!r} holds an audit with another model or other settings. Choose another name.")
-    yield from (row for row in rows.read(home / ROWS) if isinstance(row.get("prompt"), str))
+        before, now = {}, settings
+    if before != now:
+        differing = f" ({_differing(before, now)} differ)" if isinstance(before, dict) and before else ""
+        raise ValueError(f"{home.name!r} holds an audit with another model or other settings{differing}. Choose another name.")
+    found = [row for row in rows.read(home / ROWS) if isinstance(row.get("prompt"), str) and not row.get("error")]
+    if found and settings["unseen"]:
+        raise ValueError(
+            f"The audit {home.name!r} cannot carry on: what nodes have put on this model cannot all be looked into "
+            f"({', '.join(settings['unseen'])}), so it may be another model by now. Choose another name."
+        )
+    return found
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names of what differs, for a message."""
+    words = []
+    for name in sorted({*before, *now}):
+        there, here = before.get(name), now.get(name)
+        if there != here:
+            inside = f" ({_differing(there, here)})" if isinstance(there, dict) and isinstance(here, dict) else ""
+            words.append(f"{name}{inside}")
+    return ", ".join(words)
 
 
 def report(done: Audited) -> dict[str, Any]:

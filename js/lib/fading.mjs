@@ -4,6 +4,7 @@
  */
 import { app } from "../../../scripts/app.js";
 import { everyNode, widgetOf } from "./graph.mjs";
+import { linked } from "./links.mjs";
 import { lineOf } from "./menus.mjs";
 import { CUSTOM, PRESET, RULES, unused } from "./unused.mjs";
 
@@ -12,12 +13,6 @@ const ROWS = new CSSStyleSheet();
 
 /** @param {any} node */
 const typeOf = (node) => node.comfyClass ?? node.type;
-
-/** @param {any} node @param {string} name */
-function linked(node, name) {
-  const slot = node.findInputSlot?.(name) ?? -1;
-  return slot >= 0 && node.inputs[slot].link != null;
-}
 
 /** Disable what does not count in a node. @param {any} node */
 function fade(node) {

@@ -3,9 +3,10 @@
  * @module
  */
 import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
-import { byExecutionId, root } from "./graph.mjs";
-import { sameRun } from "./same_run.mjs";
+import { byExecutionId, everyNode, root } from "./graph.mjs";
+import { came } from "./origins.mjs";
+import { present, remember } from "./prompts.mjs";
+import { stillTrue } from "./run.mjs";
 
 /** How many runs are looked at. */
 const MOST = 8;
@@ -15,30 +16,14 @@ const MOST = 8;
  * had another node of that id.
  * @param {any} history as /history sends it
  * @param {string} workflow its id
- * @returns {Generator<[string, any, any]>} execution id, the prompt that ran, output
+ * @returns {Generator<[string, string, any, any]>} id of the prompt, execution id, the prompt that ran, output
  */
 export function* outputsOf(history, workflow) {
-  for (const entry of Object.values(history ?? {}).reverse()) {
+  for (const [run, entry] of /** @type {[string, any][]} */ (Object.entries(history ?? {})).reverse()) {
     const [, , prompt, extra] = entry?.prompt ?? [];
     if (!workflow || extra?.extra_pnginfo?.workflow?.id !== workflow) continue;
-    for (const [id, output] of Object.entries(entry.outputs ?? {})) yield [id, prompt ?? {}, output];
+    for (const [id, output] of Object.entries(entry.outputs ?? {})) yield [run, id, prompt ?? {}, output];
   }
-}
-
-/**
- * Seeds that change by themselves after a run: they are no difference between two.
- * @param {Record<string, any>} prompt
- * @returns {Set<string>} "execution id:input"
- */
-function changing(prompt) {
-  const found = new Set();
-  for (const id of Object.keys(prompt)) {
-    for (const widget of /** @type {any} */ (byExecutionId(id))?.widgets ?? []) {
-      const control = widget.linkedWidgets?.find((/** @type {any} */ w) => w.name === "control_after_generate");
-      if (control && control.value !== "fixed") found.add(`${id}:${widget.name}`);
-    }
-  }
-  return found;
 }
 
 /**
@@ -47,15 +32,21 @@ function changing(prompt) {
  * @param {(node: any) => boolean} bare does this node show nothing yet?
  */
 export async function restore(show, bare) {
-  const workflow = root()?.id;
+  const [graph, workflow, began] = [root(), root()?.id, new Set(everyNode())];
+  // a tab may be changed meanwhile: its nodes have the same ids
+  const gone = () => root() !== graph || graph?.id !== workflow || ![...everyNode()].some((node) => began.has(node));
   const answer = await api.fetchApi(`/history?max_items=${MOST}`);
-  if (!answer.ok) return;
+  if (!answer.ok || gone()) return;
   const history = await answer.json();
-  const now = (await app.graphToPrompt()).output;
-  const loose = changing(now);
-  for (const [id, then, output] of outputsOf(history, workflow)) {
+  if (gone()) return;
+  const now = await present();
+  if (gone()) return;
+  for (const [run, id, then, output] of outputsOf(history, workflow)) {
     /** @type {any} */
     const node = byExecutionId(id);
-    if (node && (node.comfyClass ?? node.type) === then[id]?.class_type && bare(node)) show(node, output, !sameRun(then, now, id, loose));
+    if (!node || !began.has(node) || (node.comfyClass ?? node.type) !== then[id]?.class_type || !bare(node)) continue;
+    remember(run, then);
+    came(output, run, id);
+    show(node, output, !stillTrue(then, now, id));
   }
 }

@@ -6,7 +6,9 @@
  * @module
  */
 import { el } from "./dom.mjs";
+import { originOf } from "./origins.mjs";
 import { reportDialog } from "./report.mjs";
+import { STOPPED } from "./run.mjs";
 import { style } from "./settings.mjs";
 import { hidePreviews, sheet } from "./sheet.mjs";
 import { SIGNS, gravest, ofReport } from "./verdict.mjs";
@@ -18,8 +20,6 @@ const MARGIN = 6;
 const HEAD = 30;
 /** A verdict belongs to the graph on screen. @type {Verdict} */
 const EARLIER = { kind: "off", word: "earlier run", text: "of other words or settings than these: run again for a verdict" };
-/** @type {Verdict} */
-const STOPPED = { kind: "off", word: "stopped", text: "the run ended before there was a verdict" };
 
 /**
  * @typedef {import("./graph.mjs").LGraphNode} LGraphNode
@@ -62,6 +62,10 @@ export class Panel {
     this.kind = kind;
     /** @type {any} */
     this.output = null;
+    /** The result or message that the verdict was found in; null: there is no verdict. @type {any} */
+    this.source = null;
+    /** What it says, if it is of the graph on screen. @type {Verdict | null} */
+    this.found = null;
     /** Is what is shown another graph's? */
     this.earlier = false;
     this.running = false;
@@ -70,7 +74,8 @@ export class Panel {
     this.button = el("button", { class: "report", text: "Report", attrs: { type: "button", disabled: "" } });
     this.button.addEventListener("click", () => this.openReport());
     this.view = kind ? kind.make({ node, say: (verdict) => this.say(verdict) }) : null;
-    this.stage = kind ? el("div", { class: "stage" }, el("div", { class: "empty", text: kind.hint })) : null;
+    this.empty = kind ? el("div", { class: "empty", text: kind.hint }) : null;
+    this.stage = kind ? el("div", { class: "stage" }, this.empty) : null;
     this.host = this.mount();
     if (kind?.replaces) hidePreview(node);
   }
@@ -112,24 +117,30 @@ export class Panel {
 
   /** @param {Verdict} found */
   say(found) {
+    this.found = found;
     const earlier = this.earlier && found.kind !== "running";
     const verdict = earlier ? EARLIER : found;
-    this.host.toggleAttribute("data-earlier", earlier); // gauges and verdicts of single pictures are hidden too
+    // gauges and verdicts of single pictures are hidden too
+    this.host.toggleAttribute("data-earlier", earlier || this.source === null);
     this.badge.dataset.kind = verdict.kind;
     this.badge.textContent = `${SIGNS[verdict.kind]} ${verdict.word}`;
     this.summary.textContent = verdict.text;
     this.summary.title = verdict.text;
   }
 
-  /** A result of this node. @param {any} output as the server sent it: lists by name @param {boolean} [earlier] of another graph? */
-  show(output, earlier = false) {
+  /**
+   * A result of this node.
+   * @param {any} output as the server sent it: lists by name @param {boolean} [earlier] of another graph?
+   * @param {any} [source] the result of another node that it is part of
+   */
+  show(output, earlier = false, source = output) {
     const reports = output?.unmemorize_report;
     const seen = (this.kind && output?.[this.kind.key]) || [];
     if (output === this.output || !(Array.isArray(reports) || seen.length)) return;
-    this.output = output;
-    this.earlier = earlier;
+    this.take(output, source, earlier);
     this.running = false;
     this.button.disabled = !Array.isArray(reports);
+    if (this.empty && !seen.length) this.stage?.replaceChildren(this.empty); // no drawing of another run stands under this report
     // a node that is given a list runs once for each of it, and the server joins what they show
     const runs = Math.max(seen.length, reports?.length ?? 0, 1);
     const verdicts = Array.from({ length: runs }, (_, run) => this.verdictOf(seen[run], reports?.[run]));
@@ -139,16 +150,25 @@ export class Panel {
     this.say({ ...verdicts[run], text: `${of}${verdicts[run].text}` });
   }
 
+  /** @param {any} output @param {any} source @param {boolean} earlier */
+  take(output, source, earlier) {
+    this.output = output;
+    this.source = source;
+    this.earlier = earlier;
+    this.button.disabled = true;
+  }
+
   /** Shows a run. @param {any} data for the view @param {any} report @returns {Verdict} */
   verdictOf(data, report) {
     const verdict = data && this.view ? this.reveal().show(data) : null;
     return verdict ?? ofReport(this.type, report, style());
   }
 
-  /** A message while the node runs. @param {any} message */
+  /** A message while the node runs: what was found before is no longer told of. @param {any} message */
   live(message) {
-    this.earlier = false;
-    const verdict = this.view?.live ? this.reveal().live?.(message) : null;
+    if (!this.view?.live) return;
+    this.take(null, message, false);
+    const verdict = this.reveal().live?.(message);
     if (!verdict) return;
     this.running = message.kind !== "done";
     this.say(verdict);
@@ -156,16 +176,38 @@ export class Panel {
 
   /** The run was cancelled, or broke: nothing will follow what was seen live. */
   stopped() {
-    if (!this.running) return;
+    if (this.running) this.without(STOPPED);
+  }
+
+  /** A run has no verdict of this node, and those of other runs are not its. @param {Verdict} why */
+  without(why) {
+    this.take(null, null, false);
     this.running = false;
-    this.say(STOPPED);
+    this.say(why);
+  }
+
+  /** Does it show a result of the graph on screen, as far as is known? */
+  holds() {
+    return this.source !== null && !this.earlier;
+  }
+
+  /** Where its verdict came from, if there is one and it is known. */
+  origin() {
+    return this.running ? null : originOf(this.source);
+  }
+
+  /** It became known whether its result is still that of the graph. @param {boolean} earlier */
+  mark(earlier) {
+    if (this.earlier === earlier || !this.found) return;
+    this.earlier = earlier;
+    this.say(this.found);
   }
 
   /** Draw again: a setting was changed. */
   refresh() {
-    const { output, earlier } = this;
+    const { output, earlier, source } = this;
     this.output = null;
-    if (output) this.show(output, earlier);
+    if (output) this.show(output, earlier, source);
   }
 
   /** @returns {View} */

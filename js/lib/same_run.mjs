@@ -6,7 +6,7 @@
 /** @typedef {Record<string, {class_type: string, inputs: Record<string, any>}>} Prompt as ComfyUI is sent it */
 
 /** @param {any} value is it the output of another node? */
-function isLink(value) {
+export function isLink(value) {
   return Array.isArray(value) && value.length === 2 && typeof value[1] === "number" && ["string", "number"].includes(typeof value[0]);
 }
 
@@ -32,4 +32,16 @@ export function sameRun(then, now, id, loose, seen = new Set()) {
     if (!isLink(x) || !isLink(y)) return JSON.stringify(x) === JSON.stringify(y);
     return String(x[0]) === String(y[0]) && x[1] === y[1] && sameRun(then, now, String(x[0]), loose, seen);
   });
+}
+
+/**
+ * What reads a node, and what reads that: of a model its sampler, also one that stands behind a guider.
+ * @param {Prompt} prompt @param {string} id
+ * @returns {string[]}
+ */
+export function readers(prompt, id) {
+  const of = (/** @type {string[]} */ ids) =>
+    Object.keys(prompt).filter((one) => Object.values(prompt[one].inputs).some((value) => isLink(value) && ids.includes(String(value[0]))));
+  const first = of([id]);
+  return [...new Set([...first, ...of(first)])];
 }
