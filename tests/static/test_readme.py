@@ -58,7 +58,7 @@ def test_results_cope_with_families_that_were_not_measured(room, tmp_path):
     lines = measured.measured(tmp_path).splitlines()
     assert lines[0] == "|  |  | lab | lab2 |" and len(lines) == 5
     assert lines[2].startswith("| Demo model | clean captions") and lines[2].endswith("|  | 0.6 % |")
-    assert lines[3].endswith("| 0.91 (0.90-0.93) |  |") and lines[4].endswith("| never |  |")
+    assert lines[3].endswith("| 0.91 (0.90-0.93) |  |") and lines[4].endswith("| not reached |  |")
 
 
 def test_results_of_an_earlier_demo_model_say_so(room, root, tmp_path, text):
