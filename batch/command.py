@@ -168,17 +168,21 @@ def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
     """All units of this shard that no row knows yet."""
     whole_paths(o)
     settings = settings_of(o)
-    sources = prompts_of(o.sources) if o.kind == "audit" else jobs.sources_of(o.kind, o.sources)
-    units = jobs.shard_of(jobs.units_of(o.kind, sources, getattr(o, "base", [""]), settings), o.shard)
-    known = {row["id"]: "error" in row for row in rows.all_rows(o.out) if not row.get("again")}
+    sources = prompts_of(o.sources) if o.kind == "audit" else jobs.sources_of(o.kind, o.sources, o.out)
+    units = jobs.shard_of(jobs.units_of(o.kind, sources, getattr(o, "base", [""]), settings, jobs.home_of(o.sources)), o.shard)
+    known = {row["id"]: row for row in rows.all_rows(o.out) if not row.get("again")}
     todo = [unit for unit in units if unit.id not in known]
     log.info("%d units, %d of them done before", len(units), len(units) - len(todo))
     note_settings(o.out, {"kind": o.kind, "settings": settings})
     options = tools.Options(str(o.out), settings, paths_of(o), list(comfyui))
     made = engines.ray(todo, options, o.workers) if o.engine == "ray" else engines.local(todo, options)
-    failed = sum(known[u.id] for u in units if u.id in known)
+    failed = sum("error" in known[u.id] for u in units if u.id in known)
     began = told = time.monotonic()
     with Writer(rows.file_of(o.out, o.shard)) as writer:
+        for unit in (u for u in units if u.id in known):
+            row = rows.named(known[unit.id], (unit.name, *unit.also))
+            if row is not known[unit.id]:  # a file with the same bytes has come since
+                writer.write(row)
         for count, row in enumerate(made, 1):
             writer.write(row)
             failed += "error" in row
@@ -193,17 +197,17 @@ def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
 
 
 def whole_paths(o: argparse.Namespace) -> None:
-    """Workers on other machines stand in other folders."""
-    o.out = o.out.resolve()
-    o.sources = [str(Path(name).resolve()) for name in o.sources]
+    """Workers on other machines stand in other folders. Links stay: what they lead to may have a name that tells nothing of its kind."""
+    o.out = o.out.absolute()
+    o.sources = [str(Path(name).absolute()) for name in o.sources]
     for name in ("references", "detector"):
         if getattr(o, name, None):
-            setattr(o, name, getattr(o, name).resolve())
+            setattr(o, name, getattr(o, name).absolute())
     for name in ("parent", "profile"):
         if getattr(o, name, None) and Path(getattr(o, name)).is_file():
-            setattr(o, name, str(Path(getattr(o, name)).resolve()))
+            setattr(o, name, str(Path(getattr(o, name)).absolute()))
     if o.kind not in jobs.NEEDS_NO_BASE:
-        o.base = [str(Path(name).resolve()) if Path(name).is_file() else name for name in o.base]
+        o.base = [str(Path(name).absolute()) if Path(name).is_file() else name for name in o.base]
 
 
 def made_with(folder: Path) -> dict[str, Any]:
@@ -248,11 +252,17 @@ def merged(folder: Path) -> int:
         | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
     )
     if kind == "audit":
-        several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row} for row in found]
-        written = page(finished(several), summary(several), facts)
+        several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row, "base": base_of(row)} for row in found]
+        bases = list(dict.fromkeys(row["base"] for row in several))
+        written = page(finished(several), summary(several), {"bases": bases} | facts)
     else:
         written = table_page(found, TITLES[kind], facts)
     replace_text(folder / PAGE, written)
     failed = sum("error" in row for row in found)
     log.info("%d rows, %d failed: %s", len(found), failed, folder / TABLE)
     return FAILED if failed else GOOD
+
+
+def base_of(row: dict[str, Any]) -> str:
+    """The base model of a row as a page shows it: its name, and a digest of its content."""
+    return f"{row['base']} ({row['base_content']})" if row.get("base_content") else str(row.get("base", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .jobs import Tools, Unit, as_dict
+from .jobs import Tools, Unit, as_dict, row_of
 from .tools import Options
 
 ENGINES = ("local", "ray")
@@ -40,7 +41,9 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
     start: dict[str, Any] = {
         "root": str(Path(__file__).resolve().parents[1]),
         "comfyui": os.environ.get("COMFYUI_PATH", ""),
+        "folder": os.getcwd(),
         "argv": options.comfyui,
+        "dealt": bool(devices),
     }
     start |= {"output": options.output, "settings": options.settings, "paths": options.paths}
     actors = [kind.remote(start) for _ in range(min(count, max(1, len(units))))]
@@ -64,8 +67,7 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
             if tries[unit.id] < RETRIES:
                 todo.append(unit)
             else:
-                row = {"id": unit.id, "kind": unit.kind, "name": unit.name, "base": unit.base}
-                yield row | {"error": f"its worker died {RETRIES} times: {type(error).__name__}", "again": True}
+                yield row_of(unit) | {"error": f"its worker died {RETRIES} times: {type(error).__name__}", "again": True}
 
 
 class _Actor:
@@ -74,9 +76,11 @@ class _Actor:
     def __init__(self, start: dict[str, Any]) -> None:
         if start["comfyui"]:
             os.environ["COMFYUI_PATH"] = start["comfyui"]
+        with contextlib.suppress(OSError):  # ComfyUI's options may name files from where the command was given
+            os.chdir(start["folder"])
         sys.path.insert(0, str(Path(start["root"]) / "batch"))
         entry = importlib.import_module("run")
-        entry.add_comfyui(start["argv"])
+        entry.add_comfyui(start["argv"], choose_device=not start["dealt"])
         entry.load_pack()
         self._jobs: Any = importlib.import_module(f"{entry.PACKAGE}.batch.jobs")
         self._tools = self._jobs.Tools(self._jobs.Options(start["output"], start["settings"], start["paths"]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import torch
 from PIL import Image
@@ -23,16 +26,23 @@ from ..host.core import files
 from ..host.core.files import reason
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
+from ..host.core.weights import Weights
 from ..host.lora import keys, lora_files
 from ..host.lora.filter_file import Job, filter_lora, weights_of
 from ..host.lora.report import provenance, report_of
 from ..unmemorize.lora.gates import Settings
 from .tools import Base, Options, content_hash, content_of_base, known_references, row_maker
 
-FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError, struct.error)
+FAILURES = (
+    ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError, NameError, MemoryError, struct.error,
+)  # fmt: skip
 """What a bad file may end in: it is a row, never the end of the run."""
 PASSING = (RuntimeError, OSError, MemoryError)
 """Those that a full disk or a full device ends in."""
+OF_WORDS = ("audit",)
+"""Kinds of work whose units are words: what fails there may be mended outside, by ComfyUI's own options for one."""
+
+log = logging.getLogger("unmemorize.batch")
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,13 @@ class Unit:
     id: str
     kind: str
     name: str
+    """Of a file its path inside the folder that was given."""
     path: str
     base: str
+    base_content: str = ""
+    """Digest of the base model; "" where there is none."""
+    also: tuple[str, ...] = ()
+    """Names of other files with the same bytes."""
 
 
 class Tools:
@@ -57,13 +72,14 @@ class Tools:
 
     def row(self, unit: Unit) -> dict[str, Any]:
         """Of a unit; one that fails is a row with its error. `again`: the fault may lie outside of the file, so it is tried again."""
-        row: dict[str, Any] = {"id": unit.id, "kind": unit.kind, "name": unit.name, "base": unit.base}
+        row = row_of(unit)
         try:
             with torch.inference_mode():
                 self._take(unit)
                 return row | ({"error": self._fault, "again": True} if self._fault else WORK[unit.kind](unit, self._held, self._options))
         except FAILURES as error:
-            return row | {"error": _said(error)} | ({"again": True} if isinstance(error, PASSING) else {})
+            again = isinstance(error, PASSING) or unit.kind in OF_WORDS
+            return row | {"error": _said(error)} | ({"again": True} if again else {})
 
     def _take(self, unit: Unit) -> None:
         """What this unit needs. What cannot be loaded is tried once, and is the fault of no unit."""
@@ -76,6 +92,12 @@ class Tools:
             self._fault = f"nothing could be done with {unit.base or 'these references'}: {_said(error)}"
 
 
+def row_of(unit: Unit) -> dict[str, Any]:
+    """What a unit's row begins with."""
+    row: dict[str, Any] = {"id": unit.id, "kind": unit.kind, "name": unit.name, "base": unit.base}
+    return row | ({"base_content": unit.base_content} if unit.base_content else {}) | ({"also": list(unit.also)} if unit.also else {})
+
+
 def _said(error: Exception) -> str:
     return (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}")[:500]
 
@@ -85,17 +107,25 @@ def name_of(kind: str, content: str, base: str, settings: dict[str, Any]) -> str
     return hashlib.sha256(json.dumps([kind, content, base, settings], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def units_of(kind: str, sources: list[str], bases: list[str], settings: dict[str, Any]) -> list[Unit]:
-    """Every unit of the sources, each once; ordered by base, so that a shard loads few of them."""
+def units_of(kind: str, sources: list[str], bases: list[str], settings: dict[str, Any], home: Path | None = None) -> list[Unit]:
+    """Every unit of the sources, each once; ordered by base, so that a shard loads few of them. Names of files begin in `home`; None: they
+    are without folders."""
     found: dict[str, Unit] = {}
     for base in bases:
         of_base = content_of_base(base) if kind not in NEEDS_NO_BASE else ""
         for source in sources:
-            content = content_hash(Path(source)) if kind in ("filter", "probe", "copies") else source
-            name = Path(source).name if kind in ("filter", "probe", "copies") else source
-            unit = Unit(name_of(kind, content, of_base, settings), kind, name, source, base)
-            found.setdefault(unit.id, unit)
+            content, name = (source, source) if kind in OF_WORDS else (content_hash(Path(source)), _shown(Path(source), home))
+            unit = Unit(name_of(kind, content, of_base, settings), kind, name, source, base, of_base)
+            first = found.setdefault(unit.id, unit)
+            if name not in (first.name, *first.also):
+                found[unit.id] = replace(first, also=(*first.also, name))
     return sorted(found.values(), key=lambda unit: (unit.base, unit.id))
+
+
+def _shown(path: Path, home: Path | None) -> str:
+    if home is None:
+        return path.name
+    return (path.relative_to(home) if path.is_relative_to(home) else path).as_posix()
 
 
 def shard_of(units: list[Unit], shard: tuple[int, int]) -> list[Unit]:
@@ -127,8 +157,8 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     s = options.settings
     tensors, _ = files.read(Path(unit.path), "LoRA")
     base.check_whole()
-    keys.check(keys.take_apart(tensors, base.model, base.clip), weights_of(base.model, base.clip))  # another model's is no clean one
     model, clip = comfy.sd.load_lora_for_models(base.model, base.clip, tensors, 1.0, 1.0)
+    _check_placed(tensors, base, model, clip)
     captions = s["captions"] or [""]
     (empty,) = encoded(base.clip, [""])
     found = probe(Probe(
@@ -136,9 +166,37 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
         encoded(base.clip, captions),
     ))  # fmt: skip
     facts = report(found, captions, s["use"])
-    _save(shown(found), Path(options.output) / "galleries", f"{Path(unit.name).stem[:40]}-{unit.id[:8]}")
+    gallery = f"{Path(unit.name).stem[:40]}-{unit.id[:8]}.png"
+    _save(shown(found), Path(options.output) / "galleries" / gallery)
     best = max((group["agreement"] for group in facts["groups"]), default=None)
-    return {"leaks": facts["leaks"], "groups": len(facts["groups"]), "agreement": best, "base_agreement": facts["base_agreement"]}
+    kept = {"leaks": facts["leaks"], "groups": len(facts["groups"]), "agreement": best, "base_agreement": facts["base_agreement"]}
+    return kept | {"gallery": gallery}
+
+
+def _check_placed(tensors: dict[str, torch.Tensor], base: Base, model: Any, clip: Any) -> None:
+    """ValueError if a LoRA changes no layer of the base, or does not fit most: ComfyUI skips these, and what is another model's would be
+    probed as a clean one. Kinds that cannot be filtered (DoRA, OFT, BOFT, GLoRA) are asked by what they change."""
+    contents = keys.take_apart(tensors, base.model, base.clip)
+    if contents.updates:
+        keys.check(contents, weights_of(base.model, base.clip))
+    elif not sum(_changes(patcher) for patcher in (model, clip.patcher)):
+        raise ValueError(
+            f"This LoRA changes no layer of this model: none of its {len(tensors)} keys fits one, or all of its numbers are zero. "
+            f"{keys.OTHER_MODEL}"
+        )
+
+
+def _changes(patcher: Any) -> int:
+    """Weights that its patches change. ValueError if ComfyUI itself fails over one, as it does over a GLoRA of another shape."""
+    weights, device, changed = Weights(patcher), patcher.load_device, 0
+    for key in patcher.patches:
+        try:
+            changed += not torch.equal(weights.effective(key, device), weights.base(key, device))
+        except comfy.model_management.OOM_EXCEPTION:
+            raise
+        except (RuntimeError, LookupError, TypeError, AttributeError, NameError) as error:
+            raise ValueError(f"This LoRA does not fit this model: its change of {key!r} cannot be made. {keys.OTHER_MODEL}") from error
+    return changed
 
 
 def _audited(unit: Unit, maker: RowMaker, _options: Options) -> dict[str, Any]:
@@ -167,10 +225,10 @@ TOOLS: dict[str, Callable[[str, Options], Any]] = {
 NEEDS_NO_BASE = ("copies",)
 
 
-def sources_of(kind: str, given: list[str]) -> list[str]:
-    """Files behind paths and folders, in order; ValueError if there are none."""
+def sources_of(kind: str, given: list[str], out: Path) -> list[str]:
+    """Files behind paths and folders, in order, without those below `out`: results are no sources. ValueError if there are none."""
     suffixes = PICTURES if kind == "copies" else {".safetensors"}
-    found = []
+    found: list[str] = []
     for name in given:
         path = Path(name)
         if path.is_dir():
@@ -179,14 +237,28 @@ def sources_of(kind: str, given: list[str]) -> list[str]:
             found.append(name)
         else:
             raise ValueError(f"There is no file or folder {name!r}.")
-    if not found:
+    results = os.path.realpath(out)
+    kept = [name for name in dict.fromkeys(found) if not Path(os.path.realpath(Path(name).parent)).is_relative_to(results)]
+    if found and not kept:
+        raise ValueError(f"Nothing to do: all files lie in the folder of the results, {str(out)!r}. Choose an --out outside of them.")
+    if not kept:
         raise ValueError(f"Nothing to do: no {' or '.join(sorted(suffixes))} in {', '.join(map(repr, given))}.")
-    return found
+    if len(kept) < len(set(found)):
+        log.info("%d files in the folder of the results are left out", len(set(found)) - len(kept))
+    return kept
 
 
-def _save(picture: torch.Tensor, folder: Path, stem: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((picture[0].clamp(0, 1) * 255).round().byte().cpu().numpy()).save(folder / f"{stem}.png")
+def home_of(given: list[str]) -> Path:
+    """The deepest folder that holds all that was given: the folder itself where it is one. Several drives have none: names are whole."""
+    try:
+        return Path(os.path.commonpath([name if Path(name).is_dir() else str(Path(name).parent) for name in given]))
+    except ValueError:
+        return Path()
+
+
+def _save(picture: torch.Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture[0].clamp(0, 1) * 255).round().byte().cpu().numpy()).save(path)
 
 
 def as_dict(unit: Unit) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,25 @@ def file_of(folder: Path, shard: tuple[int, int]) -> Path:
 
 
 def all_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Of all shards, each unit once, its last row; a line that was cut off by a kill is no row."""
+    """Of all shards, each unit once: its last row, but none that is to be tried `again` where another attempt has an answer, and none with
+    fewer names. A line that was cut off by a kill is no row."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob(ROWS)):
-        found |= {row["id"]: row for row in rows.read(path)}
+        for row in rows.read(path):
+            if row["id"] not in found or _worth(row) >= _worth(found[row["id"]]):
+                found[row["id"]] = row
     yield from found.values()
+
+
+def _worth(row: dict[str, Any]) -> tuple[bool, int]:
+    return not row.get("again"), len(row.get("also", ()))
+
+
+def named(row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The row with all names of its content: those that it does not know yet stand in `also`."""
+    also = row.get("also", [])
+    more = [name for name in names if name not in (row.get("name"), *also)]
+    return row | {"also": [*also, *more]} if more else row
 
 
 def as_csv(rows: list[dict[str, Any]], path: Path) -> None:

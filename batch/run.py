@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "unmemorize_pack"
 WRONG = 2
 """Exit code where nothing was begun."""
-HINT = "On a machine without a GPU put `-- --cpu` behind the command; otherwise look whether this is ComfyUI's own Python."
 
 
 class Unusable(Exception):
     """ComfyUI or the pack is not where it should be, or does not start; the text says what to do."""
 
 
-def add_comfyui(arguments: list[str]) -> None:
-    """Make `import comfy` work. ComfyUI reads the command line when it is imported: it gets what stands behind `--`."""
+def add_comfyui(arguments: list[str], choose_device: bool = True) -> None:
+    """Make `import comfy` work. ComfyUI reads the command line when it is imported: it gets what stands behind `--`.
+
+    Without `choose_device` the device stays that which a cluster has dealt out.
+    """
     path = Path(os.environ.get("COMFYUI_PATH") or ROOT.parents[1])
     if not (path / "comfy").is_dir():
         raise Unusable("ComfyUI was not found: set COMFYUI_PATH to its folder, or run this from inside its custom_nodes folder.")
@@ -33,9 +37,51 @@ def add_comfyui(arguments: list[str]) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
+    from comfy.cli_args import args
 
     sys.argv[1:] = ours
+    if choose_device:
+        os.environ.update(devices(args))
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    importlib.import_module("cuda_malloc")  # sets up torch's memory, by ComfyUI's options
+    set_folders(path, args)
+
+
+def devices(args: Any) -> dict[str, str]:
+    """Environment variables by which ComfyUI's main.py chooses devices; they count only before torch is imported."""
+    found: dict[str, str] = {}
+    if args.default_device is not None and args.cuda_device != "all":
+        order = [args.default_device, *(k for k in range(32) if k != args.default_device)]
+        found |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), ",".join(map(str, order)))
+    if args.cuda_device not in (None, "all"):
+        names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
+        found |= dict.fromkeys(names, str(args.cuda_device))
+    if args.oneapi_device_selector is not None:
+        found["ONEAPI_DEVICE_SELECTOR"] = args.oneapi_device_selector
+    return found
+
+
+def set_folders(home: Path, args: Any) -> None:
+    """Where models, output, input and the user's files lie, as main.py reads it from its options and from lists of model folders."""
+    import folder_paths
+    import yaml
+    from utils.extra_config import load_extra_path_config
+
+    own = home / "extra_model_paths.yaml"
+    for file in [*([str(own)] if own.is_file() else []), *itertools.chain(*(args.extra_model_paths_config or []))]:
+        try:
+            load_extra_path_config(file)
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise Unusable(f"{file!r} cannot be read as a list of model folders ({error}). Mend it, or leave it out.") from error
+    if args.output_directory:
+        folder_paths.set_output_directory(os.path.abspath(args.output_directory))
+    for kind in ("checkpoints", "clip", "vae", "diffusion_models", "loras"):  # where ComfyUI's nodes save them
+        folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.get_output_directory(), kind))
+    if args.input_directory:
+        folder_paths.set_input_directory(os.path.abspath(args.input_directory))
+    if args.user_directory:
+        folder_paths.set_user_directory(os.path.abspath(args.user_directory))
 
 
 def load_pack() -> None:

@@ -13,8 +13,8 @@ COLUMNS = (
 
 
 def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str:
-    """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `thumbnails` as data URIs), `facts` (model, settings,
-    versions, date)."""
+    """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `thumbnails` as data URIs; `base`, shown where
+    there are several), `facts` (model, settings, versions, date)."""
     found = sum(not row["fine"] for row in rows)
     above = (
         f'<p>{text(summary)}</p>\n<p class="soft">Agreement alone is no verdict: seeds of a plain prompt agree too. {found} row(s) need '
@@ -22,6 +22,8 @@ def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str
     )
     title = f"Memorization audit: {len(rows)} prompt{'' if len(rows) == 1 else 's'}"
     columns = [(key, name) for key, name in COLUMNS if any(row.get(key) is not None for row in rows)]
+    if len({row["base"] for row in rows if row.get("base")}) > 1:
+        columns = [("base", "base"), *columns]
     heads = ["prompt", "verdict", *(name for _, name in columns), ""]
     return document(title, above, heads, [_row(row, columns) for row in rows], facts)
 

@@ -116,6 +116,24 @@ def test_a_prompt_that_fails_is_a_row(audit, tool, monkeypatch):
     assert [r.get("error") for r in rows] == [None, "broken", None] and "failed: broken" in place.read_text()
 
 
+def test_a_prompt_that_failed_is_tried_again(audit, tool, monkeypatch, home):
+    """What mends it, ComfyUI started with --fp32-vae for one, is no setting of the audit."""
+    real, tried = tool.RowMaker._measured, []
+
+    def measured(self, prompt):
+        tried.append(prompt)
+        if "blue" in prompt and len(tried) <= 3:
+            raise ValueError("broken")
+        return real(self, prompt)
+
+    monkeypatch.setattr(tool.RowMaker, "_measured", measured)
+    audit()
+    rows, place = audit()
+    assert tried[3:] == [PROMPTS[1]] and not any("error" in r for r in rows) and "broken" not in place.read_text()
+    audit()
+    assert len(tried) == 4, "now it is known"
+
+
 @pytest.mark.parametrize("name", ["", "..", "../../x", "/etc/x"])
 def test_names_that_lead_elsewhere_are_refused(audit, name):
     with pytest.raises(ValueError, match="name of an audit"):

@@ -60,6 +60,13 @@ def test_a_hostile_prompt_is_text():
     assert "<script>alert(1)</script>" in reader.text
 
 
+def test_bases_are_a_column_where_there_are_several():
+    one, other = row(base="one (0a)"), row(base=HOSTILE)
+    assert ">base</button>" not in page(finished([one, one]), "", {}) and ">base</button>" not in page(finished([row()]), "", {})
+    made = page(finished([one, other]), "", {})
+    assert ">base</button>" in made and 'data-name="base" data-value="one (0a)"' in made and "<script>alert(1)" not in made
+
+
 def test_the_page_holds_everything_itself():
     made = page(finished([row(thumbnails=["data:image/jpeg;base64,AAAA"])]), "", {})
     reader = Reader()

@@ -1,0 +1,133 @@
+"""Which files are units, how rows name them, and which row counts."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def command(comfy):
+    return importlib.import_module("unmemorize_pack.batch.command")
+
+
+@pytest.fixture(scope="module")
+def jobs(comfy):
+    return importlib.import_module("unmemorize_pack.batch.jobs")
+
+
+@pytest.fixture
+def rows_of(comfy):
+    rows = importlib.import_module("unmemorize_pack.batch.rows")
+    return lambda folder: list(rows.all_rows(folder))
+
+
+def picture(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), colour).save(path)
+
+
+@pytest.fixture
+def line(command, tmp_path):
+    """A command that compares with five pictures."""
+    for k, colour in enumerate(("red", "green", "blue", "black", "white")):
+        picture(tmp_path / "known" / f"{k}.png", colour)
+    more = ["--references", str(tmp_path / "known"), "--false-alarms", "0.3"]
+    return lambda *sources, out="out": ["copies", *map(str, sources), *more, "--out", str(tmp_path / out)]
+
+
+@pytest.mark.parametrize("kind", ["filter", "probe", "copies"])
+def test_results_are_no_sources(jobs, tmp_path, kind):
+    out, suffix = tmp_path / "out", "png" if kind == "copies" else "safetensors"
+    for place in (tmp_path / f"a.{suffix}", tmp_path / "inner" / f"b.{suffix}", out / "filtered" / f"c.{suffix}"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"x")
+    (tmp_path / "link").symlink_to(out / "filtered")
+    wanted = [str(tmp_path / f"a.{suffix}"), str(tmp_path / "inner" / f"b.{suffix}")]
+    assert jobs.sources_of(kind, [str(tmp_path)], out) == wanted
+    assert jobs.sources_of(kind, [str(tmp_path), str(tmp_path / "link"), str(out / "filtered" / f"c.{suffix}")], out) == wanted
+    with pytest.raises(ValueError, match="all files lie in the folder of the results.*--out"):
+        jobs.sources_of(kind, [str(out)], out)
+
+
+def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, line, rows_of, tmp_path):
+    picture(tmp_path / "mine" / "a.png", "pink")
+    assert command.main(line(tmp_path / "mine", out="mine/out")) == command.GOOD
+    picture(tmp_path / "mine" / "out" / "of-another-program.png", "brown")
+    assert command.main(line(tmp_path / "mine", out="mine/out")) == command.GOOD
+    assert [r["name"] for r in rows_of(tmp_path / "mine" / "out")] == ["a.png"]
+
+
+def test_files_of_one_name_in_several_folders_can_be_told_apart(command, line, rows_of, tmp_path):
+    mine = tmp_path / "mine"
+    for name, colour in (("run1/0.png", "pink"), ("run2/0.png", "brown"), ("run3/deep/0.png", "pink"), ("run3/1.png", "pink")):
+        picture(mine / name, colour)
+    assert command.main(line(mine)) == command.GOOD
+    rows = {r["name"]: r.get("also", []) for r in rows_of(tmp_path / "out")}
+    assert rows == {"run1/0.png": ["run3/1.png", "run3/deep/0.png"], "run2/0.png": []}, "every file is a row, or named in one"
+    assert command.main(["merge", "--out", str(tmp_path / "out")]) == command.GOOD
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert {r["name"]: r["also"] for r in csv.DictReader(file)}["run1/0.png"] == '["run3/1.png", "run3/deep/0.png"]'
+    assert command.main(line(mine / "run1", mine / "run2", out="two")) == command.GOOD
+    assert {r["name"] for r in rows_of(tmp_path / "two")} == {"run1/0.png", "run2/0.png"}
+    assert command.main(line(mine / "run1" / "0.png", out="one")) == command.GOOD
+    assert [r["name"] for r in rows_of(tmp_path / "one")] == ["0.png"]
+
+
+def test_a_twin_that_came_later_is_named_too(command, line, rows_of, tmp_path, jobs, monkeypatch):
+    mine = tmp_path / "mine"
+    picture(mine / "a.png", "pink")
+    command.main(line(mine))
+    (before,) = rows_of(tmp_path / "out")
+    shutil.copyfile(mine / "a.png", mine / "b.png")
+    monkeypatch.setattr(jobs.Tools, "row", lambda *_: pytest.fail("done again"))
+    for _ in range(2):
+        assert command.main([*line(mine), "--shard", "1/1"]) == command.GOOD
+        assert rows_of(tmp_path / "out") == [before | {"also": ["b.png"]}]
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2, "once"
+
+
+def test_an_answer_wins_over_attempts_whatever_their_files_are_called(rows_of, tmp_path):
+    def written(name, **more):
+        (tmp_path / name).write_text(json.dumps({"id": "1", "name": "a"} | more) + "\n")
+
+    written("rows-1-of-2.jsonl", verdict="copy")
+    written("rows.jsonl", error="the disk was full", again=True)
+    assert rows_of(tmp_path) == [{"id": "1", "name": "a", "verdict": "copy"}]
+    written("rows.jsonl", error="the disk was full", again=True, also=["b", "c"])
+    assert "error" not in rows_of(tmp_path)[0]
+    written("rows-1-of-2.jsonl", error="earlier", again=True)
+    written("rows.jsonl", error="later", again=True)
+    assert rows_of(tmp_path)[0]["error"] == "later"
+
+
+def test_links_keep_their_names(command, line, rows_of, tmp_path):
+    """As Hugging Face's cache has them: what they lead to has no suffix."""
+    blob, link = tmp_path / "blobs" / "0a1b2c", tmp_path / "snapshots" / "model.safetensors"
+    blob.parent.mkdir()
+    blob.write_bytes(b"x")
+    link.parent.mkdir()
+    link.symlink_to(blob)
+    more = ["--out", str(tmp_path / "out"), "--references", str(tmp_path / "known"), "--detector", str(link), "--profile", str(link)]
+    o = command.parser().parse_args(["audit", str(link), "--base", str(link), "--parent", str(link), *more])
+    command.whole_paths(o)
+    assert [*o.sources, *o.base, o.parent, o.profile, str(o.detector)] == [str(link)] * 5
+
+    picture(tmp_path / "pink.png", "pink")
+    (tmp_path / "pink.png").rename(tmp_path / "blobs" / "3d4e5f")
+    (tmp_path / "snapshots" / "a.png").symlink_to(tmp_path / "blobs" / "3d4e5f")
+    assert command.main(line(tmp_path / "snapshots" / "a.png")) == command.GOOD
+    assert [r["name"] for r in rows_of(tmp_path / "out")] == ["a.png"]
+
+
+def test_paths_of_other_folders_become_whole(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.safetensors").write_bytes(b"x")
+    o = command.parser().parse_args(["filter", "loras", "--base", "base.safetensors", "--base", "demo", "--out", "out"])
+    command.whole_paths(o)
+    assert o.sources == [str(tmp_path / "loras")] and o.base == [str(tmp_path / "base.safetensors"), "demo"] and o.out == tmp_path / "out"
