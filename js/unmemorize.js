@@ -30,6 +30,7 @@ function addPanel(node) {
   const type = node.comfyClass ?? node.type;
   if (!Object.hasOwn(KINDS, type) || panels.has(node)) return;
   const panel = new Panel(node, type, KINDS[type]);
+  panel.widget.beforeQueued = () => runs.queued(node);
   panels.set(node, panel);
   const before = node.onExecuted;
   node.onExecuted = /** @this {any} */ function (/** @type {any} */ output) {
@@ -50,7 +51,12 @@ let ready = false;
 
 function refreshAll() {
   if (!ready) return;
-  for (const node of everyNode()) panels.get(node)?.refresh();
+  // some front ends tell of a change before it can be read
+  queueMicrotask(() => [...everyNode()].forEach((node) => panels.get(node)?.refresh()));
+}
+
+function seatAll() {
+  for (const node of everyNode()) if (node.graph === app.canvas?.graph) panels.get(node)?.seat(); // a node's number is its graph's
 }
 
 /** After a cancel or an error no view goes on watching. @param {any} event */
@@ -68,6 +74,7 @@ const LISTENERS = {
   executing: ({ detail }) => void (detail && runs.run?.begun.add(String(detail))),
   executed: ({ detail }) => runs.executed(detail),
   execution_success: ({ detail }) => void runs.ended(detail.prompt_id, true),
+  status: ({ detail }) => void (detail?.exec_info?.queue_remaining === 0 && runs.idle()),
   execution_interrupted: stopped,
   execution_error: stopped,
   graphChanged: () => {
@@ -111,6 +118,7 @@ const extension = {
     openWhole();
     fadeAll();
     runs.look();
+    requestAnimationFrame(seatAll);
     const bare = (/** @type {any} */ node) => panels.get(node)?.source === null;
     // not awaited: some front ends wait for this before they say which tab the graph is in
     if ([...everyNode()].some(bare)) void restore((...result) => runs.show(...result), bare).catch(console.warn);

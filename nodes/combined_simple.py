@@ -165,7 +165,7 @@ class ComparePictures(io.ComfyNode):
     def execute(cls, before: Any, after: Any) -> io.NodeOutput:
         found = differences(before, after)
         old, new = (ui.PreviewImage(side[:MOST_PICTURES], cls=cls).as_dict()["images"] for side in (before, after))
-        seen = {"before": old, "after": new, "differences": found[:MOST_PICTURES]}
+        seen = {"before": old, "after": new, "differences": found}
         facts = {"pictures": len(found), "mean_difference": found}
         shown = {"images": [*old, *new], "unmemorize_report": [facts], "unmemorize_compare": [seen]}
         return io.NodeOutput(max((d for d in found if d is not None), default=float("nan")), ui=shown)

@@ -24,6 +24,8 @@ Spectrum = io.Custom("UNMEMORIZE_LORA_SPECTRUM")
 ALIASES = ["memorization", "overfit", "lora clean", "regurgitation", "copyright", "baf"]
 REPORT_TOOLTIP = "Ranks and energy by block, and all that passed through unfiltered, as JSON."
 SPECTRUM_TOOLTIP = "Every channel with its score, for LoRA Spectrum Plot."
+OFF = {"unmemorize_report": [{"verdict": "off"}]}
+"""`ui` of a node that filtered nothing: what it showed of the run before must not stand."""
 ENERGY_TOOLTIP = "Share of the LoRA's energy (squared norm of its changes) that was removed, 0 to 1."
 
 
@@ -165,12 +167,12 @@ class LoadLoRABAF(io.ComfyNode):
         settings = settings_of(how)
         check_strengths(strength_model, strength_clip)
         if strength_model == 0 and strength_clip == 0:
-            return io.NodeOutput(model, clip, 0.0, None, "{}")
+            return io.NodeOutput(model, clip, 0.0, None, "{}", ui=OFF)
         file = lora_files.read(lora_name, lora_files.cancelled)
         job = Job(model, clip, settings, text_encoder)
         patched, patched_clip, result = load_filtered(file, strength_model, strength_clip, job)
         if result is None:
-            return io.NodeOutput(patched, patched_clip, 0.0, None, "{}")
+            return io.NodeOutput(patched, patched_clip, 0.0, None, "{}", ui=OFF)
         report, spectrum = report_of(result, job), spectrum_of(result, job, lora_name)
         outputs = (patched, patched_clip, report["energy_removed"], spectrum, json.dumps(report, indent=1))
         return io.NodeOutput(*outputs, ui=views(report, spectrum))
@@ -258,7 +260,7 @@ class CleanAppliedLoRAs(io.ComfyNode):
     def execute(cls, model: Any, **how: Any) -> io.NodeOutput:
         settings = settings_of(how)
         if settings.strength == 0:
-            return io.NodeOutput(model, 0.0, None, "{}")
+            return io.NodeOutput(model, 0.0, None, "{}", ui=OFF)
         cleaned, result = clean_applied(model, settings)
         job = Job(model, None, settings)
         report, spectrum = report_of(result, job), spectrum_of(result, job, "applied LoRAs")

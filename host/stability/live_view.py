@@ -36,7 +36,9 @@ class Live:
         server = _server()
         if self.node is None or server is None:
             return
-        server.send_sync(EVENT, {"node": self.node, "kind": kind, **data}, server.client_id)
+        # a page may have turned to another graph, whose nodes have the same ids; a cached node watches later runs too
+        told = {"node": self.node, "prompt_id": getattr(server, "last_prompt_id", None), "kind": kind, **data}
+        server.send_sync(EVENT, told, server.client_id)
         now = time.monotonic()
         self.due = now + max(LEAST_SECONDS, SHARE * (now - began if began is not None else 0.0))
 

@@ -60,8 +60,8 @@ export function* everyNode() {
 
 /**
  * The node whose output feeds an input, if it is in the same graph.
- * @param {LGraphNode} node @param {string} input
- * @returns {LGraphNode | null}
+ * @param {any} node @param {string} input
+ * @returns {any}
  */
 export function feeding(node, input) {
   const slot = node.findInputSlot(input);

@@ -30,8 +30,9 @@ const EARLIER = { kind: "off", word: "earlier run", text: "of other words or set
  *   live?: (message: any) => Verdict | null,
  * }} View shows a result; its verdict replaces the report's
  * @typedef {{node: LGraphNode, say: (verdict: Verdict) => void}} Place
- * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => {serialize?: boolean}}} Holder
- *   the published types leave this method of nodes out
+ * @typedef {{addDOMWidget: (name: string, type: string, element: HTMLElement, options: object) => Widget}} Holder the published types leave
+ *   this method of nodes out
+ * @typedef {{serialize?: boolean, beforeQueued?: () => void}} Widget
  * @typedef {{key: string, height: number, hint: string, make: (place: Place) => View, replaces?: boolean}} Kind `replaces`: the view
  *   shows all that the node's own preview picture shows
  */
@@ -76,7 +77,9 @@ export class Panel {
     this.view = kind ? kind.make({ node, say: (verdict) => this.say(verdict) }) : null;
     this.empty = kind ? el("div", { class: "empty", text: kind.hint }) : null;
     this.stage = kind ? el("div", { class: "stage" }, this.empty) : null;
-    this.host = this.mount();
+    const { host, widget } = this.mount();
+    this.host = host;
+    this.widget = widget;
     if (kind?.replaces) hidePreview(node);
   }
 
@@ -104,7 +107,13 @@ export class Panel {
       ...(this.kind ? {} : { getMaxHeight: () => height + 2 * MARGIN }),
     });
     widget.serialize = false;
-    return host;
+    return { host, widget };
+  }
+
+  /** Nodes 2.0 of some front ends goes on showing the element of the node that undo has replaced. */
+  seat() {
+    const shown = document.querySelector(`[data-node-id="${CSS.escape(String(this.node.id))}"] .unmemorize-view`);
+    if (shown && !this.host.isConnected) shown.replaceWith(this.host);
   }
 
   /** @param {KeyboardEvent & PointerEvent} event */

@@ -52,8 +52,9 @@ const TEXT = `
   content-visibility: auto; contain-intrinsic-height: 130px; }
 .card img { max-width: 100%; max-height: 76px; border-radius: 3px; justify-self: start; }
 .card b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.card .look { color: #ff9a6b; }
-.card .fine { color: #57c79f; }
+.card :is(.look, .fine) { justify-self: start; padding: 0 6px; border-radius: 9px; color: #fff; }
+.card .look { background: #b23a0a; }
+.card .fine { background: #00674d; }
 .card .numbers { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; min-height: 16px; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }

@@ -110,6 +110,37 @@ export function ofAudit(gallery) {
   return fine ? { kind: "clean", word: "nothing found", text } : { kind: "unclear", word: "not judged", text };
 }
 
+/** Of two pictures. @param {number | null} difference @param {Style} style @returns {Verdict} */
+export function ofPair(difference, style) {
+  if (difference === null) return { kind: "note", word: "not comparable", text: "pictures of other sizes, or broken ones" };
+  if (difference === 0) return { kind: "note", word: "the same", text: "to the bit" };
+  return { kind: "note", word: "changed", text: `colours differ by ${share(difference, style)} on average` };
+}
+
+/** The first pair of a batch that differs most. @param {(number | null)[]} differences */
+export function mostChanged(differences) {
+  const most = Math.max(...differences.map((one) => one ?? 0));
+  return Math.max(
+    0,
+    differences.findIndex((one) => one === most),
+  );
+}
+
+/** Of all pairs of a batch, also of those that are not shown. @param {(number | null)[]} differences @param {Style} style @returns {Verdict} */
+export function ofPairs(differences, style) {
+  const many = differences.length;
+  const strange = differences.filter((one) => one === null).length;
+  if (many < 2 || strange === many) return ofPair(differences[0] ?? null, style);
+  const changed = differences.filter((one) => one !== null && one > 0).length;
+  const most = mostChanged(differences);
+  const rest = strange ? `, ${strange} not comparable` : "";
+  if (changed) {
+    const text = `most by ${share(differences[most] ?? 0, style)} on average, picture ${most + 1}${rest}`;
+    return { kind: "note", word: `${changed} of ${many} changed`, text };
+  }
+  return { kind: "note", word: "the same", text: `${counted(many - strange, "picture")}, to the bit${rest}` };
+}
+
 /** @param {any} report @param {Style} style @returns {string} */
 function inWords(report, style) {
   if ("energy_removed" in report) {
@@ -139,6 +170,7 @@ function inWords(report, style) {
  */
 export function ofReport(type, report, style) {
   if (!report || typeof report !== "object") return { kind: "note", word: "done", text: "" };
+  if (report.verdict === "off") return { kind: "off", word: "off", text: "strength 0: nothing was changed" };
   if ("areas" in report) return ofThreshold(report, style);
   if (type === "UnmemorizeCopyCheck") return ofCopies(report);
   if (type === "UnmemorizeMemorizationCheck") {

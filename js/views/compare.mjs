@@ -4,10 +4,10 @@
  */
 import { api } from "../../../scripts/api.js";
 import { choice, el, labelled, setOptions, slider } from "../lib/dom.mjs";
-import { share } from "../lib/format.mjs";
 import { Plot, write } from "../lib/plot.mjs";
 import { clamp } from "../lib/scales.mjs";
 import { style } from "../lib/settings.mjs";
+import { mostChanged, ofPair, ofPairs } from "../lib/verdict.mjs";
 import { panes, wipeLine, within } from "../lib/wipe.mjs";
 
 /** Of the keyboard. */
@@ -38,27 +38,37 @@ class CompareView {
       step: (dx, dy) => this.move(dx - dy),
     });
     this.line = slider({ min: 0, max: 100, step: 1, value: 50, label: "line between before and after" }, (v) => this.set(v / 100));
-    this.picture = choice(["1"], "picture of the batch", (value) => this.choose(Number(value) - 1));
+    this.picture = choice(["1"], "picture of the batch", (value) => this.chosen(Number(value) - 1));
     this.batch = labelled("picture", this.picture);
     const fields = el("div", { class: "fields" }, labelled("line", this.line, "Left of the line: before. Right of it: after"), this.batch);
     this.element = el("div", { class: "stage compare" }, this.plot.element, fields);
   }
 
-  /** @param {any} data {before, after, differences} of Compare Pictures */
+  /** @param {any} data {before, after, differences} of Compare Pictures: of a large batch the first pictures, and all differences */
   show(data) {
+    const before = this.data;
     this.data = data;
-    const count = data.differences.length;
+    const count = Math.max(data.before.length, data.after.length);
     setOptions(
       /** @type {HTMLSelectElement} */ (this.picture),
       Array.from({ length: count }, (_, i) => String(i + 1)),
     );
     /** @type {HTMLElement} */ (this.batch).style.visibility = count > 1 ? "" : "hidden";
-    return this.choose(Math.min(this.index, count - 1));
+    if (data !== before) this.choose(mostChanged(data.differences.slice(0, count)));
+    return ofPairs(data.differences, style());
   }
 
-  /** @param {number} index @returns {import("../lib/panel.mjs").Verdict} */
+  /** By hand. @param {number} index */
+  chosen(index) {
+    this.choose(index);
+    const { kind, word, text } = ofPair(this.data.differences[index], style());
+    this.place.say({ kind, word, text: `picture ${index + 1}: ${text}` });
+  }
+
+  /** @param {number} index */
   choose(index) {
     this.index = index;
+    /** @type {HTMLSelectElement} */ (this.picture).value = String(index + 1);
     this.images = [null, null];
     SIDES.forEach((name, side) => {
       const several = this.data[name];
@@ -72,16 +82,6 @@ class CompareView {
       image.onerror = () => this.place.say({ kind: "off", word: "gone", text: "the server was restarted: run the workflow again" });
       image.src = api.apiURL(`/view?${new URLSearchParams(picture)}`);
     });
-    const verdict = this.verdict(this.data.differences[index]);
-    this.place.say(verdict);
-    return verdict;
-  }
-
-  /** @param {number | null} difference @returns {import("../lib/panel.mjs").Verdict} */
-  verdict(difference) {
-    if (difference === null) return { kind: "note", word: "not comparable", text: "pictures of other sizes, or broken ones" };
-    if (difference === 0) return { kind: "note", word: "the same", text: "to the bit" };
-    return { kind: "note", word: "changed", text: `colours differ by ${share(difference, style())} on average` };
   }
 
   /** Places of the pictures; none before they came. @returns {Box[]} */

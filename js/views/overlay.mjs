@@ -61,6 +61,8 @@ class OverlayView {
     this.data = null;
     this.index = 0;
     this.look = { colours: "ember", opacity: 0.85, from: 0 };
+    /** Colour map of the node or the setting, whichever counted the last time. @type {string | null} */
+    this.wanted = null;
     /** Full heat, as a share of the node's own. */
     this.full = 1;
     /** @type {[number, number] | null} */
@@ -104,7 +106,9 @@ class OverlayView {
     const before = this.data;
     this.data = data;
     // a new result brings the node's own look only if that was changed there: what was set by hand here stays
-    if (!before || before.colour_map !== data.colour_map) this.look.colours = colourMap(data.colour_map);
+    const wanted = colourMap(data.colour_map);
+    if (wanted !== this.wanted) this.look.colours = wanted;
+    this.wanted = wanted;
     if (!before || before.opacity !== data.opacity) this.look.opacity = data.opacity;
     /** @type {HTMLSelectElement} */ (this.colours).value = this.look.colours;
     /** @type {HTMLInputElement} */ (this.opacity).value = String(this.look.opacity);
@@ -114,7 +118,13 @@ class OverlayView {
       data.maps.map((/** @type {unknown} */ _, /** @type {number} */ i) => String(i + 1)),
     );
     /** @type {HTMLElement} */ (this.batch).style.visibility = count > 1 ? "" : "hidden";
-    this.choose(Math.min(this.index, count - 1));
+    const index = Math.min(this.index, count - 1);
+    // the share was of another full heat
+    if (before?.maps[index]?.top !== data.maps[index].top) {
+      this.full = 1;
+      /** @type {HTMLInputElement} */ (this.heat).value = "0";
+    }
+    this.choose(index);
     return null;
   }
 
@@ -126,6 +136,7 @@ class OverlayView {
   /** @param {number} index */
   choose(index) {
     this.index = index;
+    /** @type {HTMLSelectElement} */ (this.picture).value = String(index + 1);
     const picture = this.data.pictures[index];
     const image = new Image();
     image.onload = () => {

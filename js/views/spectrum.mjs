@@ -6,6 +6,7 @@ import { MARKS, colourOf } from "../lib/colours.mjs";
 import { choice, el, labelled, slider, svg } from "../lib/dom.mjs";
 import { counted, number, share } from "../lib/format.mjs";
 import { feeding, setWidget, widgetOf } from "../lib/graph.mjs";
+import { linked } from "../lib/links.mjs";
 import { Plot, keys, line, write } from "../lib/plot.mjs";
 import { clamp, extent, linear } from "../lib/scales.mjs";
 import { style } from "../lib/settings.mjs";
@@ -48,6 +49,8 @@ class SpectrumView {
     this.point = null;
     /** @type {any} */
     this.watched = null;
+    /** Widgets that tell of their changes. @type {WeakSet<object>} */
+    this.heard = new WeakSet();
     this.plot = new Plot("Score of each channel or layer against its size", {
       draw: (paper) => this.draw(paper),
       point: (x, y) => this.look(this.nearest(x, y)),
@@ -77,7 +80,7 @@ class SpectrumView {
     this.watch();
     const widget = this.target()?.widget;
     this.set(widget ? Number(widget.value) : data.threshold);
-    this.slider.disabled = !this.decides();
+    this.slider.disabled = !widget || !this.decides();
     this.colour(this.by);
     return null;
   }
@@ -87,20 +90,24 @@ class SpectrumView {
     return THRESHOLDED.includes(this.data.gate) && this.data.unit !== "layer";
   }
 
-  /** The node that filters, and its threshold: this one, or the one that feeds it. @returns {{node: any, widget: any} | null} */
+  /**
+   * The node that filters, and its threshold: this one, or the one that feeds it; null if its widget does not say the threshold.
+   * @returns {{node: any, widget: any} | null}
+   */
   target() {
     for (const node of [this.node, feeding(this.node, "spectrum")]) {
       const widget = widgetOf(node, "threshold");
-      if (node && widget) return { node, widget };
+      if (node && widget) return linked(node, "threshold") ? null : { node, widget };
     }
     return null;
   }
 
   /** Hear the widget when it is dragged in its own node. */
   watch() {
-    const widget = this.target()?.widget;
-    if (!widget || widget === this.watched) return;
+    const widget = this.target()?.widget ?? null;
     this.watched = widget;
+    if (!widget || this.heard.has(widget)) return;
+    this.heard.add(widget);
     const before = widget.callback;
     const hear = () => widget === this.watched && this.set(Number(widget.value));
     widget.callback = /** @this {any} */ function (/** @type {any[]} */ ...given) {
@@ -114,7 +121,7 @@ class SpectrumView {
   drag(value) {
     const found = this.target();
     if (found) setWidget(found.node, found.widget, value);
-    this.set(value);
+    this.set(found ? value : this.data.threshold); // it may have been connected meanwhile
   }
 
   /** @param {number} threshold */

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from unmemorize_pack.demo.live.graph import Graph
 
+from .test_themes import LEGIBLE, PALE, THEMES
+from .test_workflows import empty
+
 HOSTILE = "<img src=x onerror=alert(1)> a large blue star"
 PROMPTS = f"a small red circle\n{HOSTILE}\na green cross on a white background"
 PANEL = "app.graph._nodes.find(n => n.type === 'UnmemorizeAudit').widgets.find(w => w.name === 'unmemorize_view').element.shadowRoot"
@@ -46,3 +49,10 @@ def test_the_gallery_is_drawn_sorted_and_inert(page, server, queue, shoot, vue):
     link = page.evaluate(f"() => {PANEL}.querySelector('a').href")
     assert page.request.get(link).text().startswith("<!doctype html>")
     shoot(page, f"audit-{'nodes-2' if vue else 'classic'}")
+    try:
+        for theme in THEMES:
+            page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+            page.wait_for_timeout(800)
+            empty(page, PALE, LEGIBLE)
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")

@@ -66,7 +66,7 @@ def hover(page: Any, view: Any, share: float) -> None:
 
 def test_the_line_follows_the_pointer_and_goes_back(page: Any, done: str, shoot: Any) -> None:
     view = panel(page, NARROW)
-    assert view.locator(".badge").inner_text().endswith("changed") and "%" in view.locator(".summary").inner_text()
+    assert view.locator(".badge").inner_text().endswith("1 of 2 changed") and "picture 1" in view.locator(".summary").inner_text()
     assert line(view) == pytest.approx(0.5, abs=0.02)
     hover(page, view, 0.4)
     assert line(view) == pytest.approx(0.4, abs=0.03)
@@ -107,8 +107,15 @@ def test_another_picture_of_the_batch(page: Any, done: str) -> None:
     view = panel(page, NARROW)
     view.get_by_label("picture of the batch").select_option("2")
     page.wait_for_timeout(500)
-    assert view.locator(".badge").inner_text().endswith("the same") and view.locator(".summary").inner_text() == "to the bit"
-    view.get_by_label("picture of the batch").select_option("1")
+    assert view.locator(".badge").inner_text().endswith("the same") and view.locator(".summary").inner_text() == "picture 2: to the bit"
+    refresh = "id => app.extensionManager.setting.set('Unmemorize.Digits', id)"
+    page.evaluate(refresh, 4)
+    assert view.get_by_label("picture of the batch").input_value() == "2"
+    page.evaluate(refresh, 3)
+    again = """() => { const n = app.graph._nodes.find(n => n.widgets?.some(w => w.element?.dataset.test === 'compare-0'))
+        n.onExecuted(structuredClone(app.nodeOutputs[n.id])) }"""
+    page.evaluate(again)
+    assert view.get_by_label("picture of the batch").input_value() == "1", "a new result begins at what changed most"
 
 
 def test_results_come_back_after_a_reload(page: Any, done: str) -> None:

@@ -25,10 +25,12 @@ PALE = f"""least => {{
     const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
     return {VIEWS}.flatMap(([n, view]) => {{
         const ground = light(getComputedStyle(view.shadowRoot.querySelector('.panel')).backgroundColor)
-        return ['.summary', '.empty', '.readout', '.field > span', '.keys', '.plot text'].flatMap(where =>
+        const places = ['.badge', '.summary', '.empty', '.readout', '.field > span', '.keys', '.plot text', '.look', '.fine', '.numbers']
+        return places.flatMap(where =>
             [...view.shadowRoot.querySelectorAll(where)].filter(e => e.textContent.trim()).slice(0, 1).map(e => {{
-                const style = getComputedStyle(e)
-                return [n.type, where, contrast(light(where === '.plot text' ? style.fill : style.color), ground)] }}))
+                const style = getComputedStyle(e), own = style.backgroundColor
+                const under = own === 'rgba(0, 0, 0, 0)' ? ground : light(own)
+                return [n.type, where, contrast(light(where === '.plot text' ? style.fill : style.color), under)] }}))
     }}).filter(([, , found]) => found < least) }}"""
 """Texts of our views that are too pale on their ground, with their contrast."""
 ESCAPING = f"""vue => {{ const {{ scale, offset }} = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect()

@@ -137,6 +137,17 @@ def test_strength_zero_returns_the_inputs(load, demo):
     assert load(strength_model=0.0, strength_clip=0.0, clip=demo[1])[:2] == (demo[0], demo[1])
 
 
+def test_a_node_that_filters_nothing_says_so(nodes, demo):
+    """Without a result of its own the node would go on showing that of the run before."""
+    said = {"unmemorize_report": [{"verdict": "off"}]}
+    execute = nodes["UnmemorizeLoadLoRABAF"].execute
+    for model, clip, strength in ((0.0, 0.0, 1.0), (1.0, 1.0, 0.0)):
+        how = HOW | {"strength_model": model, "strength_clip": clip, "filter_strength": strength}
+        assert execute(model=demo[0], clip=demo[1], lora_name=LEAKING, **how).ui == said
+    how = {k: v for k, v in HOW.items() if k != "text_encoder"} | {"filter_strength": 0.0}
+    assert nodes["UnmemorizeCleanAppliedLoRAs"].execute(model=demo[0], **how).ui == said
+
+
 def test_the_filtered_lora_changes_the_model_by_its_part_only(load, demo, split, untouched):
     with untouched(demo[0]):
         model, clip, energy, spectrum, report = load(deviations=3.0)

@@ -14,7 +14,7 @@ from unmemorize_pack.host.stability import live_view
 
 class Server:
     def __init__(self, client_id: str | None) -> None:
-        self.client_id, self.sent = client_id, []
+        self.client_id, self.sent, self.last_prompt_id = client_id, [], "first"
 
     def send_sync(self, event: str, data: dict, sid: str) -> None:
         self.sent.append((event, data, sid))
@@ -43,8 +43,19 @@ def test_a_message_names_its_node_and_goes_to_its_browser_alone(monkeypatch):
         line = live_view.live()
     assert line.open()
     line.send("step", {"step": 1})
-    assert server.sent == [(live_view.EVENT, {"node": "3:7", "kind": "step", "step": 1}, "tab")]
+    assert server.sent == [(live_view.EVENT, {"node": "3:7", "prompt_id": "first", "kind": "step", "step": 1}, "tab")]
     assert not line.open()  # the next one waits
+
+
+def test_a_message_names_the_run_that_is_going_on(monkeypatch):
+    """A node that the server has cached watches the runs after the one it was made in, too."""
+    server, line = listen(monkeypatch, "tab"), live_view.Live("7")
+    server.last_prompt_id = "second"
+    line.send("step", {})
+    assert server.sent[0][1]["prompt_id"] == "second"
+    del server.last_prompt_id
+    line.send("step", {})
+    assert server.sent[1][1]["prompt_id"] is None
 
 
 def test_messages_cost_at_most_a_fiftieth(monkeypatch):
