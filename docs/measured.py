@@ -58,6 +58,13 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "concept_before": ("%", "the same captions with a LoRA's own word: its subject is there"),
         "concept_forced": ("%", "with every run corrected"),
     }),
+    "lora_guard_text": ("Guard of a LoRA that changes the text encoder too", {
+        "auc_agreement": (".3", "copies against all other runs (AUC, 1 is best)"),
+        "flagged_copies_uncalibrated": ("%", "copies that are noticed without any profile"),
+        "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
+        "copies_after_uncalibrated": ("%", "runs that copied: still copies with the guard correcting, no profile"),
+        "copies_attacked": ("%", "captions of photographs asked with 32 seeds, the guard correcting: runs that copy"),
+    }),
     "lora": ("LoRA filter", {
         "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),
         "memorized_rate_after": ("%", "the same, filtered"),
