@@ -19,11 +19,17 @@ def texture(seed):
     return (sum(several)[0] / 3).clamp(0, 1).movedim(0, -1)
 
 
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory):
+    """The user's folder of all tests: references are compared among themselves once."""
+    return tmp_path_factory.mktemp("user")
+
+
 @pytest.fixture(autouse=True)
-def user(comfy, tmp_path, monkeypatch):
+def user(comfy, remembered, monkeypatch):
     import folder_paths
 
-    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(remembered))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,7 @@ def test_honest_pictures_calibrate(check, references):
 
 def test_references_among_themselves_are_compared_once(check, references, monkeypatch, tmp_path):
     """Their best matches are remembered by content; a damaged or foreign file is made anew."""
+    monkeypatch.setattr(importlib.import_module("folder_paths"), "get_user_directory", lambda: str(tmp_path))
     detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
     picture, counts, real = references.sources[0].movedim(0, -1)[None], [], detectors.BuiltIn.compare
     monkeypatch.setattr(detectors.BuiltIn, "compare", lambda self, a, b, tick: (counts.append(len(a)), real(self, a, b, tick))[1])
