@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECKPOINT = ROOT / "demo" / "lab" / "checkpoint.safetensors"
 OLDER = " (on an earlier demo model)"
+BENCHMARK_OF = {"lora_guard_text": "lora_guard"}
+"""Results that a benchmark of another name writes."""
 HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "lab": ("Demo model", {
         "mv_memorized_rate": ("%", "photographs shown often: pictures that copy them"),

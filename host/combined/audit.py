@@ -190,7 +190,7 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def report(done: Audited) -> dict[str, Any]:
     """The audit without its pictures; JSON-able."""
-    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine")} for row in finished(done.rows)]
+    kept = [{k: v for k, v in row.items() if k not in ("thumbnails", "id", "fine", "found")} for row in finished(done.rows)]
     return {"summary": summary(done.rows), "page": done.page.name, "folder": _folder(done), "measured": done.facts, "rows": kept}
 
 

@@ -34,7 +34,7 @@ const TEXT = `
 .plot .limit { stroke: var(--input-text, #ddd); stroke-width: 2; }
 .plot .cursor { stroke: var(--input-text, #ddd); stroke-width: 1; }
 .gauge { display: flex; align-items: center; gap: 6px; height: 14px; flex: none; white-space: nowrap; }
-.gauge:empty, :host([data-earlier]) :is(.gauge, .card .look, .card .fine, .advice) { display: none; }
+.gauge:empty, :host([data-earlier]) :is(.gauge, .card :is(.look, .fine, .open), .advice) { display: none; }
 .gauge .bar { position: relative; flex: 1; height: 8px; border-radius: 4px; background: var(--border-color, #4e4e4e); }
 .gauge i { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: #00674d; }
 .gauge i.over { background: #d2501c; }
@@ -52,9 +52,10 @@ const TEXT = `
   content-visibility: auto; contain-intrinsic-height: 130px; }
 .card img { max-width: 100%; max-height: 76px; border-radius: 3px; justify-self: start; }
 .card b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.card :is(.look, .fine) { justify-self: start; padding: 0 6px; border-radius: 9px; color: #fff; }
+.card :is(.look, .fine, .open) { justify-self: start; padding: 0 6px; border-radius: 9px; color: #fff; }
 .card .look { background: #b23a0a; }
 .card .fine { background: #00674d; }
+.card .open { background: #e8c14a; color: #222; }
 .card .numbers { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 10px; flex: none; min-height: 16px; color: var(--input-text, #ddd); }
 .keys span { display: inline-flex; align-items: center; gap: 4px; white-space: nowrap; }

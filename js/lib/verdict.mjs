@@ -100,10 +100,12 @@ function ofCopies(report) {
   return unclear ? { kind: "unclear", word: "unclear", text } : { kind: "clean", word: "no copy", text };
 }
 
+/** Does a row of an audit say that its prompt gives a picture back? @param {any} row */
+export const isFound = (row) => row.verdict === "memorized" || row.verdict === "copied";
+
 /** Of an audit: what its prompts were found to be, the worst first. @param {any} gallery @returns {Verdict} */
 export function ofAudit(gallery) {
-  const verdicts = gallery.rows.map((/** @type {any} */ row) => row.verdict);
-  const found = verdicts.filter((/** @type {string} */ v) => v === "memorized" || v === "copied").length;
+  const found = gallery.rows.filter(isFound).length;
   const text = String(gallery.summary);
   if (found) return { kind: "memorized", word: `${found} found`, text };
   const fine = gallery.rows.every((/** @type {any} */ row) => row.fine);

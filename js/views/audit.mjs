@@ -6,7 +6,7 @@ import { api } from "../../../scripts/api.js";
 import { choice, el, labelled } from "../lib/dom.mjs";
 import { number } from "../lib/format.mjs";
 import { style } from "../lib/settings.mjs";
-import { ofAudit } from "../lib/verdict.mjs";
+import { isFound, ofAudit } from "../lib/verdict.mjs";
 
 /** What a card says in numbers: key of a row -> words. @type {Record<string, string>} */
 const NUMBERS = {
@@ -70,7 +70,7 @@ class AuditView {
       { class: "card", attrs: { role: "listitem" } },
       row.picture ? el("img", { attrs }) : null,
       el("b", { text: row.prompt, title: row.prompt }),
-      el("span", { class: row.fine ? "fine" : "look", text: row.verdict }),
+      el("span", { class: row.fine ? "fine" : isFound(row) ? "look" : "open", text: row.verdict }),
       el("span", { class: "numbers", text: numbers }),
     );
   }

@@ -25,7 +25,8 @@ PALE = f"""least => {{
     const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
     return {VIEWS}.flatMap(([n, view]) => {{
         const ground = light(getComputedStyle(view.shadowRoot.querySelector('.panel')).backgroundColor)
-        const places = ['.badge', '.summary', '.empty', '.readout', '.field > span', '.keys', '.plot text', '.look', '.fine', '.numbers']
+        const places = ['.badge', '.summary', '.empty', '.readout', '.field > span', '.keys', '.plot text', '.look', '.fine', '.open',
+            '.numbers']
         return places.flatMap(where =>
             [...view.shadowRoot.querySelectorAll(where)].filter(e => e.textContent.trim()).slice(0, 1).map(e => {{
                 const style = getComputedStyle(e), own = style.backgroundColor

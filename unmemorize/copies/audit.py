@@ -48,11 +48,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as a page shows them: the most suspicious first, each with its `verdict` in words and whether it is `fine`."""
-    return [
-        {**row, "verdict": f"{FAILED}: {row['error']}" if row.get("error") else verdict(row), "fine": verdict(row) == NOTHING}
-        for row in ranked(rows)
-    ]  # fmt: skip
+    """Rows as a page shows them: the most suspicious first, each with its `verdict` in words, whether it is `fine`, and whether its picture
+    was `found` to come back."""
+
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        word = verdict(row)
+        failed = f"{FAILED}: {row['error']}" if row.get("error") else ""
+        return {**row, "verdict": failed or word, "fine": word == NOTHING, "found": word in (MEMORIZED, COPIED)}
+
+    return [told(row) for row in ranked(rows)]
 
 
 def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ COLUMNS = (
 
 
 def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str:
-    """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `thumbnails` as data URIs; `base`, shown where
+    """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `found`, `thumbnails` as data URIs; `base`, shown where
     there are several), `facts` (model, settings, versions, date)."""
     found = sum(not row["fine"] for row in rows)
     above = (
@@ -29,7 +29,7 @@ def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str
 
 
 def _row(row: dict[str, Any], columns: list[tuple[str, str]]) -> str:
-    word, mark = text(row["verdict"]), "ok" if row["fine"] else "bad"
+    word, mark = text(row["verdict"]), "ok" if row["fine"] else "bad" if row["found"] else "open"
     verdict = f'<td data-value="{word}"><span class="mark {mark}">{word}</span></td>'
     numbers = "".join(cell(name, row.get(key)) for key, name in columns)
     pictures = "".join(f'<img src="{text(t)}" alt="" loading="lazy">' for t in row.get("thumbnails", []))

@@ -8,7 +8,8 @@ from typing import Any
 
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c2410c; --ok: #00674d; }
+:root { color-scheme: light dark; --line: #8884; --soft: #6b6b6b; --bad: #b23a0a; --ok: #00674d; --open: #7a5b00; }
+@media (prefers-color-scheme: dark) { :root { --soft: #9a9a9a; --bad: #ff9a6b; --ok: #57c79f; --open: #e8c14a; } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 16px; }
 h1 { font-size: 1.4rem; margin: .4em 0; } p { margin: .3em 0; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: 6px 8px; border-bottom: 1px solid var(--line);
@@ -17,8 +18,9 @@ table { border-collapse: collapse; width: 100%; } th, td { text-align: left; pad
 .words { overflow-wrap: anywhere; min-width: 10em; }
 .pictures { display: flex; flex-wrap: wrap; gap: 4px; min-width: 148px; }
 img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; }
-.mark { font-weight: 600; } .mark.bad { color: var(--bad); } .mark.ok { color: var(--ok); } dl { display: grid;
-  grid-template-columns: max-content 1fr; gap: 2px 14px; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.mark { font-weight: 600; } .mark.bad { color: var(--bad); } .mark.ok { color: var(--ok); } .mark.open { color: var(--open); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; } dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 640px) { thead { position: absolute; left: -9999px; } table, tbody, tr, td { display: block; }
   tr { border-bottom: 1px solid var(--line); padding: 8px 0; } td { border: 0; padding: 2px 0; }
   td[data-value=""] { display: none; }
