@@ -61,9 +61,10 @@ def document(title: str, above: str, columns: list[str], rows: list[str], facts:
 def cell(name: str, value: Any) -> str:
     """A number or a text as a cell that can be sorted by; `name`, if it has one, stands before it where there is no room for columns."""
     label = f' data-name="{text(name)}"' if name else ""
+    if value is None:  # as narrow as the numbers of its column
+        return f'<td class="number"{label} data-value="">&ndash;</td>'
     if isinstance(value, bool) or not isinstance(value, int | float):
-        shown = "" if value is None else text(value)
-        return f'<td class="words"{label} data-value="{shown}">{shown or "&ndash;"}</td>'
+        return f'<td class="words"{label} data-value="{text(value)}">{text(value) or "&ndash;"}</td>'
     return f'<td class="number"{label} data-value="{value:.4g}">{value:.4g}</td>'
 
 

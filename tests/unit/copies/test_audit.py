@@ -72,3 +72,15 @@ def test_the_page_holds_everything_itself():
     reader = Reader()
     reader.feed(made)
     assert reader.sources == ["data:image/jpeg;base64,AAAA"] and "http" not in made.replace("http-equiv", "")
+
+
+def test_what_was_not_judged_is_neither_found_nor_fine_and_takes_no_room():
+    rows = finished([row(memorized=True), row(memorized=None), row(memorized=False), row(error="broken")])
+    assert {r["verdict"]: (r["fine"], r["found"]) for r in rows} == {
+        "memorized": (False, True), "not judged": (False, False), "nothing found": (True, False), "failed: broken": (False, False),
+    }  # fmt: skip
+    made = page(rows, "", {})
+    assert made.count('class="mark bad"') == 1 and made.count('class="mark open"') == 2 and made.count('class="mark ok"') == 1
+    assert 'class="words" data-name="agreement of seeds"' not in page(finished([row(), row(agreement=None)]), "", {}), (
+        "as narrow as a number"
+    )
