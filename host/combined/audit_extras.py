@@ -26,6 +26,8 @@ MOST, DEEPEST = 20_000, 60
 """Objects that are looked at, and how far inside each other: what lies beyond is not seen."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 COMPILED = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType)
+COMPILERS = ("torch._dynamo", "torch._inductor")
+"""What comes from here computes the same network otherwise; how it was asked for stands among the options."""
 UNUSUAL = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What a look at objects of other packs may end in."""
 KEPT_BY_COMFYUI = ("training", "weight_function", "bias_function", "comfy_", "prev_comfy_")
@@ -143,11 +145,19 @@ class _Look:
             return sorted(map(self.of, value))
         if isinstance(value, list | tuple):
             return [*map(self.of, value), *self._inside(value)]
+        if type(value).__module__.startswith(COMPILERS):
+            return []
         if isinstance(value, torch.nn.Module):
             return self._network(value)
         if hasattr(value, "model_options") and hasattr(value, "patches"):
-            return [self.of(shown(identity(value))), *(self.of(name) + self.of(held) for name, held in _named(value))]
+            return self._patcher(value)
         return self._function(value) or self._thing(value)
+
+    def _patcher(self, value: Any) -> list[bytes]:
+        """Of a MODEL all that is told of one; of what patches a text encoder, a VAE or a ControlNet its network and what is patched."""
+        if hasattr(value.model, "model_type"):
+            return [self.of(shown(identity(value))), *(self.of(name) + self.of(held) for name, held in _named(value))]
+        return [self.of(value.model), self.of(sorted(map(str, value.patches)))]
 
     def _function(self, value: Any) -> list[bytes]:
         """Of functions and what is like them: the code, and the values it was made with; [] for other things."""

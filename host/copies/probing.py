@@ -16,6 +16,7 @@ from ...unmemorize.copies.patches import at_side, likeness
 from ...unmemorize.copies.probe import Group, beyond, extrapolated, floors_of, groups_of
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile, has_a_lora_beyond
+from ..core.denoiser import without_caches
 from ..core.hooks import as_function
 from ..core.latents import check_single, decoded
 from ..core.progress import Progress
@@ -164,8 +165,9 @@ def _sampled(p: Probe, caption: Any, seeds: list[int], w: float | None, progress
     empty = comfy.sample.fix_empty_latent_channels(p.base, torch.zeros_like(p.latent["samples"][:1]))
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
     latent = comfy.utils.repeat_to_batch_size(empty, len(seeds))
-    guider = comfy.samplers.CFGGuider(p.base)
-    guider.model_options = {**p.base.model_options, DRAWN_AGAIN: True}
+    base = without_caches(p.base)
+    guider = comfy.samplers.CFGGuider(base)
+    guider.model_options = {**base.model_options, DRAWN_AGAIN: True}
     if w is None:
         guider.set_conds(caption, p.empty)
         guider.set_cfg(p.use["cfg"])

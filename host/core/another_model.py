@@ -13,6 +13,7 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
+from .guiders import CACHES
 from .identity import differences, identity, patches_of
 from .predictions import Conds
 from .seeds import kept_generators
@@ -61,7 +62,9 @@ def asked(model: Any, sides: list[Conds | None], facts: dict[str, Any]) -> list[
     inside = options.setdefault("transformer_options", {})
     inside["sample_sigmas"] = schedule
     for name in ("wrappers", "callbacks"):  # as a run of its own would begin with
-        inside[name] = comfy.patcher_extension.merge_nested_dicts(inside.get(name, {}), getattr(model, name, {}))
+        merged = comfy.patcher_extension.merge_nested_dicts(inside.get(name, {}), getattr(model, name, {}))
+        # caches answer for a run that they have seen begin
+        inside[name] = {kind: {k: v for k, v in by_key.items() if k not in CACHES} for kind, by_key in merged.items()}
     with kept_generators(facts["input"].device, seed=0):
         found: list[Tensor] = comfy.samplers.calc_cond_batch(model.model, sides, facts["input"], facts["sigma"], options)
     return found

@@ -24,9 +24,12 @@ ROUNDING = {
     "float8_e4m3fn": (2.0**-4, 2.0**-10), "float8_e5m2": (2.0**-3, 2.0**-17),
 }  # fmt: skip
 """Largest error of rounding to a precision: as a share of the value, and near zero."""
-LEAST_EQUAL = 0.98
-"""Of the values, in the coarser of two precisions: a model that was rounded twice has a few others, one that was trained on many. A step of
-an fp8 number is so large that most fine-tunes keep within it."""
+LEAST_EQUAL, LEAST_EQUAL_IN = 0.96, {"bfloat16": 0.9}
+"""Of the values, in the coarser of two precisions: a model that was rounded twice has a few others (of bfloat16 made from float16 one in
+sixteen, of fp8 made from bfloat16 one in fifty), one that was trained on many. A step of an fp8 number is so large that most fine-tunes
+keep within it."""
+BETWEEN = {"bfloat16": "float16", "float8_e4m3fn": "bfloat16", "float8_e5m2": "bfloat16"}
+"""What a file may have been rounded to before it was rounded to these."""
 PACKED = "packed"
 PACKED_ROUNDING = (0.25, 0.2)
 """Of quantised weights, whose scales differ by kind: as a share of the value, and of the weight's largest value that was looked at."""
@@ -135,7 +138,9 @@ def _same_weights(there: dict[str, str], here: dict[str, str]) -> bool:
     size = np.maximum(np.abs(a), np.abs(b))
     allowed = sum((_allowed(size, found["precision"]) for found in (there, here)), np.zeros_like(size))
     near = bool((np.abs(a - b) <= 1.01 * allowed).all())
-    return near and _equal_when_rounded((a, there["precision"]), (b, here["precision"])) >= LEAST_EQUAL
+    coarser = max((found["precision"] for found in (there, here)), key=_coarseness)
+    least = LEAST_EQUAL_IN.get(coarser, LEAST_EQUAL)
+    return near and _equal_when_rounded((a, there["precision"]), (b, here["precision"])) >= least
 
 
 def _equal_when_rounded(one: tuple[np.ndarray, str], other: tuple[np.ndarray, str]) -> float:
@@ -146,7 +151,9 @@ def _equal_when_rounded(one: tuple[np.ndarray, str], other: tuple[np.ndarray, st
     counts = (fine != 0) | (coarse != 0)  # what stands behind small weights says nothing
     if coarser not in ROUNDING or not isinstance(dtype, torch.dtype) or not counts.any():
         return 1.0
-    moved = _allowed(np.abs(fine), finer) if finer != coarser else np.zeros_like(fine)
+    moved = np.zeros_like(fine)
+    if finer != coarser:
+        moved = sum((_allowed(np.abs(fine), p) for p in (finer, BETWEEN.get(coarser, "")) if p), moved)
     low, there, high = (torch.from_numpy(v[counts]).float().to(dtype).float() for v in (fine - moved, coarse, fine + moved))
     return float(((low <= there) & (there <= high)).float().mean())
 

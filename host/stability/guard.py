@@ -55,6 +55,8 @@ UNWATCHED = (
     "before the LoRA as parent, with the recommended method, or ask LoRA Leak Probe."
 )
 MOST_STAGES = 8
+HIGHEST = 1.55
+"""Angles from here up (radians; sigma 48) are one level: nothing is left of a picture there."""
 
 
 def guarded(model: Any, guard: Guard) -> tuple[Any, Record]:
@@ -191,7 +193,7 @@ class _Control:
         watch.obstacle = (
             (PACKED if self._packed else "") or cached(call.guider) or other_prompts(call.guider) or self._unseen_beginning(call)
         )
-        watch.other_beginning = self._later_beginning(call)
+        watch.other_beginning = self._later_beginning(call, watch)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
         judgeable = self._lora is None and not (self._before is not None and self._before.first)
@@ -231,26 +233,27 @@ class _Control:
 
     def _unseen_beginning(self, call: SamplerCall) -> str:
         """Why a second stage alone cannot be judged, in words: it goes on, without noise of its own, from steps that nobody watched."""
-        if not self._begins_later(call) or bool(call.noise.any()):
+        most = float(call.guider.inner_model.model_sampling.sigma_max)
+        if self._before is not None or float(call.sigmas[0]) >= NEARLY * most or bool(call.noise.any()):
             return ""
         return (
             f"The run goes on at noise level {float(call.sigmas[0]):.3g} from a latent whose first steps were not watched. Let one guarded "
             "MODEL go into all samplers of the picture."
         )
 
-    def _later_beginning(self, call: SamplerCall) -> str:
+    def _later_beginning(self, call: SamplerCall, watch: Watch) -> str:
         """Why a profile of runs from pure noise says nothing of a picture that is drawn over another one, in words."""
-        if not self._begins_later(call) or bool((call.latent == call.latent.flatten()[0]).all()):  # an empty latent is no picture
+        profile = self._guard.profile
+        if profile is None or self._before is not None:
+            return ""
+        began = math.tan(min(float(profile.angles.max()), HIGHEST))  # some schedules begin below the highest level
+        over_nothing = bool((call.latent == call.latent.flatten()[0]).all())  # an empty latent is no picture
+        if over_nothing or math.tan(min(watch.angles[0], HIGHEST)) >= NEARLY * began:
             return ""
         return (
             f"The run begins at noise level {float(call.sigmas[0]):.3g}, from a picture (denoise below 1): what is drawn is sure "
             "from the start, as a memory is. The profile was measured from pure noise."
         )
-
-    def _begins_later(self, call: SamplerCall) -> bool:
-        """Does a run begin below the highest noise level, and not where a watched stage stopped?"""
-        most = float(call.guider.inner_model.model_sampling.sigma_max)
-        return self._before is None and float(call.sigmas[0]) < NEARLY * most
 
     def _finished(self, run: Run, call: SamplerCall, result: Tensor) -> Tensor:
         watch, correction = run.watch, run.correction

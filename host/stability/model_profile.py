@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
+import comfy.samplers
 
 from ...unmemorize.stability.everyday import EVERYDAY
 from ..core import store
 from ..core.identity import differences, identity
+from ..core.noise import noise_levels
 from ..core.prompts import encoded
 from ..core.settings import check_sampling
 from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, read_profile, save_profile, warnings_for
-from .verdicts import MOST_STEPS_RATIO
+from .verdicts import MOST_STEPS_RATIO, early_steps, serves_steps
 
 FOLDER = "auto"
 """Of what is measured here, among the user's profiles."""
@@ -67,7 +69,7 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
             log.warning("Stability profile %s was left aside: %s", name, error)
             continue
         fits = not other and not other_guidance(stored, use["cfg"]) and not warnings_for(stored, samples, use, here)
-        if fits and _as_long(stored, use) and (use["cfg"] == 1 or "revision" in stored.profile.mean):
+        if fits and _as_long(stored, model, use) and (use["cfg"] == 1 or "revision" in stored.profile.mean):
             found.append((_distance(stored, use), name, stored))
     if not found:
         return None
@@ -77,9 +79,15 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
     return Found(stored, name, f"kept as {name}{near}")
 
 
-def _as_long(stored: StoredProfile, use: dict[str, Any]) -> bool:
-    """Does the profile serve so many steps?"""
-    return stored.facts["steps"] / MOST_STEPS_RATIO <= use["steps"] <= stored.facts["steps"] * MOST_STEPS_RATIO
+def _as_long(stored: StoredProfile, model: Any, use: dict[str, Any]) -> bool:
+    """Does the profile serve so many steps, of them all and by the guard's own rule?"""
+    there = stored.facts["steps"]
+    if not there <= use["steps"] * MOST_STEPS_RATIO or not use["steps"] <= there * MOST_STEPS_RATIO:
+        return False
+    model_sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(model_sampling, use["scheduler"], use["steps"])[:-1]
+    angles = [math.atan2(level.b, level.a) for level in noise_levels(model_sampling, sigmas)]
+    return serves_steps(early_steps(angles), early_steps(stored.profile.angles.tolist()))
 
 
 def _distance(stored: StoredProfile, use: dict[str, Any]) -> float:

@@ -69,7 +69,10 @@ class Run:
         known = {} if self.before is None else self.before.first
         again = self.correction.restarted if isinstance(self.correction, Redrawing) else []
         new = [i for i in again if i not in known]
-        return known | ({i: self.expected(call)[i : i + 1] for i in new} if self.last is not None else {})
+        if self.last is None or not new:
+            return known
+        expected = self.expected(call).cpu()  # a stage may wait long for the next
+        return known | {i: expected[i : i + 1].clone() for i in new}
 
     @property
     def whole(self) -> Watch:

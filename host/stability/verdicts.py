@@ -130,10 +130,21 @@ def _early(watch: Watch) -> list[int]:
     return [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
 
 
+def early_steps(angles: list[float]) -> int:
+    """How many of the steps that begin at these angles are such in which memories show."""
+    return sum(angle >= WINDOW for angle in angles)
+
+
+def serves_steps(here: int, there: int) -> bool:
+    """Do runs with `there` steps where memories show tell what a run with `here` of them should look like? Twice a number of steps has one
+    more or less there."""
+    return there <= here * MOST_STEPS_RATIO + 1 and here <= there * MOST_STEPS_RATIO + 1
+
+
 def _other_steps(watch: Watch, profile: Profile) -> str:
     """Why a profile says nothing of a run with so many steps, in words, or "": from step to step predictions change with their length."""
-    here, there = len(_early(watch)), int((profile.angles >= WINDOW).sum())
-    if there <= here * MOST_STEPS_RATIO and here <= there * MOST_STEPS_RATIO:
+    here, there = early_steps(watch.angles[:-1]), early_steps(profile.angles.tolist())
+    if serves_steps(here, there):
         return ""
     return (
         f"The run takes {here} steps where memories show, the runs of the stability profile took {there}; it serves half to twice as many. "

@@ -5,7 +5,7 @@
 import { api } from "../../../scripts/api.js";
 import { byExecutionId, everyNode, root } from "./graph.mjs";
 import { came } from "./origins.mjs";
-import { present, remember } from "./prompts.mjs";
+import { acts, present, remember } from "./prompts.mjs";
 import { stillTrue } from "./run.mjs";
 
 /** How many runs are looked at. */
@@ -39,7 +39,7 @@ export async function restore(show, bare) {
   if (!answer.ok || gone()) return;
   const history = await answer.json();
   if (gone()) return;
-  const now = await present();
+  const now = acts() ? null : await present();
   if (gone()) return;
   for (const [run, id, then, output] of outputsOf(history, workflow)) {
     /** @type {any} */
@@ -47,6 +47,6 @@ export async function restore(show, bare) {
     if (!node || !began.has(node) || (node.comfyClass ?? node.type) !== then[id]?.class_type || !bare(node)) continue;
     remember(run, then);
     came(output, run, id);
-    show(node, output, !stillTrue(then, now, id));
+    show(node, output, now !== null && !stillTrue(then, now, id));
   }
 }

@@ -161,3 +161,21 @@ def test_an_audit_of_what_cannot_be_seen_does_not_carry_on(audit, demo):
     with pytest.raises(ValueError, match="cannot all be looked into.*transformer patches.*another name"):
         audit(model)
     assert len(audit(model, name="another")) == 1
+
+
+def test_what_is_usual_is_seen_whole(comfy, demo):
+    """A compiled network, patches that hold a text encoder, a VAE or another MODEL: an audit carries on under each."""
+    look = importlib.import_module("unmemorize_pack.host.combined.audit_extras").extras
+    model, clip, vae = demo
+    compiled, closure, patched = (model.clone() for _ in range(3))
+    importlib.import_module("comfy_api.torch_helpers").set_torch_compile_wrapper(compiled, backend="inductor")
+    closure.set_model_unet_function_wrapper(lambda predict, a: clip and predict(a["input"], a["timestep"], **a["c"]))
+
+    class Holding:
+        def __init__(self):
+            self.model, self.vae = model, vae
+
+    patched.set_model_patch(Holding(), "double_block")
+    for one in (compiled, closure, patched):
+        found = look(one)
+        assert found.unseen == [] and found.digests != look(model).digests and look(one) == found

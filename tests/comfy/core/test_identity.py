@@ -101,6 +101,20 @@ def test_a_finetune_is_told_from_its_base_in_another_precision(identities, fresh
     assert identities.differences(before, identities.identity(model)) == ["weights"]
 
 
+@pytest.mark.parametrize(("last", "between"), [(torch.bfloat16, torch.float16), (torch.float8_e4m3fn, torch.bfloat16)])
+def test_a_file_in_another_precision_is_the_same_model_once_it_is_loaded(identities, fresh, last, between):
+    """An fp32 file and an fp16 file, both run in bf16: a sixteenth of the values was rounded the other way."""
+    found = []
+    for dtypes in ((last,), (between, last)):
+        model, generator = fresh(), torch.Generator().manual_seed(0)
+        for p in model.model.diffusion_model.parameters():
+            p.data = p.data.float() * (1 + 1e-3 * torch.rand(p.shape, generator=generator))
+            for dtype in dtypes:
+                p.data = p.data.to(dtype)
+        found.append(identities.identity(model))
+    assert identities.differences(*found) == []
+
+
 @pytest.mark.parametrize("base", [torch.float8_e4m3fn, torch.float16])
 @pytest.mark.parametrize("moved", [0.01, 0.03])
 def test_a_finetune_is_told_from_its_base_in_fp8(identities, fresh, base, moved):

@@ -48,7 +48,7 @@ def test_a_single_step_is_not_blamed_on_guidance(guard, draw):
     assert "Only the first step" in why(record) and "guidance" not in why(record)
 
 
-@pytest.mark.parametrize(("steps", "judged"), [(3, True), (10, True), (12, False)])
+@pytest.mark.parametrize(("steps", "judged"), [(3, True), (10, True), (15, False)])
 def test_a_profile_serves_half_to_twice_its_steps(guard, draw, steps, judged):
     """Of five steps, four of them where memories show."""
     model, record = guard()
@@ -56,11 +56,18 @@ def test_a_profile_serves_half_to_twice_its_steps(guard, draw, steps, judged):
     assert ("half to twice as many" in why(record)) != judged
 
 
+@pytest.mark.parametrize(("here", "there", "serves"), [(6, 13, True), (9, 19, True), (27, 13, True), (4, 10, False), (28, 13, False)])
+def test_twice_the_steps_is_told_up_to_rounding(host, here, there, serves):
+    assert host("stability.verdicts").serves_steps(here, there) == serves == host("stability.verdicts").serves_steps(there, here)
+
+
 def test_a_profile_of_many_steps_does_not_serve_few(guarding, draw, demo, stored):
-    profile = dataclasses.replace(stored.profile, angles=torch.linspace(0.6, 1.5, 5))
+    p = stored.profile
+    mean, sd = ({name: values.repeat(2)[:7] for name, values in several.items()} for several in (p.mean, p.sd))
+    profile = dataclasses.replace(p, angles=torch.linspace(0.6, 1.5, 7), mean=mean, sd=sd)
     model, record = guarding.guarded(demo[0], guarding.Guard(dataclasses.replace(stored, profile=profile), "detect"))
     draw(model, steps=3)
-    assert "takes 2 steps where memories show, the runs of the stability profile took 5" in why(record)
+    assert "takes 2 steps where memories show, the runs of the stability profile took 7" in why(record)
 
 
 def test_a_picture_that_is_drawn_over_is_not_judged_by_runs_from_noise(guard, draw):
@@ -73,6 +80,16 @@ def test_a_picture_that_is_drawn_over_is_not_judged_by_runs_from_noise(guard, dr
     model, record = guard()
     draw(model, steps=STEPS, latent=EMPTY, denoise=0.8)
     assert "from a picture" not in why(record)
+
+
+def test_a_schedule_that_begins_lower_is_no_lower_beginning_where_the_profile_has_it(guarding, draw, demo, encode, host):
+    """ddim_uniform leaves out the highest levels, of the profile's runs as of this one."""
+    use = {"seed": 7, "steps": 10, "cfg": 2.0, "sampler_name": "euler", "scheduler": "ddim_uniform"}
+    prompts = [encode(f"a {colour} ring") for colour in ("red", "blue", "green", "yellow", "white")]
+    stored = host("stability.profiles").calibrate(demo[0], prompts, encode(""), {"samples": EMPTY}, 1, use)
+    model, record = guarding.guarded(demo[0], guarding.Guard(stored, "detect"))
+    draw(model, steps=10, scheduler="ddim_uniform", latent=draw(seed=9))
+    assert why(record) == "" and record.facts["sigmas"][0] < 0.9 * float(demo[0].get_model_object("model_sampling").sigma_max)
 
 
 @pytest.mark.parametrize(("columns", "judged"), [(2, False), (4, True)])
