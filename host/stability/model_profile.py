@@ -87,7 +87,7 @@ def _as_long(stored: StoredProfile, model: Any, use: dict[str, Any]) -> bool:
     model_sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, use["scheduler"], use["steps"])[:-1]
     angles = [math.atan2(level.b, level.a) for level in noise_levels(model_sampling, sigmas)]
-    return serves_steps(early_steps(angles), early_steps(stored.profile.angles.tolist()))
+    return serves_steps(len(early_steps(angles)), len(early_steps(stored.profile.angles.tolist())))
 
 
 def _distance(stored: StoredProfile, use: dict[str, Any]) -> float:

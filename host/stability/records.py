@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.pictures.stability_chart import verdict
-from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves, worst_of
+from ...unmemorize.pictures.views import MOST_SAMPLES, MOST_STEPS, curves, outcomes_of, worst_of
 from ...unmemorize.stability.profile import Profile
 from ..core import facts
 from ..core.latents import is_marked
@@ -142,4 +142,4 @@ def in_short(found: dict[str, Any], off: bool = False) -> dict[str, Any]:
         "mode", "method", "detector", "limit", "memorized", "not_judged", "unwatched", "scores", "restarted", "redrawn", "edited_steps",
         "warnings",
     )  # fmt: skip
-    return {"verdict": verdict(found, worst_of(found)), **{k: found[k] for k in kept if k in found}}
+    return {"verdict": verdict(found, worst_of(outcomes_of(found))), **{k: found[k] for k in kept if k in found}}

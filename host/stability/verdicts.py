@@ -127,12 +127,12 @@ def why_not(watch: Watch, profile: Profile) -> str:
 
 def _early(watch: Watch) -> list[int]:
     """Steps in which memories show."""
-    return [k for k in range(watch.steps) if watch.angles[k] >= WINDOW]
+    return early_steps(watch.angles[:-1])
 
 
-def early_steps(angles: list[float]) -> int:
-    """How many of the steps that begin at these angles are such in which memories show."""
-    return sum(angle >= WINDOW for angle in angles)
+def early_steps(angles: list[float]) -> list[int]:
+    """Which of the steps that begin at these angles are such in which memories show."""
+    return [k for k, angle in enumerate(angles) if angle >= WINDOW]
 
 
 def serves_steps(here: int, there: int) -> bool:
@@ -143,7 +143,7 @@ def serves_steps(here: int, there: int) -> bool:
 
 def _other_steps(watch: Watch, profile: Profile) -> str:
     """Why a profile says nothing of a run with so many steps, in words, or "": from step to step predictions change with their length."""
-    here, there = early_steps(watch.angles[:-1]), early_steps(profile.angles.tolist())
+    here, there = len(_early(watch)), len(early_steps(profile.angles.tolist()))
     if serves_steps(here, there):
         return ""
     return (

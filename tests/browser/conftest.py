@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from .every_view import CLASSIC, VUE, wait_for_all, workflow
+
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -63,3 +65,22 @@ def queue() -> Callable[[Any], None]:
             page.locator('[data-testid="queue-button"]').first.click()
 
     return press
+
+
+@pytest.fixture(scope="module", params=[CLASSIC, VUE])
+def done(request: Any, page: Any, server: Any, queue: Any, shoot: Any) -> str:
+    """The graph with every view has run in this mode."""
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param == VUE)
+    page.wait_for_timeout(1500)
+    page.evaluate(
+        """async () => { const { api } = await import('/scripts/api.js'); window.heard = []
+            api.addEventListener('unmemorize.guard', e => window.heard.push(e.detail.kind)) }"""
+    )
+    page.evaluate("g => app.loadGraphData(g)", workflow(server.object_info()))
+    page.wait_for_timeout(1500)
+    queue(page)
+    wait_for_all(page)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    shoot(page, f"views-{request.param}")
+    return request.param

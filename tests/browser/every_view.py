@@ -13,6 +13,8 @@ TYPES = {
     "filter": "UnmemorizeBAFFilterLoRA", "spectrum": "UnmemorizeLoRASpectrumPlot", "prune": "UnmemorizePruneNeurons",
     "compare": "UnmemorizeCompareNeuronMasks", "map": "UnmemorizeCurvatureDifferenceMap", "threshold": "UnmemorizeMapThreshold",
 }  # fmt: skip
+CHANGED = "app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()"
+"""As after a click: the front end looks whether the graph is another."""
 
 
 def workflow(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -92,4 +94,15 @@ def asked(page: Any) -> Any:
     return page.evaluate(
         """async () => { const p = await app.graphToPrompt()
             return [p.output, p.workflow.nodes.map(n => n.widgets_values)] }"""
+    )
+
+
+def wait_for_all(page: Any) -> None:
+    """Until every node of ours has its result."""
+    page.wait_for_function(
+        """types => types.every(t => app.graph._nodes.filter(n => n.type === t).every(n => {
+            const v = n.widgets.find(w => w.name === 'unmemorize_view').element.shadowRoot
+            return !v.querySelector('button.report').disabled }))""",
+        arg=list(TYPES.values()),
+        timeout=400_000,
     )

@@ -68,9 +68,14 @@ def came_out(record: dict[str, Any], sample: int) -> str:
     return "memorized" if record["memorized"][sample] else "clean"
 
 
-def worst_of(record: dict[str, Any]) -> int:
+def outcomes_of(record: dict[str, Any]) -> list[str]:
+    """What came out of every picture of a batch."""
+    return [came_out(record, i) for i in range(len(record["scores"]))]
+
+
+def worst_of(outcomes: list[str]) -> int:
     """The picture of a batch that is told of: the first of the worst."""
-    return max(range(len(record["scores"])), key=lambda i: (GRAVITY.index(came_out(record, i)), -i))
+    return outcomes.index(max(outcomes, key=GRAVITY.index))
 
 
 def guard_view(record: dict[str, Any], sample: int | None = None) -> dict[str, Any]:
@@ -81,8 +86,8 @@ def guard_view(record: dict[str, Any], sample: int | None = None) -> dict[str, A
     """
     if not record:
         return {"kind": "off"}
-    outcomes = [came_out(record, i) for i in range(len(record["scores"]))]
-    worst = worst_of(record)
+    outcomes = outcomes_of(record)
+    worst = worst_of(outcomes)
     needed = {worst, *([] if sample is None else [min(sample, len(outcomes) - 1)])}
     others = [i for i in range(len(outcomes)) if i not in needed]
     numbers = sorted([*needed, *others[: MOST_SAMPLES - len(needed)]])

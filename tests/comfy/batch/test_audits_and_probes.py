@@ -10,18 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from .reading import rows_of
+
 SMALL = ["--steps", "2", "--cfg", "2", "--width", "64", "--height", "64"]
-
-
-@pytest.fixture(scope="module")
-def command(comfy):
-    return importlib.import_module("unmemorize_pack.batch.command")
-
-
-@pytest.fixture
-def rows_of(comfy):
-    rows = importlib.import_module("unmemorize_pack.batch.rows")
-    return lambda folder: list(rows.all_rows(folder))
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def demo_as(command, tmp_path, monkeypatch):
     return make
 
 
-def test_the_page_of_an_audit_names_its_base(command, audit, rows_of, tmp_path):
+def test_the_page_of_an_audit_names_its_base(command, audit, tmp_path):
     out = tmp_path / "out"
     assert audit("demo") == command.GOOD and command.main(["merge", "--out", str(out)]) == command.GOOD
     page, (row,) = (out / "index.html").read_text(), rows_of(out)
@@ -55,7 +46,7 @@ def test_the_page_of_an_audit_names_its_base(command, audit, rows_of, tmp_path):
     assert '<button type="button">base</button>' not in page, "one base needs no column"
 
 
-def test_rows_of_two_bases_can_be_told_apart(command, audit, demo_as, rows_of, tmp_path):
+def test_rows_of_two_bases_can_be_told_apart(command, audit, demo_as, tmp_path):
     out, bases = tmp_path / "out", [demo_as("one.safetensors"), demo_as("two.safetensors")]
     assert audit(*bases) == command.GOOD and command.main(["merge", "--out", str(out)]) == command.GOOD
     table, _, facts = (out / "index.html").read_text().partition("<dl>")
@@ -65,7 +56,7 @@ def test_rows_of_two_bases_can_be_told_apart(command, audit, demo_as, rows_of, t
         assert f'data-name="base" data-value="{named}"' in table and named in facts
 
 
-def test_a_prompt_that_failed_is_tried_again(command, audit, rows_of, tmp_path, monkeypatch):
+def test_a_prompt_that_failed_is_tried_again(command, audit, tmp_path, monkeypatch):
     """Its message says how to mend it, and that is no other prompt."""
     maker = importlib.import_module("unmemorize_pack.host.combined.audit_row").RowMaker
     with monkeypatch.context() as bad:
@@ -101,7 +92,7 @@ def of_kind(kind, name, out, inner):
 
 
 @pytest.fixture
-def probe(command, rows_of, tmp_path):
+def probe(command, tmp_path):
     def run(tensors):
         save_file(tensors, tmp_path / "lora.safetensors")
         line = ["probe", str(tmp_path / "lora.safetensors"), "--base", "demo", "--out", str(tmp_path / "out"), *SMALL]

@@ -18,10 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-
-@pytest.fixture(scope="module")
-def command(comfy):
-    return importlib.import_module("unmemorize_pack.batch.command")
+from .reading import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +38,6 @@ def loras(demo, tmp_path_factory):
     (folder / "twin.safetensors").write_bytes((folder / "0.safetensors").read_bytes())
     (folder / "broken.safetensors").write_bytes(b"nothing")
     return folder
-
-
-def rows_of(folder):
-    return list(importlib.import_module("unmemorize_pack.batch.rows").all_rows(folder))
 
 
 def filtered(loras, out, *more):

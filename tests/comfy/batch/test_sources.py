@@ -10,21 +10,12 @@ import shutil
 import pytest
 from PIL import Image
 
-
-@pytest.fixture(scope="module")
-def command(comfy):
-    return importlib.import_module("unmemorize_pack.batch.command")
+from .reading import rows_of
 
 
 @pytest.fixture(scope="module")
 def jobs(comfy):
     return importlib.import_module("unmemorize_pack.batch.jobs")
-
-
-@pytest.fixture
-def rows_of(comfy):
-    rows = importlib.import_module("unmemorize_pack.batch.rows")
-    return lambda folder: list(rows.all_rows(folder))
 
 
 def picture(path, colour):
@@ -55,7 +46,7 @@ def test_results_are_no_sources(jobs, tmp_path, kind):
         jobs.sources_of(kind, [str(out)], out)
 
 
-def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, line, rows_of, tmp_path):
+def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, line, tmp_path):
     picture(tmp_path / "mine" / "a.png", "pink")
     assert command.main(line(tmp_path / "mine", out="mine/out")) == command.GOOD
     picture(tmp_path / "mine" / "out" / "of-another-program.png", "brown")
@@ -63,7 +54,7 @@ def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, li
     assert [r["name"] for r in rows_of(tmp_path / "mine" / "out")] == ["a.png"]
 
 
-def test_files_of_one_name_in_several_folders_can_be_told_apart(command, line, rows_of, tmp_path):
+def test_files_of_one_name_in_several_folders_can_be_told_apart(command, line, tmp_path):
     mine = tmp_path / "mine"
     for name, colour in (("run1/0.png", "pink"), ("run2/0.png", "brown"), ("run3/deep/0.png", "pink"), ("run3/1.png", "pink")):
         picture(mine / name, colour)
@@ -79,7 +70,7 @@ def test_files_of_one_name_in_several_folders_can_be_told_apart(command, line, r
     assert [r["name"] for r in rows_of(tmp_path / "one")] == ["0.png"]
 
 
-def test_a_twin_that_came_later_is_named_too(command, line, rows_of, tmp_path, jobs, monkeypatch):
+def test_a_twin_that_came_later_is_named_too(command, line, tmp_path, jobs, monkeypatch):
     mine = tmp_path / "mine"
     picture(mine / "a.png", "pink")
     command.main(line(mine))
@@ -92,7 +83,7 @@ def test_a_twin_that_came_later_is_named_too(command, line, rows_of, tmp_path, j
     assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2, "once"
 
 
-def test_an_answer_wins_over_attempts_whatever_their_files_are_called(rows_of, tmp_path):
+def test_an_answer_wins_over_attempts_whatever_their_files_are_called(tmp_path):
     def written(name, **more):
         (tmp_path / name).write_text(json.dumps({"id": "1", "name": "a"} | more) + "\n")
 
@@ -106,7 +97,7 @@ def test_an_answer_wins_over_attempts_whatever_their_files_are_called(rows_of, t
     assert rows_of(tmp_path)[0]["error"] == "later"
 
 
-def test_links_keep_their_names(command, line, rows_of, tmp_path):
+def test_links_keep_their_names(command, line, tmp_path):
     """As Hugging Face's cache has them: what they lead to has no suffix."""
     blob, link = tmp_path / "blobs" / "0a1b2c", tmp_path / "snapshots" / "model.safetensors"
     blob.parent.mkdir()

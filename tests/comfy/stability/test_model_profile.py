@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,3 +111,10 @@ def test_the_node_says_where_it_comes_from(nodes, demo, encode):
 def test_guidance_of_nothing_is_found_again(find):
     first = find(cfg=0.0)
     assert find(cfg=0.0).name == first.name
+
+
+@pytest.mark.parametrize(("early", "steps", "serves"), [(16, 20, True), (40, 20, False), (16, 41, False)])
+def test_what_is_served_is_what_is_judged_by(own, demo, early, steps, serves):
+    """As many steps of another schedule may be twice as many where memories show; the guard would not judge by them."""
+    stored = SimpleNamespace(facts={"steps": 20}, profile=SimpleNamespace(angles=torch.linspace(0.6, 1.5, early)))
+    assert own._as_long(stored, demo[0], {"scheduler": "normal", "steps": steps}) == serves

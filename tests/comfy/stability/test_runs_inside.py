@@ -159,3 +159,32 @@ def test_two_stages_are_compared_with_what_the_first_was_on_the_way_to(guarding,
     assert seen[0]["restarted"] == [0] and second["restarted"] == [0]
     looks = [facts["redrawn"]["0"]["likeness"] for facts in (seen[0], second)]
     assert looks[0] < 0.6 and looks[1] == pytest.approx(looks[0], abs=0.2), "of the same two pictures"
+
+
+def test_a_model_that_is_asked_in_between_keeps_nothing_in_its_cache(guarding, draw, demo, patches):
+    """EasyCache keeps a latent for every prompt that it has not seen a run begin with."""
+    cached = importlib.import_module("comfy_extras.nodes_easycache").EasyCacheNode.execute(demo[0], 0.2, 0.15, 0.95, False).args[0]
+    another = importlib.import_module("unmemorize_pack.host.core.another_model")
+    holder, seen = cached.model_options["transformer_options"]["easycache"], []
+
+    def ask(facts):
+        seen.extend(another.asked_meanwhile(cached, demo[0], [facts["cond"]], facts))
+        return facts["denoised"]
+
+    model = demo[0].clone()
+    model.set_model_sampler_post_cfg_function(ask)
+    draw(model, steps=STEPS)
+    assert len(seen) == STEPS and not holder.uuid_cache_diffs
+
+
+def test_what_a_stage_keeps_is_no_more_than_its_pictures(host):
+    """On the CPU, and not as a part of the whole batch."""
+    runs, nothing = host("stability.runs"), torch.zeros(4, 8, 2, 2)
+    network = SimpleNamespace(process_latent_out=lambda x: 2 * x)
+    call = SimpleNamespace(guider=SimpleNamespace(model_patcher=SimpleNamespace(model=network)))
+    again = host("stability.strategies").Redrawing()
+    again.restarted = [1, 3]
+    run = runs.Run(None, again, last=nothing + torch.arange(4.0).view(4, 1, 1, 1))
+    kept = run.firsts(call)
+    assert {i: float(picture.mean()) for i, picture in kept.items()} == {1: 2.0, 3: 6.0}
+    assert all(picture.untyped_storage().nbytes() == picture.nbytes for picture in kept.values())

@@ -52,10 +52,10 @@ def test_the_worst_of_a_batch():
     """Still a memory is worse than not judged, that worse than redrawn, that than clean."""
     facts = large(4, memorized=[False, True, True, False], not_judged=["", "", "", "its sampler"], restarted=[1, 2])
     facts["redrawn"] = {"1": {"memorized": False}, "2": {"memorized": True}}
-    assert [views.came_out(facts, i) for i in range(4)] == ["clean", "redrawn", "memorized", "not judged"] and views.worst_of(facts) == 2
+    assert views.outcomes_of(facts) == ["clean", "redrawn", "memorized", "not judged"] and views.worst_of(views.outcomes_of(facts)) == 2
     facts["redrawn"]["2"]["memorized"] = False
-    assert views.worst_of(facts) == 3
-    assert views.worst_of(facts | {"not_judged": [""] * 4}) == 1
+    assert views.worst_of(views.outcomes_of(facts)) == 3
+    assert views.worst_of(views.outcomes_of(facts | {"not_judged": [""] * 4})) == 1
 
 
 def test_guard_view_of_nothing_and_of_much():
