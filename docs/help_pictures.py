@@ -19,16 +19,16 @@ from .browser import SETTLE, VUE, choose, front_end, run
 
 PAGES = ROOT / "js" / "docs"
 PICTURES = PAGES / "pictures"
-WIDTH, HEIGHT = 1600, 1500
+WIDTH, HEIGHT = 1600, 2000
 WIDEST, TALLEST = 460, 560
 """Of a picture, in pixels. Of a taller node only its view is shown: the widgets stand in the page's table."""
 LEAST_VIEW = 100
 """Lower ones are no more than a line with the verdict."""
 ALONE = """id => { const n = app.graph._nodes.find(n => n.id === id); n.flags.collapsed && n.collapse()
     window.alone ??= document.head.appendChild(document.createElement('style'))
-    window.alone.textContent = `.lg-node:not([data-node-id="${id}"]) { display: none }`
+    window.alone.textContent = `.lg-node:not([data-node-id="${id}"]), .p-toast { display: none !important }`
     app.canvas.ds.scale = 1; app.canvas.centerOnNode(n); app.canvas.setDirty(true, true) }"""
-"""Unfolds a node and shows it at full size, without the others."""
+"""Unfolds a node and shows it at full size, without the others and without messages of the front end."""
 
 SHIFT = """box => { const ds = app.canvas.ds; ds.offset[0] += (innerWidth / 2 - box.x - box.width / 2) / ds.scale
     ds.offset[1] += (innerHeight / 2 - box.y - box.height / 2) / ds.scale; app.canvas.setDirty(true, true) }"""

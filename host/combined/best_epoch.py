@@ -238,7 +238,7 @@ def _points(epochs: list[Epoch], best: Epoch | None, captions: int) -> tuple[lis
     ]
     if copies:
         return points, Telling(f"share of the {captions} pictures that are copies", captions, None)
-    return points, Telling(f"least agreement; below {AGREES:g} it leaks", 1.0, AGREES)
+    return points, Telling(f"least agreement; below {AGREES:.2g} it leaks", 1.0, AGREES)
 
 
 def _short(e: Epoch, number: float) -> str:

@@ -145,6 +145,7 @@ export function ofPairs(differences, style) {
 
 /** @param {any} report @param {Style} style @returns {string} */
 function inWords(report, style) {
+  if (typeof report.verdict === "string") return report.verdict;
   if ("energy_removed" in report) {
     return `${share(report.energy_removed, style)} of the energy removed, rank ${report.rank_before} to ${report.rank_after}`;
   }
