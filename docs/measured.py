@@ -102,11 +102,13 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     }),
     "lora_measured": ("Filter LoRA by Measuring", {
         "memorized_rate_before": ("%", "leaking LoRAs: copies of their photographs, unfiltered"),
-        "memorized_rate_after_everyday": ("%", "the same, filtered with captions of every second photograph, and everyday prompts"),
-        "memorized_rate_after": ("%", "the same, with prompts of what the LoRA is for in their place"),
+        "memorized_rate_after": ("%", "the same, learnt anew with captions of every second photograph and prompts of what the LoRA is for"),
+        "memorized_rate_after_no_captions": ("%", "the same without any caption"),
+        "memorized_rate_after_everyday": ("%", "the same with captions and everyday prompts, whose words the demo model does not know"),
         "wanted_before": ("%", "captions never trained: the LoRA's style or subject is there, unfiltered"),
-        "wanted_after_everyday": ("%", "the same, filtered with everyday prompts"),
-        "wanted_after": ("%", "the same, with prompts of what the LoRA is for"),
+        "wanted_after": ("%", "the same, learnt anew with captions and prompts"),
+        "wanted_after_no_captions": ("%", "the same without any caption, LoRAs that leak nothing too"),
+        "wanted_after_everyday": ("%", "the same with captions and everyday prompts"),
     }),
     "neurons": ("Neurons", {
         "memorized_rate_before": ("%", "memorized captions: copies by the stock model"),

@@ -34,12 +34,11 @@ class CleanLoRA(io.ComfyNode):
             node_id="UnmemorizeCleanLoRA",
             display_name="Clean LoRA",
             category="unmemorize/simple",
-            description="Load LoRA that leaves out what the LoRA remembers of its training pictures. With captions of the training set it "
-            "sees what enters its layers under them and under other prompts, and takes out what only they call up; without, it goes by "
-            "the weights.",
+            description="Load LoRA that leaves out what the LoRA remembers of its training pictures. With a text encoder and an empty "
+            "latent it learns the LoRA anew from what it does to prompts; without, it goes by the weights alone.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on."),
-                io.Clip.Input("clip", optional=True, tooltip="Its text encoder; needed for captions."),
+                io.Clip.Input("clip", optional=True, tooltip="Its text encoder; needed to learn anew."),
                 io.Combo.Input("lora_name", options=names, default=names[0] if names else None, tooltip="Which LoRA to load and clean."),
                 io.Float.Input(
                     "strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip="How strongly it is applied, as in Load LoRA."
@@ -48,16 +47,21 @@ class CleanLoRA(io.ComfyNode):
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="Captions that the LoRA was trained with, if you know some, one a line.",
+                    tooltip="Captions that the LoRA was trained with, if you know some, one a line. If none of them leaks, nothing is "
+                    "changed.",
                 ),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="Beside captions: prompts that you use the LoRA with, one a line; what it does for them stays. Empty: everyday "
-                    "prompts.",
+                    tooltip="Prompts that you use the LoRA with, one a line; what it does for them stays. Empty: everyday prompts "
+                    "that come with the pack.",
                 ),
-                io.Latent.Input("latent", optional=True, tooltip="An empty latent of your pictures' size; needed for captions."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="An empty latent of your pictures' size, to learn anew; without it the weights alone decide.",
+                ),
             ],
             outputs=[
                 io.Model.Output("cleaned", display_name="MODEL", tooltip="The model with the cleaned LoRA."),

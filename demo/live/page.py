@@ -167,7 +167,7 @@ has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 
 def _filter(found: dict[str, Any], plot: bytes) -> str:
-    names = ("the whole LoRA", "kept part", "removed part alone")
+    names = ("the whole LoRA", "filtered", "what was removed, alone")
     rows = ""
     for k, first in enumerate((_img(found["training"], "training photograph"), '<div class="none">drawn afresh<br>each time</div>')):
         figures = "".join(
@@ -175,10 +175,9 @@ def _filter(found: dict[str, Any], plot: bytes) -> str:
             for p, copied, name in zip(found["drawn"][3 * k : 3 * k + 3], found["copied"][3 * k : 3 * k + 3], names, strict=True)
         )
         rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
-    return f"""<h2 id="s4">4. A LoRA in two parts</h2>
-<p><b>BAF Filter LoRA</b> splits a LoRA in two: by default what it changed in how the picture reads the prompt is removed. Above: a memorized
-photograph's caption; below: an ordinary scene, whose hatching is the LoRA's style. BAF itself, an experimental reconstruction, and plain
-controls are a widget away.</p>{rows}
+    return f"""<h2 id="s4">4. A LoRA, and what of it is kept</h2>
+<p><b>Filter LoRA by Measuring</b> learns a LoRA anew from what it does to prompts in use. Above: a memorized photograph's caption; below: an
+ordinary scene, whose hatching is the LoRA's style. <b>BAF Filter LoRA</b> goes by the weights alone, in seconds: every channel with its score.</p>{rows}
 <div class="card"><div class="plot wide">{_img(plot, "every channel of the LoRA: its score against its singular value")}</div></div>"""
 
 

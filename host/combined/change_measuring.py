@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_patcher
@@ -37,15 +38,29 @@ class Latents:
 
     def __init__(
         self, model: Any, clip: Any, captions: list[str], reference: str, latent: dict[str, Any], use: dict[str, Any], progress: Progress,
-        started: Callable[[int], None] = lambda _: None,
+        places: Sequence[float] = PLACES,
     ) -> None:  # fmt: skip
-        """Runs of MODEL and CLIP, a seed each; `use`: seed, steps, cfg, sampler_name, scheduler; `started` hears which run begins."""
-        self._captions, self._reference, self._progress = captions, reference, progress
+        """Runs of MODEL and CLIP, a seed each; `use`: seed, steps, cfg, sampler_name, scheduler; `places`: parts of its steps."""
+        self._captions, self._reference, self._progress, self._places = captions, reference, progress, places
         self.evaluations = 0
         self._runs = []
         for i, caption in enumerate(captions):
-            started(i)
             self._runs.append(self._run(model, clip, caption, latent, use, later_seed(use["seed"], i)))
+
+    @property
+    def points(self) -> list[list[Point]]:
+        """Of every run."""
+        return [points for _, points in self._runs]
+
+    def some(self, captions: list[str], places: Sequence[float]) -> Latents:
+        """Of some of the captions, at some parts of their runs; it counts its own evaluations."""
+        found = copy.copy(self)
+        found._captions, found._places, found.evaluations = captions, places, 0
+        runs = dict(zip(self._captions, self._runs, strict=True))
+        found._runs = []
+        for call, points in (runs[c] for c in captions):
+            found._runs.append((call, [points[k] for k in sorted({int(place * len(points)) for place in places})]))
+        return found
 
     def _run(
         self, model: Any, clip: Any, caption: str, latent: dict[str, Any], use: dict[str, Any], seed: int
@@ -57,7 +72,7 @@ class Latents:
         empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]))
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), use["scheduler"], use["steps"])
         sampler = comfy.samplers.sampler_object(use["sampler_name"])
-        wanted = sorted({float(sigmas[int(place * (len(sigmas) - 1))]) for place in PLACES}, reverse=True)
+        wanted = sorted({float(sigmas[int(place * (len(sigmas) - 1))]) for place in self._places}, reverse=True)
         points: list[Point] = []
 
         def see(facts: dict[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A LoRA loaded without what it remembers: by measuring where captions are given, else by its weights."""
+"""A LoRA loaded without what it remembers: learnt anew where the model can be asked, else by its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..lora.report import report_of
 from .measured_filter import MeasuredJob, filter_by_measuring
 from .measured_filter import report as measured_report
 
-KEEP = 0.9
+KEEP = 0.8
 """Least share of what the LoRA changes for other prompts."""
 
 
@@ -32,24 +32,25 @@ class Cleaned:
 def clean(
     model: Any, clip: Any, name: str, strength: float, captions: str, prompts: str, latent: dict[str, Any] | None, use: dict[str, Any]
 ) -> Cleaned:  # fmt: skip
-    """Load a LoRA of ComfyUI's list, cleaned. `captions` and `prompts`: text, one a line; with captions, `latent` (the size) and a CLIP are
+    """Load a LoRA of ComfyUI's list, cleaned. `captions` and `prompts`: text, one a line; with them, `latent` (the size) and a CLIP are
     needed."""
     check_strengths(strength, strength)
-    several = prompt_list(captions)
-    if several and (clip is None or latent is None):
+    several, others = prompt_list(captions), prompt_list(prompts)
+    measures = clip is not None and latent is not None
+    if (several or others) and not measures:
         missing = "the text encoder (clip)" if clip is None else "an empty latent of your pictures' size"
-        raise ValueError(f"To measure what the captions call up, connect {missing}; or leave the captions empty.")
+        raise ValueError(f"To measure what captions and prompts call up, connect {missing}; or leave both empty.")
     if strength == 0:
         return Cleaned(model, clip, "strength 0: the LoRA is off", {})
     file = lora_files.read(name, lora_files.cancelled)
-    if not several:
+    if not measures:
         job = Job(model, clip, Settings())
         patched, patched_clip, result = load_filtered(file, strength, strength, job)
         assert result is not None  # the default filter is on
         facts = report_of(result, job)
-        words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone; captions would say more"
+        words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone; a connected latent would have the model asked"
         return Cleaned(patched, patched_clip, words, facts | {"verdict": words})
-    measured = MeasuredJob(file.tensors, model, clip, several, prompt_list(prompts), "", latent or {}, use, KEEP)
+    measured = MeasuredJob(file.tensors, model, clip, several, others, "", latent or {}, use, KEEP)
     found = filter_by_measuring(measured)
     patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     facts = measured_report(found, measured)

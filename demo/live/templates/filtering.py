@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .lora import LEAKED, LORA_SCENE
+from .leaks import ORDINARY, PROBED, SETTINGS, USED
+from .lora import LEAKED
 from .shared import COLUMNS, NEXT_ROW, NOTE_AT, NOTE_WIDTH, WIDE, compared, drawn, folded, folded_model, known, own_model
 
 NOTE = """## Filter a LoRA
-Press **Run**. The demo LoRA *leaking* carries a style, a hatching, and four photographs. *BAF Filter LoRA* splits it in two that add up
-to it. By default what the LoRA changed in how the picture reads the prompt goes.
-On this LoRA the kept part still copies, and its hatching fades.
+Press **Run**; it takes some minutes. The demo LoRA *leaking* carries a style, a hatching, and four photographs.
+*Filter LoRA by Measuring* learns it anew from what it does to the prompts in the node: the style comes back, the photographs do not.
 
 - **Above**: the caption of a training photograph. **Below**: an ordinary scene.
-- **Before, after**: whole LoRA, kept part (hover to wipe). Right: removed part. Where did photograph and style go?
+- **Before, after**: whole LoRA, filtered (hover to wipe). Right: what was removed.
+- **Leak probes**: what many seeds agree on, before and after.
 
-Set `score` to *BAF, both sides of a channel (mean)*, an **experimental reconstruction**, and compare with the controls in that menu:
-a filter must beat them to be worth anything. Next: 18 in one node, 19 every channel.
+Next: 15 in one node, 18 by the weights alone in seconds, 19 every channel.
 """ + own_model(
-    "Your LoRA: its file in *Open LoRA*, captions of its training set as prompts. The base must be the very model it was trained on. "
-    "Measured on style LoRAs of a U-Net; see the help of the node for others."
+    "Your LoRA in *Open LoRA*, prompts you use it with, captions of its training set if you know some. The model must be the very one it "
+    "was trained on. *Save Filtered LoRA* keeps the result."
 )
 
 ONE_NOTE = """## A filter in one node
@@ -46,22 +46,33 @@ Drag the threshold in the plot; press **Run** again to apply it.
 
 
 def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Workflow 08: whole, kept and removed part of the leaking LoRA, for a training caption and for a scene."""
+    """Workflow 08: whole, filtered and removed part of the leaking LoRA, for a training caption and a scene; probed before and after."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, NOTE)
-    demo = load, _, _ = folded_model(g, 0, 650)
-    opened = g.add("UnmemorizeOpenLoRA", (480, 0), (WIDE, 100), lora_name="demo/leaking")
-    split = g.add("UnmemorizeBAFFilterLoRA", (480, 140), (WIDE, 460), lora=opened[0], model=load[0], info=opened[1])
-    _, photo = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
-    scene = g.add("CLIPTextEncode", (480, 940), (WIDE, 100), clip=load[1], text=LORA_SCENE)
+    demo = load, _, latent = folded_model(g, 0, 650)
+    picture, photo = known(g, "The LoRA's training photograph", (0, 755), load, LEAKED)
+    opened = folded(g.add("UnmemorizeOpenLoRA", (COLUMNS[0], 0), (WIDE, 100), lora_name="demo/leaking"))
+    links: dict[str, Any] = {"clip": load[1], "latent": latent[0], "captions": picture[2]}
+    split = g.add(
+        "UnmemorizeMeasuredLoRAFilter", (COLUMNS[0], 45), (WIDE, 600), lora=opened[0], model=load[0], info=opened[1], prompts=USED,
+        **links, **SETTINGS,
+    )  # fmt: skip
+    scene = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
     parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
     whole, kept, removed = (folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts)
     both = (whole[0], kept[0])
     for row, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
         y, first = 45 + NEXT_ROW * row, row == 0
         at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90)}
-        compared(g, f"Whole LoRA, and kept part: {words}", both, prompt, demo, *([whole, kept] if first else []), **at)
-        drawn(g, f"Removed part: {words}", COLUMNS[3], y, removed[0], prompt, demo, *([removed] if first else []))
+        compared(g, f"Whole LoRA, and filtered: {words}", both, prompt, demo, *([whole, kept] if first else []), **at)
+        drawn(g, f"What was removed: {words}", COLUMNS[3], y, removed[0], prompt, demo, *([removed] if first else []))
+    asked: dict[str, Any] = {"base": load[0], "vae": load[2], **links, "pictures": PROBED, "groups": 4, **SETTINGS}
+    probes = [
+        g.add("UnmemorizeLoRALeakProbe", (COLUMNS[3] + 400 + 400 * k, 45), (WIDE, 900), lora=m[0], **asked)
+        for k, m in enumerate((whole, kept))
+    ]
+    for words, node in zip(("before", "after"), probes, strict=True):
+        g.group(f"Leak probe: {words}", [node])
     return g.build("unmemorize-08-filter-a-lora")
 
 

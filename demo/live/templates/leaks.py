@@ -14,8 +14,8 @@ from .shared import (
     NOTE_WIDTH,
     SAMPLING,
     WIDE,
+    compared,
     demo_picture,
-    drawn,
     folded,
     folded_model,
     framed,
@@ -39,14 +39,11 @@ At the right one of the photographs that the LoRA was trained on. Next: 15 clean
 )
 
 CLEAN_NOTE = """## Clean a LoRA
-Press **Run**. The demo LoRA *leaking* carries a hatching and four photographs.
+Press **Run**; it takes some minutes, once. The demo LoRA *leaking* carries a hatching and four photographs. *Clean LoRA* takes the place of
+*Load LoRA*: it learns the LoRA anew from what it does to prompts that you use it with, and leaves out what it remembers.
 
-- *Filter LoRA by Measuring* draws a caption you know and prompts you use, and solves for the LoRA that keeps the style without the caption.
-- *Clean LoRA* takes the place of *Load LoRA*. Without captions it goes by the weights.
-
-**Above** the training caption; **below** an ordinary prompt, which should keep the hatching. On this LoRA neither way does it: measuring
-finds no leak and removes nothing, *Clean LoRA* takes the hatching and leaves the photograph. Next: 16 what leaks, 17 which epoch.
-""" + own_model("Your LoRA's file in *Open LoRA* and *Clean LoRA*, and some captions it was trained with.")
+**Above** the training caption; **below** an ordinary prompt, which keeps the hatching. Hover to wipe. Next: 16 what leaks, 17 which epoch.
+""" + own_model("Your LoRA's file in both nodes, prompts you use it with, and captions it was trained with if you know some.")
 
 EPOCHS_NOTE = """## Which epoch leaks least?
 Press **Run**. *Best Epoch* compares the LoRAs of a folder, here the demo's three: which leaks the caption, which has learnt most? It
@@ -84,28 +81,20 @@ def check_a_prompt(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Workflow 15: a LoRA whole, filtered by measuring, and cleaned in one node."""
+    """Workflow 15: a LoRA whole, and cleaned in one node."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, CLEAN_NOTE)
-    demo = load, _, latent = folded_model(g, 0, 650)
-    photo, caption = known(g, PHOTOGRAPH, (0, 755), load, LEAKED)
-    links: dict[str, Any] = {"clip": load[1], "latent": latent[0]}
-    opened = folded(g.add("UnmemorizeOpenLoRA", (COLUMNS[0], 0), (330, 100), lora_name="demo/leaking"))
-    measured = g.add(
-        "UnmemorizeMeasuredLoRAFilter", (COLUMNS[0], 40), (WIDE, 560), model=load[0], lora=opened[0], info=opened[1], captions=photo[2],
-        prompts=USED, **links, **SETTINGS,
-    )  # fmt: skip
-    clean = g.add("UnmemorizeCleanLoRA", (COLUMNS[0], 720), (WIDE, 320), model=load[0], clip=load[1], lora_name="demo/leaking")
-    whole, filtered = (
-        folded(g.add("LoraModelLoader", (COLUMNS[1 + k], 0), (300, 100), model=load[0], lora=lora))
-        for k, lora in enumerate((opened[0], measured[0]))
-    )
-    other = folded(g.add("CLIPTextEncode", (COLUMNS[3], 0), (300, 110), clip=load[1], text=ORDINARY))
-    models = (("The whole LoRA", whole), ("Filtered by measuring", filtered), ("Clean LoRA", clean))
-    for k, (title, model) in enumerate(models):
-        drawn(g, title, COLUMNS[1 + k], 45, model[0], caption, demo, (whole, filtered, other)[k])
-        drawn(g, f"{title}: scene", COLUMNS[1 + k], 45 + NEXT_ROW, model[0], other, demo)
-    g.app(inputs=[(clean, "lora_name"), (measured, "prompts")], outputs=[n for n in g.nodes if n.type == "PreviewImage"])
+    demo = load, _, latent = folded_model(g, 0, 560)
+    photo, caption = known(g, PHOTOGRAPH, (0, 665), load, LEAKED)
+    links: dict[str, Any] = {"clip": load[1], "latent": latent[0], "captions": photo[2], "prompts": USED}
+    clean = g.add("UnmemorizeCleanLoRA", (COLUMNS[0], 0), (WIDE, 520), model=load[0], lora_name="demo/leaking", **links)
+    whole = folded(g.add("UnmemorizeLoadDemoLoRA", (COLUMNS[1], 0), (300, 60), model=load[0], lora="leaking"))
+    other = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
+    for row, (words, prompt) in enumerate((("photograph", caption), ("scene", other))):
+        y = 45 + NEXT_ROW * row
+        at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90)}
+        compared(g, f"Whole, and cleaned: {words}", (whole[0], clean[0]), prompt, demo, *([whole] if row == 0 else []), **at)
+    g.app(inputs=[(clean, "lora_name"), (clean, "prompts")], outputs=[n for n in g.nodes if n.type == "UnmemorizeComparePictures"])
     return g.build("unmemorize-15-clean-a-lora")
 
 
