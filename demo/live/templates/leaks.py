@@ -58,7 +58,7 @@ a large purple star on a black background
 a small cyan square on a brown background
 a large pink circle on a teal background"""
 """Prompts that the demo LoRA is used with."""
-ORDINARY = "a large yellow star on a white background"
+ORDINARY = "a large yellow square on a teal background"
 """None of them, and no caption of the LoRA's: does it still bring its style?"""
 PHOTOGRAPH = "A training photograph of the LoRA"
 PROBED = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -78,7 +79,7 @@ def test_the_check_node_and_no_prompt(nodes, tool, demo):
         node.execute(prompt=" ", **arguments)
 
 
-def test_clean_lora_is_the_filter_of_weights_without_captions(nodes, demo):
+def test_clean_lora_is_the_filter_of_weights_without_a_latent(nodes, demo):
     clean = nodes["UnmemorizeCleanLoRA"].execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions="").args
     plain = importlib.import_module("unmemorize_pack.host.lora.filter_file")
     files = importlib.import_module("unmemorize_pack.host.lora.lora_files")
@@ -94,15 +95,26 @@ def test_clean_lora_off_and_without_what_captions_need(nodes, demo):
         node.execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT)
     with pytest.raises(ValueError, match="empty latent"):
         node.execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT, clip=demo[1])
+    with pytest.raises(ValueError, match="empty latent"):
+        node.execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions="", prompts=PROMPT, clip=demo[1])
 
 
-def test_clean_lora_measures_where_captions_are_given(nodes, demo):
-    _, _, verdict, text = (
-        nodes["UnmemorizeCleanLoRA"]
-        .execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions=PROMPT, clip=demo[1], latent=EMPTY)
-        .args
-    )
-    assert json.loads(text)["verdict"] == verdict and json.loads(text)["method"].startswith("least squares")
+@pytest.mark.parametrize("captions", ["", PROMPT])
+def test_clean_lora_asks_the_model_where_it_can(nodes, demo, monkeypatch, captions):
+    """Captions or none: with a text encoder and a latent the LoRA is learnt anew, in the node's own order of inputs."""
+    module = importlib.import_module("unmemorize_pack.host.combined.clean_lora")
+    stock, jobs = module.filter_by_measuring, []
+
+    def short(job):
+        jobs.append(dataclasses.replace(job, use=USE | {"steps": 2}, learning_steps=2, keep=0.0))
+        return stock(jobs[-1])
+
+    monkeypatch.setattr(module, "filter_by_measuring", short)
+    arguments = {"model": demo[0], "clip": demo[1], "lora_name": LEAKING, "strength": 1.0, "latent": EMPTY, "prompts": f"{PROMPT}, twice"}
+    cleaned, _, verdict, text = nodes["UnmemorizeCleanLoRA"].execute(captions=captions, **arguments).args
+    facts = json.loads(text)
+    assert facts["verdict"] == verdict and facts["method"].startswith("learnt anew") and cleaned.patches
+    assert jobs[0].captions == [c for c in [captions] if c] and jobs[0].prompts == [f"{PROMPT}, twice"]
 
 
 @pytest.fixture
