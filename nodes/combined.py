@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..host.combined import best_epoch, trigger_words
 from ..host.combined.alternative_prompts import with_alternatives
-from ..host.combined.measured_filter import MeasuredJob, filter_by_measuring, provenance, report
+from ..host.combined.measured_filter import MeasuredJob, filter_by_measuring
+from ..host.combined.measured_report import provenance, report
 from ..host.copies.detectors import BuiltIn
 from ..host.core.prompts import prompt_list
 from ..host.core.schema import hints
@@ -64,7 +65,7 @@ class MeasuredLoRAFilter(io.ComfyNode):
                 ),
                 *sampling_inputs("for the captions' runs"),
                 io.Int.Input(
-                    "learning_steps", default=STEPS, min=1, max=100000,
+                    "learning_steps", optional=True, default=STEPS, min=1, max=100000,
                     tooltip="Steps of learning: more bring back more of the style.",
                 ),
             ],
@@ -76,7 +77,7 @@ class MeasuredLoRAFilter(io.ComfyNode):
                 LoRAInfo.Output("filtered_info", display_name="info", tooltip="Of the filtered part, for Save Filtered LoRA."),
                 io.Float.Output(
                     "leak_left", display_name="leak_left", tooltip="What is left of what the LoRA did for the captions alone, drawn "
-                    "again with the filtered LoRA; 1 if nothing was removed.",
+                    "again with the filtered LoRA; 1 if none leaks, or nothing was removed.",
                 ),
                 io.Float.Output(
                     "kept", display_name="kept", tooltip="Share that is left of what the LoRA changes for the prompts."

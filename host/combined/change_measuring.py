@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -52,16 +51,6 @@ class Latents:
         """Of every run."""
         return [points for _, points in self._runs]
 
-    def some(self, captions: list[str], places: Sequence[float]) -> Latents:
-        """Of some of the captions, at some parts of their runs; it counts its own evaluations."""
-        found = copy.copy(self)
-        found._captions, found._places, found.evaluations = captions, places, 0
-        runs = dict(zip(self._captions, self._runs, strict=True))
-        found._runs = []
-        for call, points in (runs[c] for c in captions):
-            found._runs.append((call, [points[k] for k in sorted({int(place * len(points)) for place in places})]))
-        return found
-
     def _run(
         self, model: Any, clip: Any, caption: str, latent: dict[str, Any], use: dict[str, Any], seed: int
     ) -> tuple[RunCall, list[Point]]:  # fmt: skip
@@ -79,7 +68,7 @@ class Latents:
             """What a callback is given is scaled by the sampler as it likes; what the model is asked is not."""
             sigma = float(facts["sigma"].reshape(-1)[0])
             if len(points) < len(wanted) and abs(sigma - wanted[len(points)]) <= SAME_LEVEL * sigma:
-                points.append(Point(facts["input"].detach().clone(), sigma))
+                points.append(Point(facts["input"].detach().cpu().clone(), sigma))
             return facts["denoised"]
 
         options = comfy.model_patcher.create_model_options_clone(guider.model_options)

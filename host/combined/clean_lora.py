@@ -9,11 +9,12 @@ import comfy.sd
 
 from ...unmemorize.lora.gates import Settings
 from ..core.prompts import prompt_list
-from ..lora import lora_files
+from ..lora import keys, lora_files
 from ..lora.filter_file import Job, check_strengths, load_filtered
+from ..lora.lora_files import LoRAFile
 from ..lora.report import report_of
-from .measured_filter import MeasuredJob, filter_by_measuring
-from .measured_filter import report as measured_report
+from .measured_filter import MeasuredJob, filter_by_measuring, learns
+from .measured_report import report as measured_report
 
 KEEP = 0.8
 """Least share of what the LoRA changes for other prompts."""
@@ -43,15 +44,24 @@ def clean(
     if strength == 0:
         return Cleaned(model, clip, "strength 0: the LoRA is off", {})
     file = lora_files.read(name, lora_files.cancelled)
-    if not measures:
-        job = Job(model, clip, Settings())
-        patched, patched_clip, result = load_filtered(file, strength, strength, job)
-        assert result is not None  # the default filter is on
-        facts = report_of(result, job)
-        words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone; a connected latent would have the model asked"
-        return Cleaned(patched, patched_clip, words, facts | {"verdict": words})
+    if not measures or not learns(keys.take_apart(file.tensors, model, clip), model):
+        return _by_weights(
+            model, clip, file, strength, "" if measures else " A connected text encoder and latent would have the model asked."
+        )
     measured = MeasuredJob(file.tensors, model, clip, several, others, "", latent or {}, use, KEEP)
     found = filter_by_measuring(measured)
-    patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     facts = measured_report(found, measured)
+    if not found.learnt and (found.leaks or not several):
+        return _by_weights(model, clip, file, strength, f" {facts['verdict']}")
+    patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     return Cleaned(patched, patched_clip, facts["verdict"], facts)
+
+
+def _by_weights(model: Any, clip: Any, file: LoRAFile, strength: float, why: str) -> Cleaned:
+    """Loaded by the default filter; `why` it is not learnt anew, in words."""
+    job = Job(model, clip, Settings())
+    patched, patched_clip, result = load_filtered(file, strength, strength, job)
+    assert result is not None  # the default filter is on
+    facts = report_of(result, job)
+    words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone.{why}"
+    return Cleaned(patched, patched_clip, words, facts | {"verdict": words})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.samplers
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from ...unmemorize.lora.relearning import error, rate_at
-from ..core.denoiser import differentiable
+from ...unmemorize.lora.relearning import error, falling, rate_of
+from ..core.denoiser import differentiable, without_caches
 from ..core.noise import noise_levels
 from ..core.predictions import Point
 from ..core.progress import Progress
@@ -19,19 +21,19 @@ from ..core.sampler_call import DRAWN_AGAIN
 from ..core.seeds import kept_generators
 from .new_factors import Factors, learning
 
-EMPTY = "empty"
-"""Of the guider's prompts: the one that stands for every prompt."""
-ROWS = {"prompt": (2, 3, 1.0), "caption": (1, 2, 1.0), EMPTY: (1, 1, 2.0)}
+PROMPT, CAPTION, EMPTY = "prompt", "caption", "empty"
+"""Kinds of lessons; the last is of the prompt that stands for every prompt."""
+ROWS = {PROMPT: (2, 3, 1.0), CAPTION: (1, 2, 1.0), EMPTY: (1, 1, 2.0)}
 """Kind of lesson -> of a step: how many lessons, points of each, and how much one counts."""
 TOGETHER = 64 * 64
 """Places of latents in one call, for autograd keeps what happens in it; a single picture may have more."""
-PRECISE = 1e3
-"""The error is scaled so much while gradients are taken: in half precision small ones would be nothing."""
+SMALLER, TRIES = 1 / 8, 12
+"""Gradients that overflow in half precision are taken again at so much of the scale, at most so often in a run."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A prompt (or EMPTY) by name, latents of a run, and what is to be predicted there."""
+    """A prompt by its name among the guider's, latents of a run, and what is to be predicted there."""
 
     kind: str
     """A key of ROWS."""
@@ -45,10 +47,10 @@ def teach(
     model: Any, several: list[Factors], prompts: dict[str, Any], lessons: list[Lesson], latent: Tensor, steps: int, seed: int,
     progress: Progress,
 ) -> int:  # fmt: skip
-    """`steps` steps of learning with MODEL, which has the old factors applied; `prompts`: CONDITIONING by the lessons' names, EMPTY among
-    them. Returns the evaluations, a backward pass as two. ValueError if what was learnt is no number."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.model_options = {**model.model_options, DRAWN_AGAIN: True}
+    """`steps` steps of learning with MODEL, which has the old factors applied; `prompts`: CONDITIONING by the lessons' names. Returns the
+    evaluations, a backward pass as two. ValueError if the model has no gradients, or what was learnt is no number."""
+    guider = comfy.samplers.CFGGuider(without_caches(model))
+    guider.model_options = {**guider.model_options, DRAWN_AGAIN: True}
     guider.inner_set_conds(prompts)
     run = _Learning(several, lessons, steps, seed, progress)
     sigmas = torch.tensor([p.sigma for p in lessons[0].points] + [0.0])
@@ -59,6 +61,17 @@ def teach(
     return run.evaluations
 
 
+def with_gradients(options: dict[str, Any]) -> dict[str, Any]:
+    """Model options under which attention has a backward pass, whatever kernel ComfyUI was started with."""
+    inside = {**options.get("transformer_options", {}), "optimized_attention_override": _plain_attention}
+    return {**options, "transformer_options": inside}
+
+
+def _plain_attention(_function: Any, *arguments: Any, **more: Any) -> Tensor:
+    found: Tensor = attention_pytorch(*arguments, **more)
+    return found
+
+
 class _Learning(comfy.samplers.Sampler):
     """A sampler that learns, instead of sampling."""
 
@@ -66,21 +79,49 @@ class _Learning(comfy.samplers.Sampler):
         self._several, self._steps, self._progress = several, steps, progress
         self._by_kind = {kind: found for kind in ROWS if (found := [les for les in lessons if les.kind == kind])}
         self._random = torch.Generator().manual_seed(seed % 2**63)
-        self.evaluations = 0
+        self.evaluations, self._scale, self._tries = 0, 1.0, 0
 
     def sample(
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor, latent_image: Tensor | None = None,
         denoise_mask: Tensor | None = None, disable_pbar: bool = False, **_: Any,
     ) -> Tensor:  # fmt: skip
-        model, options = model_wrap.inner_model, extra_args["model_options"]
-        parameters = [p for factors in self._several for p in factors.new]
-        optimizer = torch.optim.Adam(parameters)
+        model, options = model_wrap.inner_model, with_gradients(extra_args["model_options"])
+        groups: list[dict[str, Any]] = [{"params": f.new, "rate": rate_of(f.old)} for f in self._several]
+        optimizer = torch.optim.Adam(groups)
         with differentiable(model.diffusion_model), learning(self._several):
             for step in range(self._steps):
-                for lesson, rows in self._of_step():
-                    self._learn(model, model_wrap.conds[lesson.name], lesson, rows, options, noise)
-                self._advance(optimizer, parameters, rate_at(step, self._steps))
+                asked = list(self._of_step())
+                while not self._gradients(model, model_wrap.conds, asked, options, noise):
+                    optimizer.zero_grad()
+                for group in optimizer.param_groups:
+                    group["lr"] = group["rate"] * falling(step, self._steps)
+                self._advance(optimizer)
         return noise
+
+    def _gradients(self, model: Any, conds: dict[str, Any], asked: list[tuple[Lesson, list[int]]], options: Any, like: Tensor) -> bool:
+        """Those of a step's lessons; False if they overflowed, for another try at a smaller scale. ValueError if there are none."""
+        try:
+            with allow_mutation_on_saved_tensors():  # some models add to what autograd keeps
+                for lesson, rows in asked:
+                    self._learn(model, conds[lesson.name], lesson, rows, options, like)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(f"This model cannot be learnt through: {error}. Load it in bf16, fp16 or fp32, not quantised.") from error
+        found = [p.grad for factors in self._several for p in factors.new if p.grad is not None]
+        if not found:
+            raise ValueError(
+                "No gradient reaches the LoRA's layers in this model, so that it cannot be learnt anew. Filter it by its weights."
+            )
+        if all(bool(g.isfinite().all()) for g in found):
+            for g in found:
+                g.div_(self._scale)
+            return True
+        self._tries += 1
+        self._scale *= SMALLER
+        if self._tries > TRIES:
+            raise ValueError("Gradients overflow at every scale: the model's precision is too low. Load it in bf16 or fp32.")
+        return False
 
     def _of_step(self) -> Iterator[tuple[Lesson, list[int]]]:
         """Lessons of one step, and which of their points."""
@@ -104,13 +145,15 @@ class _Learning(comfy.samplers.Sampler):
             with kept_generators(x.device, seed=0):
                 found = comfy.samplers.calc_cond_batch(model, sides, x, sigma.to(x), options)[-1]
             loss = error(found, lesson.targets[part].to(found.device, torch.float32), b.to(found.device))
-            (loss * PRECISE * ROWS[lesson.kind][2]).backward()
+            (loss * self._scale * ROWS[lesson.kind][2]).backward()
             self.evaluations += 3 * len(part)
 
-    def _advance(self, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], rate: float) -> None:
-        """A step, unless its gradient overflowed."""
-        if all(p.grad is None or bool(p.grad.isfinite().all()) for p in parameters):
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
+    def _advance(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
         optimizer.zero_grad()
-        self._progress.advance(sum(count * rows for count, rows, _ in ROWS.values()))
+        self._progress.advance(rows_of(self._by_kind))
+
+
+def rows_of(kinds: Iterable[str]) -> int:
+    """Rows of a step with lessons of these kinds."""
+    return sum(ROWS[kind][0] * ROWS[kind][1] for kind in kinds)

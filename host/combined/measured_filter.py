@@ -14,22 +14,18 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...unmemorize.lora.measured import projected
-from ...unmemorize.lora.relearning import STEPS, wanted
+from ...unmemorize.lora.relearning import STEPS, explained, wanted
 from ...unmemorize.stability.everyday import EVERYDAY
-from ..core.identity import identity, shown
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.seeds import later_seed
 from ..core.settings import check_range, check_sampling
 from ..lora import keys
 from ..lora.filter_file import weights_of
-from ..lora.report import TOOL, earlier
 from .change_measuring import PLACES, Changes, Latents, changes_of, usual_limit
-from .lessons import EMPTY, ROWS, Lesson, teach
-from .new_factors import Factors, factors_of, written
+from .lessons import CAPTION, EMPTY, PROMPT, Lesson, rows_of, teach
+from .new_factors import OF_TEXT, Factors, factors_of, module_of, written
 
-METHOD = "learnt anew (ours)"
 PROMPTS = 24
 """Everyday prompts that are drawn where none are given."""
 LEAST_RUNS = 24
@@ -72,7 +68,7 @@ class Measured:
     removed: dict[str, Tensor]
     passed: dict[str, list[str]]
     prompts_kept: float
-    """Of what the LoRA changes for the prompts, measured with the model at their latents; 1 where nothing was removed."""
+    """Of what the LoRA changes for the prompts, in runs that were not learnt from; 1 where nothing was removed."""
     agreements: list[float]
     """Of every caption's runs with the whole LoRA, its mean."""
     limit: float
@@ -81,6 +77,10 @@ class Measured:
     """Of what the LoRA does for the captions that leak, alone; drawn again with what was kept; 1 where nothing was removed."""
     learnt: bool = False
     """Did what was learnt keep enough?"""
+    reached: float | None = None
+    """What it kept, also where that is too little; None: nothing was learnt."""
+    odd_prompts: int = 0
+    """Of the prompts, those that ask for something else under the LoRA: they are taught as captions that leak are."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     """Kind of layer -> its layers, and the strength that is left of what the LoRA adds to them."""
     evaluations: int = 0
@@ -98,19 +98,24 @@ def filter_by_measuring(job: MeasuredJob) -> Measured:
     check_range("keep", job.keep, 0, 1)
     check_range("learning_steps", job.learning_steps, 1, math.inf)
     contents = keys.check(keys.take_apart(job.tensors, job.model, job.clip), weights_of(job.model, job.clip))
-    if all(update.layer.text_encoder for update in contents.updates):
-        raise ValueError("This LoRA changes no layer of the model, so that there is nothing to learn anew. Filter it by its weights.")
+    if not learns(contents, job.model):
+        raise ValueError("None of this LoRA's layers can be learnt anew. Filter it by its weights: BAF Filter LoRA.")
     measuring = _Measuring(job, contents)
-    found = Measured(job.tensors, {}, dict(contents.passed), 1.0, measuring.agreements, measuring.limit)
-    if found.leaks or not job.captions:
+    found = Measured(job.tensors, {}, dict(contents.passed), 1.0, measuring.agreements, measuring.limit, odd_prompts=measuring.odd_prompts)
+    if (found.leaks or not job.captions) and measuring.ordinary:
         kept, removed, groups, passed = measuring.learnt()
-        share = measuring.prompts_kept(kept)
-        found.passed |= passed
-        if share >= job.keep:
-            found.kept, found.removed, found.groups, found.prompts_kept, found.learnt = kept, removed, groups, share, True
+        found.reached = measuring.prompts_kept(kept)
+        if found.reached >= job.keep:
+            found.kept, found.removed, found.groups, found.prompts_kept, found.learnt = kept, removed, groups, found.reached, True
+            found.passed |= passed
             found.leak_left = measuring.leak_left(kept)
     found.evaluations = measuring.evaluations
     return found
+
+
+def learns(contents: keys.Contents, model: Any) -> bool:
+    """Is there a layer that can be learnt anew?"""
+    return any(module_of(update.layer, model)[0] is not None for update in contents.updates)
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,14 @@ class _Seen:
         """Of every prompt."""
         return self.runs.agreements(changes_of(self.after, self.before), self.before)
 
-    def lessons(self, kind: str, same: list[bool]) -> list[Lesson]:
+    def lessons(self, kind: str, names: dict[str, str], same: list[bool]) -> list[Lesson]:
         """What is to be predicted of each prompt, and of the empty one at the same latents; `same`: does it ask for the same under L?"""
         found = []
         for i, (prompt, points) in enumerate(zip(self.prompts, self.runs.points, strict=True)):
             part = slice(i * len(points), (i + 1) * len(points))
             sides = [torch.cat(side) for pairs in (self.after[part], self.before[part]) for side in zip(*pairs, strict=True)]
             targets = wanted(*sides, torch.full((len(points),), same[i]))
-            found += [Lesson(kind, prompt, points, targets), Lesson(EMPTY, EMPTY, points, sides[1])]
+            found += [Lesson(kind, names[prompt], points, targets), Lesson(EMPTY, EMPTY, points, sides[1])]
         return found
 
 
@@ -145,17 +150,21 @@ class _Measuring:
         prompts, steps = job.kept_prompts(), job.use["steps"]
         times = math.ceil(LEAST_RUNS / len(prompts))
         runs = times * len(prompts) + 2 * SEEDS * len(job.captions)
-        learnt = job.learning_steps * sum(count * rows for count, rows, _ in ROWS.values())
-        again = len(job.captions) * (steps + 8 * len(PLACES)) + 6 * ASKED * len(PLACES)
+        learnt = job.learning_steps * rows_of([PROMPT, EMPTY, *([CAPTION] if job.captions else [])])
+        again = (len(job.captions) * 2 + min(ASKED, len(prompts))) * (steps + 6 * len(PLACES))
         self._progress = Progress(5 * runs * steps + learnt + again)
         self._evaluations = 0
         self._base, self._whole = (job.model, job.clip), self._under(job.tensors)
         self._prompts = [self._seen(*self._whole, prompts, k) for k in range(times)]
         self._captions = [self._seen(*way, job.captions, k) for k in range(SEEDS) for way in (self._whole, self._base) if job.captions]
-        ordinary = _mean([seen.agreements() for seen in self._prompts])
-        self.limit = usual_limit(ordinary)
+        agreements = dict(zip(prompts, _mean([seen.agreements() for seen in self._prompts]), strict=True))
+        worded = {p: value for p, value in agreements.items() if p}
+        self.limit = usual_limit(list(worded.values()))
+        self.ordinary = [p for p, value in worded.items() if not value < self.limit]
+        """Prompts that ask for the same under the LoRA."""
+        self.odd_prompts = len(worded) - len(self.ordinary)
         self.agreements = _mean([seen.agreements() for seen in self._captions[::2]])
-        self._same = {"prompt": [not value < self.limit for value in ordinary], "caption": [not a < self.limit for a in self.agreements]}
+        self._leaking = [c for c, value in zip(job.captions, self.agreements, strict=True) if value < self.limit]
 
     @property
     def evaluations(self) -> int:
@@ -179,46 +188,62 @@ class _Measuring:
 
     def learnt(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, float]], dict[str, list[str]]]:
         """What is kept and what is removed, how much is left of each kind of layer, and what stayed as it was."""
-        job, (model, _) = self._job, self._whole
+        job, model = self._job, _not_dynamic(self._whole[0])
         factors, passed = factors_of(self._contents.updates, model, model.load_device)
-        if not factors:
-            raise ValueError(f"None of this LoRA's layers can be learnt anew: {'; '.join(passed)}. Filter it by its weights.")
-        lessons = [lesson for seen in self._prompts for lesson in seen.lessons("prompt", self._same["prompt"])]
-        lessons += [lesson for seen in self._captions for lesson in seen.lessons("caption", self._same["caption"])]
-        self._teach(factors, lessons)
-        return *written(factors, self._contents.updates, job.tensors, weights_of(job.model, job.clip)), passed
+        names = {p: f"prompt {i}" for i, p in enumerate(dict.fromkeys([*self._prompts[0].prompts, *job.captions]))}
+        lessons = []
+        for kind, several, same in (
+            (PROMPT, self._prompts, {*self.ordinary, ""}),
+            (CAPTION, self._captions, {*job.captions} - {*self._leaking}),
+        ):
+            for seen in several:
+                lessons += seen.lessons(kind, names, [p in same for p in seen.prompts])
+        self._teach(model, factors, names, lessons)
+        kept, removed, groups = written(factors, self._contents.updates, job.tensors, weights_of(job.model, job.clip))
+        of_text = passed.pop(OF_TEXT, [])
+        groups |= {"text encoder": {"layers": float(len(of_text)), "strength_left": 0.0}} if of_text else {}
+        return kept, removed, groups, passed
 
-    def _teach(self, factors: list[Factors], lessons: list[Lesson]) -> None:
-        job, (model, _) = self._job, self._whole
-        texts = list(dict.fromkeys([*self._prompts[0].prompts, *job.captions]))
-        prompts = dict(zip([*texts, EMPTY], encoded(job.clip, [*texts, job.reference]), strict=True))
+    def _teach(self, model: Any, factors: list[Factors], names: dict[str, str], lessons: list[Lesson]) -> None:
+        job = self._job
+        prompts = dict(zip([*names.values(), EMPTY], encoded(job.clip, [*names, job.reference]), strict=True))
         latent = comfy.sample.fix_empty_latent_channels(job.model, torch.zeros_like(job.latent["samples"][:1]))
         self._evaluations += teach(model, factors, prompts, lessons, latent, job.learning_steps, job.use["seed"], self._progress)
 
-    def prompts_kept(self, tensors: dict[str, Tensor]) -> float:
-        """Of what the whole LoRA changes for the prompts that ask for the same under it, what a changed one still does: its projection."""
-        same = [p for p, same in zip(self._prompts[0].prompts, self._same["prompt"], strict=True) if same]
-        if not same:
-            return 1.0
-        runs = self._prompts[0].runs.some(same[:: max(1, len(same) // ASKED)][:ASKED], PLACES)
+    def _changes(self, ways: list[tuple[Any, Any]], runs: Latents) -> list[Changes]:
+        """What LoRAs change at the latents of runs."""
         before = runs.predicted(*self._base)
-        now, whole = (changes_of(runs.predicted(*way), before) for way in (self._under(tensors), self._whole))
+        found = [changes_of(runs.predicted(*way), before) for way in ways]
         self._evaluations += runs.evaluations
-        return projected([(x, w) for (x, _), (w, _) in zip(now, whole, strict=True)])
+        return found
+
+    def prompts_kept(self, tensors: dict[str, Tensor]) -> float:
+        """Of what the LoRA changes for prompts that ask for the same under it, what a changed one does too, in runs of other seeds."""
+        asked = self.ordinary[:: max(1, len(self.ordinary) // ASKED)][:ASKED]
+        runs = self._drawn(*self._whole, asked, LEAST_RUNS + len(self._prompts) * len(self._prompts[0].prompts), list(PLACES))
+        now, whole = self._changes([self._under(tensors), self._whole], runs)
+        return explained([(x, w) for (x, _), (w, _) in zip(now, whole, strict=True)])
 
     def leak_left(self, tensors: dict[str, Tensor]) -> float:
         """Mean square of what a changed LoRA does for the captions alone, over that of the whole one, each in runs of its own: a part of a
         LoRA draws other pictures, and at the whole one's latents it would still seem to lead to them. Only captions that leak count."""
-        leaking = [c for c, same in zip(self._job.captions, self._same["caption"], strict=True) if not same]
-        if not leaking:
+        if not self._leaking:
             return 1.0
-        changed, first = self._under(tensors), self._captions[0].runs.some(leaking, PLACES)
-        again = self._drawn(*changed, leaking, 0, list(PLACES))
         now, whole = (
-            changes_of(runs.predicted(*way), runs.predicted(*self._base)) for runs, way in ((again, changed), (first, self._whole))
+            _alone(self._changes([way], self._drawn(*way, self._leaking, 0, list(PLACES)))[0])
+            for way in (self._under(tensors), self._whole)
         )
-        self._evaluations += again.evaluations + first.evaluations
-        return _alone(now) / _alone(whole)
+        return now / whole if whole else 1.0
+
+
+def _not_dynamic(model: Any) -> Any:
+    """The MODEL with its weights at their places: newer cores lend a layer its weights for a call, and autograd needs them longer."""
+    if not getattr(model, "is_dynamic", lambda: False)():
+        return model
+    try:
+        return model.clone(disable_dynamic=True)
+    except RuntimeError as error:
+        raise ValueError("This model is loaded piece by piece, and cannot learn so. Start ComfyUI with --disable-dynamic-vram.") from error
 
 
 def _mean(agreements: list[list[float]]) -> list[float]:
@@ -229,50 +254,3 @@ def _mean(agreements: list[list[float]]) -> list[float]:
 def _alone(changes: Changes) -> float:
     """Of what is done for captions and not for every prompt, the sum of squares."""
     return sum(float((c - u).double().square().sum()) for c, u in changes)
-
-
-def report(found: Measured, job: MeasuredJob) -> dict[str, Any]:
-    """What was done and what it cost; JSON-able."""
-    return {
-        "method": METHOD,
-        "verdict": _in_words(found),
-        "leak_left": round(found.leak_left, 4) if found.leaks else None,
-        "prompts_kept": round(found.prompts_kept, 4),
-        "agreement": [_number(value) for value in found.agreements],
-        "agreement_limit": round(found.limit, 4),
-        "groups": found.groups,
-        "evaluations": found.evaluations,
-        "settings": job.use
-        | {"keep": job.keep, "learning_steps": job.learning_steps, "captions": len(job.captions), "prompts": len(job.kept_prompts()),
-           "everyday": not job.prompts},
-        "passed_through": found.passed,
-    }  # fmt: skip
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
-
-
-def _in_words(found: Measured) -> str:
-    several, leaking = len(found.agreements), sum(value < found.limit for value in found.agreements)
-    if several and all(math.isnan(value) for value in found.agreements):
-        return "The LoRA changes nothing in the runs of these captions: there was nothing to judge."
-    if several and not leaking:
-        return "None of these captions moves the LoRA in a way of its own: nothing was removed. It may still remember others."
-    if not found.learnt:
-        return "Nothing was removed: what was learnt anew keeps less of what the LoRA is for than `keep` asks. Give it more learning steps."
-    kept = f"Of what it changes for the prompts {found.prompts_kept:.0%} is left"
-    only = "Whether no copy comes any more only pictures show: draw them, or use LoRA Leak Probe."
-    if not several:
-        return f"Learnt anew from the prompts alone. {kept}. {only}"
-    return f"{leaking} of {several} captions leak. Of what the LoRA does for them alone {found.leak_left:.0%} is left. {kept}. {only}"
-
-
-def provenance(info: dict[str, Any] | None, job: MeasuredJob, found: Measured) -> dict[str, Any]:
-    """Settings, source and base model, for the metadata of a filtered file; no caption."""
-    info = info or {}
-    return {
-        "tool": TOOL, "method": METHOD, "keep": job.keep, "learning_steps": job.learning_steps,
-        "source": {k: info.get(k, "") for k in ("name", "sha256")}, "base": shown(identity(job.model)) | {"patches": ""},
-        **earlier(info),
-    }  # fmt: skip

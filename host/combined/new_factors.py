@@ -17,12 +17,14 @@ from ..core.weights import Weights
 from ..lora.filter_file import kernel_of
 from ..lora.groups import group_of
 from ..lora.keys import Update
-from ..lora.layers import Layer
-from ..lora.rewriting import Rewritten, with_changes
+from ..lora.layers import NOTHING, TOO_LARGE, Layer, is_finite
+from ..lora.rewriting import Rewritten, as_read, with_changes
 
-OF_TEXT = "of the text encoder: what they did is learnt by the layers of the model"
+OF_TEXT = "they are of the text encoder"
 REARRANGED = "they change a part of a layer's inputs, or rearrange them, and stay as they are"
 NO_MODULE = "they are no layer that is called by itself, and stay as they are"
+MOST_RANK = 256
+"""Channels of a layer that learn, its largest: a LoKr or a whole difference has as many as the layer has sides."""
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -61,18 +63,27 @@ def factors_of(updates: list[Update], model: Any, device: torch.device) -> tuple
     found: list[Factors] = []
     passed: dict[str, list[str]] = {}
     for update in updates:
-        module, reason = _module_of(update.layer, model)
-        if module is None:
-            passed.setdefault(reason, []).extend(update.keys)
-            continue
-        with torch.inference_mode(False):  # what learns may be no inference tensor
-            channels = update.layer.adapter.channels(device)
-            b, a = (factor.clone() for factor in refactored(channels, channels.sigma))
-            found.append(Factors(update, module, (b, a), (nn.Parameter(START * b), nn.Parameter(a.clone()))))
+        module, reason = module_of(update.layer, model)
+        factors = None if module is None else _begun(update, module, device)
+        if factors is None:
+            passed.setdefault(reason or NOTHING, []).extend(update.keys)
+        else:
+            found.append(factors)
     return found, passed
 
 
-def _module_of(layer: Layer, model: Any) -> tuple[nn.Module | None, str]:
+def _begun(update: Update, module: nn.Module, device: torch.device) -> Factors | None:
+    """None for a layer that changes nothing."""
+    with torch.inference_mode(False):  # what learns may be no inference tensor
+        channels = update.layer.adapter.channels(device)
+        sigma = channels.sigma.clone()
+        sigma[MOST_RANK:] = 0
+        b, a = (factor.clone() for factor in refactored(channels, sigma))
+        return Factors(update, module, (b, a), (nn.Parameter(START * b), nn.Parameter(a.clone()))) if len(a) else None
+
+
+def module_of(layer: Layer, model: Any) -> tuple[nn.Module | None, str]:
+    """The module that a layer's factors can learn in, or why there is none, in words."""
     if layer.text_encoder:
         return None, OF_TEXT
     try:
@@ -82,7 +93,10 @@ def _module_of(layer: Layer, model: Any) -> tuple[nn.Module | None, str]:
     grouped = isinstance(module, CONVOLUTIONS) and module.groups != 1
     if grouped or layer.function is not None or (layer.offset or (0,))[0] != 0:
         return None, REARRANGED
-    return (module, "") if isinstance(module, (nn.Linear, *CONVOLUTIONS)) else (None, NO_MODULE)
+    linear = isinstance(module, nn.Linear) or (
+        hasattr(module, "in_features") and module.weight.ndim == 2
+    )  # quantised ones are no nn.Linear
+    return (module, "") if linear or isinstance(module, CONVOLUTIONS) else (None, NO_MODULE)
 
 
 @contextlib.contextmanager
@@ -116,12 +130,18 @@ def written(
     for factors in several:
         update, (b, a), (b_old, a_old) = factors.update, (p.detach() for p in factors.new), factors.old
         kernel, adapter = kernel_of(update, sizes[False]), update.layer.adapter
-        changes.append((update, adapter.rewritten(b, a, update.names, kernel)))
-        gone |= adapter.rewritten(torch.cat([b_old, -b], 1), torch.cat([a_old, a]), update.names, kernel)
-        new, old = (float(norm_of_product(*pair)) ** 2 for pair in ((b, a), factors.old))
-        energies.setdefault(group_of(update.layer), []).append((new, old))
+        whole = adapter.channels(b.device)
+        all_b, all_a = refactored(whole, whole.sigma) if len(whole) > MOST_RANK else (b_old, a_old)
+        new = adapter.rewritten(b, a, update.names, kernel)
+        rest = adapter.rewritten(torch.cat([all_b, -b], 1), torch.cat([all_a, a]), update.names, kernel)
+        if not all(is_finite(t) for t in (*new.values(), *rest.values())):
+            raise ValueError(f"The layer {update.layer.target} cannot be learnt anew: {TOO_LARGE}.")
+        changes.append((update, new))
+        gone |= rest
+        left, had = (float(norm_of_product(*pair)) ** 2 for pair in ((b, a), factors.old))
+        energies.setdefault(group_of(update.layer), []).append((left, had))
     groups = {name: {"layers": float(len(each)), "strength_left": _strength(each)} for name, each in energies.items()}
-    return with_changes(tensors, changes), gone, groups
+    return as_read(with_changes(tensors, changes), tensors), as_read(gone, tensors), groups
 
 
 def _strength(energies: list[tuple[float, float]]) -> float:

@@ -60,8 +60,12 @@ def differentiable(network: torch.nn.Module) -> Iterator[None]:
     """
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     flags: list[torch.nn.Parameter] = []
+    core: Any = comfy.model_management
+    training = getattr(core, "in_training", None)  # newer cores choose kernels by it that have a backward pass
     with torch.inference_mode(False), torch.enable_grad():
         try:
+            if training is not None:
+                core.in_training = True
             for module in network.modules():
                 for name, weight in module._parameters.items():
                     if weight is None:
@@ -74,6 +78,8 @@ def differentiable(network: torch.nn.Module) -> Iterator[None]:
                         flags.append(weight)
             yield
         finally:
+            if training is not None:
+                core.in_training = training
             for parameters, name, weight in swapped:
                 parameters[name] = weight
             for weight in flags:

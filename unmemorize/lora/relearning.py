@@ -21,8 +21,8 @@ from torch import Tensor
 START = 1 / 3
 """Strength of the LoRA that learning begins with: at half of it some pictures still come (`benchmark -- lora-guard`)."""
 STEPS = 400
-RATE = 0.004
-"""Of Adam, falling to nothing along a cosine (selection set of LoRAs)."""
+RATE = 0.07
+"""Of Adam, of the size that a layer's factors have (root mean square), falling to nothing along a cosine (selection set of LoRAs)."""
 
 
 def wanted(cond: Tensor, uncond: Tensor, cond_before: Tensor, uncond_before: Tensor, same: Tensor) -> Tensor:
@@ -37,6 +37,20 @@ def error(predicted: Tensor, target: Tensor, b: Tensor) -> Tensor:
     return ((predicted.float() - target).flatten(1) / b.view(-1, 1)).square().sum()
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Of step 0 to steps - 1."""
-    return RATE * (1 + math.cos(math.pi * step / steps)) / 2
+def rate_of(factors: tuple[Tensor, Tensor]) -> float:
+    """Rate at the first step of a layer with factors B and A: that of all layers, times the geometric mean of their sizes."""
+    b, a = (float(f.square().mean().sqrt()) for f in factors)
+    return RATE * math.sqrt(b * a)
+
+
+def falling(step: int, steps: int) -> float:
+    """What is left of the rate at step 0 to steps - 1."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def explained(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Share of what a whole LoRA changes that another one changes as well, over pairs (of the other, of the whole):
+    1 - |other - whole|^2 / |whole|^2, at least 0; what is changed in other ways counts against it."""
+    wrong = sum(float((x.double() - whole.double()).square().sum()) for x, whole in pairs)
+    norm = sum(float(whole.double().square().sum()) for _, whole in pairs)
+    return max(1 - wrong / norm, 0.0) if norm else 0.0

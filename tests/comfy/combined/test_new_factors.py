@@ -78,6 +78,33 @@ def test_what_is_written_does_what_was_learnt_and_adds_up(demo, module, keys):
     assert all(g["strength_left"] > 0.2 for g in groups.values())
 
 
+def test_a_layer_that_changes_nothing_stays_and_is_named(demo, module, keys):
+    """Frozen blocks are saved with zeros: written with rank 0, no LoRA loader could read them."""
+    tensors = lora_of(demo[0], LINEAR, CONVOLUTION)
+    frozen = next(k for k in tensors if "input_blocks" in k and k.endswith("lora_up.weight"))
+    tensors[frozen] = torch.zeros_like(tensors[frozen])
+    whole = under(demo, tensors)[0]
+    updates = keys.take_apart(tensors, *demo[:2]).updates
+    factors, passed = module.factors_of(updates, whole, torch.device("cpu"))
+    assert len(factors) == 1 and list(passed) == [module.NOTHING]
+    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
+    kept, _, _ = module.written(factors, updates, tensors, sizes)
+    assert kept[frozen] is tensors[frozen]
+
+
+def test_only_the_largest_channels_learn_and_the_parts_still_add_up(demo, module, keys, monkeypatch):
+    monkeypatch.setattr(module, "MOST_RANK", 1)
+    tensors = lora_of(demo[0], LINEAR)
+    whole = under(demo, tensors)[0]
+    updates = keys.take_apart(tensors, *demo[:2]).updates
+    factors, _ = module.factors_of(updates, whole, torch.device("cpu"))
+    assert factors[0].new[1].shape[0] == 1
+    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
+    kept, gone, _ = module.written(factors, updates, tensors, sizes)
+    both = under(under(demo, kept), gone)[0]
+    assert torch.allclose(predicted(demo, both), predicted(demo, whole), atol=1e-4)
+
+
 def test_a_part_of_a_fused_layer_changes_its_own_outputs(module):
     """Rows 3 to 5 of 7, as the second part of a fused qkv."""
     layer = type("Layer", (), {"offset": (0, 3, 2)})()
