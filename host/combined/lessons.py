@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,8 @@ class _Learning(comfy.samplers.Sampler):
         self._by_kind = {kind: found for kind in ROWS if (found := [les for les in lessons if les.kind == kind])}
         self._random = torch.Generator().manual_seed(seed % 2**63)
         self.evaluations, self._scale, self._tries = 0, 1.0, 0
+        self._mutates = False
+        """Does the model add to what autograd keeps (Flux)? Allowing it costs time at every operation."""
 
     def sample(
         self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor, latent_image: Tensor | None = None,
@@ -101,12 +104,15 @@ class _Learning(comfy.samplers.Sampler):
     def _gradients(self, model: Any, conds: dict[str, Any], asked: list[tuple[Lesson, list[int]]], options: Any, like: Tensor) -> bool:
         """Those of a step's lessons; False if they overflowed, for another try at a smaller scale. ValueError if there are none."""
         try:
-            with allow_mutation_on_saved_tensors():  # some models add to what autograd keeps
+            with allow_mutation_on_saved_tensors() if self._mutates else contextlib.nullcontext():
                 for lesson, rows in asked:
                     self._learn(model, conds[lesson.name], lesson, rows, options, like)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError) as error:
+            if "inplace operation" in str(error) and not self._mutates:
+                self._mutates = True
+                return False
             raise ValueError(f"This model cannot be learnt through: {error}. Load it in bf16, fp16 or fp32, not quantised.") from error
         found = [p.grad for factors in self._several for p in factors.new if p.grad is not None]
         if not found:
