@@ -14,8 +14,8 @@ from .shared import (
     NOTE_WIDTH,
     SAMPLING,
     WIDE,
-    compared,
     demo_picture,
+    drawn,
     folded,
     folded_model,
     framed,
@@ -42,7 +42,7 @@ CLEAN_NOTE = """## Clean a LoRA
 Press **Run**; it takes some minutes, once. The demo LoRA *leaking* carries a hatching and four photographs. *Clean LoRA* takes the place of
 *Load LoRA*: it learns the LoRA anew from what it does to prompts that you use it with, and leaves out what it remembers.
 
-**Above** the training caption; **below** an ordinary prompt, which keeps the hatching. Hover to wipe. Next: 16 what leaks, 17 which epoch.
+**Above** the training caption; **below** an ordinary prompt, which keeps the hatching. Next: 16 what leaks, 17 which epoch.
 """ + own_model("Your LoRA's file in both nodes, prompts you use it with, and captions it was trained with if you know some.")
 
 EPOCHS_NOTE = """## Which epoch leaks least?
@@ -90,11 +90,12 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     clean = g.add("UnmemorizeCleanLoRA", (COLUMNS[0], 0), (WIDE, 520), model=load[0], lora_name="demo/leaking", **links)
     whole = folded(g.add("UnmemorizeLoadDemoLoRA", (COLUMNS[1], 0), (300, 60), model=load[0], lora="leaking"))
     other = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
-    for row, (words, prompt) in enumerate((("photograph", caption), ("scene", other))):
-        y = 45 + NEXT_ROW * row
-        at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90)}
-        compared(g, f"Whole, and cleaned: {words}", (whole[0], clean[0]), prompt, demo, *([whole] if row == 0 else []), **at)
-    g.app(inputs=[(clean, "lora_name"), (clean, "prompts")], outputs=[n for n in g.nodes if n.type == "UnmemorizeComparePictures"])
+    models = (("The whole LoRA", whole, [whole]), ("Cleaned", clean, []))
+    for k, (title, model, inside) in enumerate(models):
+        drawn(g, title, COLUMNS[1 + k], 45, model[0], caption, demo, *inside)
+        drawn(g, f"{title}: scene", COLUMNS[1 + k], 45 + NEXT_ROW, model[0], other, demo)
+    cleaned = [n for n in g.nodes if n.type == "PreviewImage" and n.pos[0] >= COLUMNS[2]]
+    g.app(inputs=[(clean, "lora_name"), (clean, "prompts")], outputs=cleaned)
     return g.build("unmemorize-15-clean-a-lora")
 
 
