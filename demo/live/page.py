@@ -167,12 +167,12 @@ has not stored it; every other picture keeps its bits.</p>{cards}"""
 
 
 def _filter(found: dict[str, Any], plot: bytes) -> str:
-    names = ("the whole LoRA", "filtered", "what was removed, alone")
+    names = ("the whole LoRA", "filtered")
     rows = ""
     for k, first in enumerate((_img(found["training"], "training photograph"), '<div class="none">drawn afresh<br>each time</div>')):
         figures = "".join(
             f"<figure>{_img(p, name)}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
-            for p, copied, name in zip(found["drawn"][3 * k : 3 * k + 3], found["copied"][3 * k : 3 * k + 3], names, strict=True)
+            for p, copied, name in zip(found["drawn"][2 * k : 2 * k + 2], found["copied"][2 * k : 2 * k + 2], names, strict=True)
         )
         rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
     return f"""<h2 id="s4">4. A LoRA, and what of it is kept</h2>

@@ -123,7 +123,7 @@ def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], *k
 
 
 def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
-    """What workflow 08 showed: the training photograph, two captions by three parts of the LoRA."""
+    """What workflow 08 showed: the training photograph, two captions by the LoRA whole and filtered."""
     training, *drawn = in_order(server, prompt, outputs, "PreviewImage", PAIR)
     label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
     return {"training": training, "drawn": drawn, "copied": lora_copies(training, label.split(": ", 1)[1], drawn)}

@@ -14,7 +14,7 @@ Press **Run**; it takes some minutes. The demo LoRA *leaking* carries a style, a
 *Filter LoRA by Measuring* learns it anew from what it does to the prompts in the node: the style comes back, the photographs do not.
 
 - **Above**: the caption of a training photograph. **Below**: an ordinary scene.
-- **Before, after**: whole LoRA, filtered (hover to wipe). Right: what was removed.
+- **Before, after**: whole LoRA, filtered (hover to wipe).
 - **Leak probes**: what many seeds agree on, before and after.
 
 Next: 15 in one node, 18 by the weights alone in seconds, 19 every channel.
@@ -46,7 +46,7 @@ Drag the threshold in the plot; press **Run** again to apply it.
 
 
 def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Workflow 08: whole, filtered and removed part of the leaking LoRA, for a training caption and a scene; probed before and after."""
+    """Workflow 08: the leaking LoRA whole and filtered, for a training caption and a scene; probed before and after."""
     g = Graph(object_info)
     g.note(NOTE_AT, NOTE_WIDTH, NOTE)
     demo = load, _, latent = folded_model(g, 0, 650)
@@ -58,19 +58,15 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         **links, **SETTINGS,
     )  # fmt: skip
     scene = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
-    parts = zip(COLUMNS[1:], (opened[0], split[0], split[1]), strict=True)
-    whole, kept, removed = (folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts)
+    parts = zip((COLUMNS[1], COLUMNS[1] + 185), (opened[0], split[0]), strict=True)
+    whole, kept = (folded(g.add("LoraModelLoader", (at, 0), (300, 100), model=load[0], lora=part)) for at, part in parts)
     both = (whole[0], kept[0])
     for row, (words, prompt) in enumerate((("photograph", photo), ("scene", scene))):
-        y, first = 45 + NEXT_ROW * row, row == 0
-        at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90)}
-        compared(g, f"Whole LoRA, and filtered: {words}", both, prompt, demo, *([whole, kept] if first else []), **at)
-        drawn(g, f"What was removed: {words}", COLUMNS[3], y, removed[0], prompt, demo, *([removed] if first else []))
+        y = 45 + NEXT_ROW * row
+        at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90), "apart": 0}
+        compared(g, f"Whole, and filtered: {words}", both, prompt, demo, *([whole, kept] if row == 0 else []), **at)
     asked: dict[str, Any] = {"base": load[0], "vae": load[2], **links, "pictures": PROBED, "groups": 4, **SETTINGS}
-    probes = [
-        g.add("UnmemorizeLoRALeakProbe", (COLUMNS[3] + 400 + 400 * k, 45), (WIDE, 900), lora=m[0], **asked)
-        for k, m in enumerate((whole, kept))
-    ]
+    probes = [g.add("UnmemorizeLoRALeakProbe", (COLUMNS[2 + k], 0), (WIDE, 900), lora=m[0], **asked) for k, m in enumerate((whole, kept))]
     for words, node in zip(("before", "after"), probes, strict=True):
         g.group(f"Leak probe: {words}", [node])
     return g.build("unmemorize-08-filter-a-lora")

@@ -97,9 +97,9 @@ def side_by_side(g: Graph, at: tuple[int, int], pictures: list[Any], apart: int,
 
 def compared(
     g: Graph, title: str, models: tuple[Any, Any], prompt: Node, demo: tuple[Node, Node, Node], *more: Node, beside: tuple[int, int],
-    at: tuple[int, int],
+    at: tuple[int, int], apart: int = COLUMNS[1] - COLUMNS[0],
 ) -> None:  # fmt: skip
-    """A frame with what two models draw of a prompt, same seed; their folded samplers stand `beside`."""
+    """A frame with what two models draw of a prompt, same seed; their folded samplers stand `beside`; `apart`: wider than a column."""
     load, empty, latent = demo
     inside, pictures = list(more), []
     for k, model in enumerate(models):
@@ -107,7 +107,7 @@ def compared(
         decode = decoded(g, beside[0] + FOLDED, beside[1] + 45 * k, sampler[0], load)
         inside += [sampler, decode]
         pictures.append(decode[0])
-    g.group(title, [*inside, side_by_side(g, at, pictures, apart=COLUMNS[1] - COLUMNS[0])])
+    g.group(title, [*inside, side_by_side(g, at, pictures, apart=apart)])
 
 
 def drawn(
