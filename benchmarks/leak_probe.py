@@ -97,7 +97,7 @@ def main() -> None:
     prober = Prober(bench, options.pictures, options.w)
     versions = {s.name: {"": s.tensors} for s in bench.subjects}
     measured = filtered(bench, prompts_of(bench))
-    for s, found in zip(bench.subjects, measured, strict=True):
+    for s, found in zip(bench.subjects, measured.values(), strict=True):
         if s.photos:
             versions[s.name]["_filtered"] = filter_lora(s.tensors, Job(bench.generator.model, None, Settings())).kept
             versions[s.name]["_measured"] = found.kept
