@@ -21,7 +21,7 @@ from .inputs import sampling_inputs
 from .lora import ALIASES
 
 USE = {"seed": 0, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
-"""For the runs of prompts and captions; they need not be yours. Guidance of 4 is enough for most, and burns no distilled model's pictures."""
+"""For the runs of prompts and captions; they need not be yours. Guidance of 4 is enough, and burns no distilled model's pictures."""
 
 
 class CleanLoRA(io.ComfyNode):
