@@ -90,7 +90,7 @@ def clean_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     clean = g.add("UnmemorizeCleanLoRA", (COLUMNS[0], 0), (WIDE, 520), model=load[0], lora_name="demo/leaking", **links)
     whole = folded(g.add("UnmemorizeLoadDemoLoRA", (COLUMNS[1], 0), (300, 60), model=load[0], lora="leaking"))
     other = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
-    models = (("The whole LoRA", whole, [whole]), ("Cleaned", clean, []))
+    models: tuple[tuple[str, Any, list[Any]], ...] = (("The whole LoRA", whole, [whole]), ("Cleaned", clean, []))
     for k, (title, model, inside) in enumerate(models):
         drawn(g, title, COLUMNS[1 + k], 45, model[0], caption, demo, *inside)
         drawn(g, f"{title}: scene", COLUMNS[1 + k], 45 + NEXT_ROW, model[0], other, demo)
