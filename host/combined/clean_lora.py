@@ -52,7 +52,8 @@ def clean(
     found = filter_by_measuring(measured)
     facts = measured_report(found, measured)
     if not found.learnt and (found.leaks or not several):
-        return _by_weights(model, clip, file, strength, f" {facts['verdict']}")
+        kept = "no prompt told what to keep" if found.reached is None else f"it kept {found.reached:.0%}"
+        return _by_weights(model, clip, file, strength, f" Learning it anew failed: {kept}. More prompts like yours help.")
     patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, found.kept, strength, strength)
     return Cleaned(patched, patched_clip, facts["verdict"], facts)
 

@@ -14,7 +14,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...unmemorize.lora.relearning import STEPS, explained, wanted
+from ...unmemorize.lora.measured import explained
+from ...unmemorize.lora.relearning import STEPS, wanted
 from ...unmemorize.stability.everyday import EVERYDAY
 from ..core.progress import Progress
 from ..core.prompts import encoded
@@ -107,7 +108,8 @@ def filter_by_measuring(job: MeasuredJob) -> Measured:
         found.reached = measuring.prompts_kept(kept)
         if found.reached >= job.keep:
             found.kept, found.removed, found.groups, found.prompts_kept, found.learnt = kept, removed, groups, found.reached, True
-            found.passed |= passed
+            for reason, several in passed.items():
+                found.passed[reason] = [*found.passed.get(reason, []), *several]
             found.leak_left = measuring.leak_left(kept)
     found.evaluations = measuring.evaluations
     return found

@@ -17,3 +17,11 @@ def projected(pairs: list[tuple[Tensor, Tensor]]) -> float:
     along = sum(float((x.double() * whole.double()).sum()) for x, whole in pairs)
     norm = sum(float(whole.double().square().sum()) for _, whole in pairs)
     return max(along / norm, 0.0) if norm else 0.0
+
+
+def explained(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Share of what a whole LoRA changes that another one changes as well, over pairs (of the other, of the whole):
+    1 - |other - whole|^2 / |whole|^2, at least 0; what is changed in other ways counts against it."""
+    wrong = sum(float((x.double() - whole.double()).square().sum()) for x, whole in pairs)
+    norm = sum(float(whole.double().square().sum()) for _, whole in pairs)
+    return max(1 - wrong / norm, 0.0) if norm else 0.0

@@ -2,8 +2,8 @@
 
 With B the model without the LoRA, L with it and N with the new one, N is taught at latents x of their runs:
 
-    N(x, prompt)  = L(x, prompt)                                where the prompt asks for the same under L as under B
-    N(x, caption) = B(x, caption) + L(x, empty) - B(x, empty)     where it does not: the base's content in the LoRA's common change
+    N(x, prompt)  = L(x, prompt)                              where the prompt asks for the same under L as under B
+    N(x, caption) = B(x, caption) + L(x, empty) - B(x, empty) where it does not: the base's content in the LoRA's common change
     N(x, empty)   = L(x, empty)
 
 The second line is what the stability guard draws in the place of a LoRA's copy, and the way of concept ablation (arXiv 2303.13516, whose
@@ -46,11 +46,3 @@ def rate_of(factors: tuple[Tensor, Tensor]) -> float:
 def falling(step: int, steps: int) -> float:
     """What is left of the rate at step 0 to steps - 1."""
     return (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def explained(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """Share of what a whole LoRA changes that another one changes as well, over pairs (of the other, of the whole):
-    1 - |other - whole|^2 / |whole|^2, at least 0; what is changed in other ways counts against it."""
-    wrong = sum(float((x.double() - whole.double()).square().sum()) for x, whole in pairs)
-    norm = sum(float(whole.double().square().sum()) for _, whole in pairs)
-    return max(1 - wrong / norm, 0.0) if norm else 0.0
