@@ -140,7 +140,8 @@ def cleaned_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     inputs: list[Socket] = [
         ("model", [(whole, "model"), (clean, "model")]),
         ("clip", [(clean, "clip")]),
-        *[(name, [(s, name) for s in samplers]) for name in ("positive", "negative", "latent_image")],
+        *[(name, [(s, name) for s in samplers]) for name in ("positive", "negative")],
+        ("latent_image", [*((s, "latent_image") for s in samplers), (clean, "latent")]),
         ("vae", [(decode, "vae") for _, decode in made]),
         ("lora_name", [(whole, "lora_name"), (clean, "lora_name")]),
         *[(name, [(s, name) for s in samplers]) for name in ("seed", "steps", "cfg")],

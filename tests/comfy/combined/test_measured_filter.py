@@ -267,10 +267,21 @@ def test_prompts_that_all_ask_for_something_else_are_not_taught_away(measuring, 
     assert "every prompt asks for something else" in report(found, job)["verdict"]
 
 
-def test_the_empty_prompt_behind_a_reference_is_never_taught_the_word(measuring, demo, two_parts):
+def test_the_empty_prompt_behind_a_reference_is_never_taught_the_word(measuring, demo, two_parts, monkeypatch):
+    """Where every other prompt is taken for a memory: what it does under the LoRA stays, word or not."""
+    taught = []
+    monkeypatch.setattr(measuring, "usual_limit", lambda _: 2.0)
+    monkeypatch.setattr(measuring, "teach", lambda *arguments: taught.extend(arguments[3]) or 0)
+    keys = importlib.import_module("unmemorize_pack.host.lora.keys")
     job = job_of(measuring, demo, two_parts, reference="zwx", captions=[])
-    work = measuring._Measuring(job, None)
-    assert job.kept_prompts()[-1] == "" and "" not in work.ordinary and work.odd_prompts <= len(PROMPTS)
+    work = measuring._Measuring(job, keys.take_apart(two_parts, *demo[:2]))
+    work.learnt()
+    assert job.kept_prompts()[-1] == "" and work.ordinary == [] and work.odd_prompts == len(PROMPTS)
+    lessons = [lesson for lesson in taught if lesson.kind == measuring.PROMPT]
+    seen, steps = work._prompts[0], USE["steps"]
+    for i, lesson in enumerate(lessons):
+        whole = torch.cat([cond for cond, _ in seen.after[i * steps : (i + 1) * steps]])
+        assert torch.equal(lesson.targets, whole) == (i == len(PROMPTS))
 
 
 def test_cancelled_learning_leaves_the_model_as_it_was(measuring, demo, two_parts, sample, monkeypatch):

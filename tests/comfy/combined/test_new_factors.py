@@ -37,6 +37,19 @@ def under(demo, tensors, strength=1.0):
     return importlib.import_module("comfy.sd").load_lora_for_models(*demo[:2], tensors, strength, strength)
 
 
+def begun(demo, module, keys, tensors):
+    """The MODEL under a LoRA, its updates, the factors that begin, and why the other layers have none."""
+    whole = under(demo, tensors)[0]
+    updates = keys.take_apart(tensors, *demo[:2]).updates
+    return (whole, updates, *module.factors_of(updates, whole, torch.device("cpu")))
+
+
+def written(demo, module, factors, updates, tensors):
+    """What is kept, what is gone, and the kinds of layers."""
+    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
+    return module.written(factors, updates, tensors, sizes)
+
+
 def predicted(demo, model):
     importlib.import_module("comfy.model_management").load_models_gpu([model])
     context = demo[1].encode_from_tokens_scheduled(demo[1].tokenize("a small red circle on a gray background"))[0][0]
@@ -60,14 +73,11 @@ def test_new_factors_stand_in_the_place_of_the_old_ones(demo, module, keys):
 
 def test_what_is_written_does_what_was_learnt_and_adds_up(demo, module, keys):
     tensors = lora_of(demo[0], LINEAR, CONVOLUTION)
-    whole = under(demo, tensors)[0]
-    updates = keys.take_apart(tensors, *demo[:2]).updates
-    factors, _ = module.factors_of(updates, whole, torch.device("cpu"))
+    whole, updates, factors, _ = begun(demo, module, keys, tensors)
     with torch.no_grad():
         for f in factors:
             f.new[0].add_(0.1 * torch.randn(f.new[0].shape, generator=torch.Generator().manual_seed(1)))
-    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
-    kept, gone, groups = module.written(factors, updates, tensors, sizes)
+    kept, gone, groups = written(demo, module, factors, updates, tensors)
     predicted(demo, whole)
     with module.learning(factors):
         wanted = predicted(demo, whole)
@@ -83,24 +93,18 @@ def test_a_layer_that_changes_nothing_stays_and_is_named(demo, module, keys):
     tensors = lora_of(demo[0], LINEAR, CONVOLUTION)
     frozen = next(k for k in tensors if "input_blocks" in k and k.endswith("lora_up.weight"))
     tensors[frozen] = torch.zeros_like(tensors[frozen])
-    whole = under(demo, tensors)[0]
-    updates = keys.take_apart(tensors, *demo[:2]).updates
-    factors, passed = module.factors_of(updates, whole, torch.device("cpu"))
+    whole, updates, factors, passed = begun(demo, module, keys, tensors)
     assert len(factors) == 1 and list(passed) == [module.NOTHING]
-    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
-    kept, _, _ = module.written(factors, updates, tensors, sizes)
+    kept, _, _ = written(demo, module, factors, updates, tensors)
     assert kept[frozen] is tensors[frozen]
 
 
 def test_only_the_largest_channels_learn_and_the_parts_still_add_up(demo, module, keys, monkeypatch):
     monkeypatch.setattr(module, "MOST_RANK", 1)
     tensors = lora_of(demo[0], LINEAR)
-    whole = under(demo, tensors)[0]
-    updates = keys.take_apart(tensors, *demo[:2]).updates
-    factors, _ = module.factors_of(updates, whole, torch.device("cpu"))
+    whole, updates, factors, _ = begun(demo, module, keys, tensors)
     assert factors[0].new[1].shape[0] == 1
-    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
-    kept, gone, _ = module.written(factors, updates, tensors, sizes)
+    kept, gone, _ = written(demo, module, factors, updates, tensors)
     both = under(under(demo, kept), gone)[0]
     assert torch.allclose(predicted(demo, both), predicted(demo, whole), atol=1e-4)
 
@@ -123,12 +127,9 @@ def test_layers_of_the_text_encoder_go_and_others_that_cannot_learn_stay(demo, m
     m, n = demo[1].cond_stage_model.state_dict()[name].shape
     stem = "text_encoders." + name.removesuffix(".weight")
     tensors = lora_of(demo[0], LINEAR) | {f"{stem}.lora_up.weight": torch.ones(m, 1), f"{stem}.lora_down.weight": torch.ones(1, n)}
-    whole = under(demo, tensors)[0]
-    updates = keys.take_apart(tensors, *demo[:2]).updates
-    factors, passed = module.factors_of(updates, whole, torch.device("cpu"))
+    whole, updates, factors, passed = begun(demo, module, keys, tensors)
     assert len(factors) == 1 and list(passed) == [module.OF_TEXT]
-    sizes = importlib.import_module("unmemorize_pack.host.lora.filter_file").weights_of(*demo[:2])
-    kept, gone, _ = module.written(factors, updates, tensors, sizes)
+    kept, gone, _ = written(demo, module, factors, updates, tensors)
     assert not any(k.startswith(stem) for k in kept) and all(gone[k] is t for k, t in tensors.items() if k.startswith(stem))
     odd = [u for u in updates if not u.layer.text_encoder]
     turned = type(odd[0])(module.Layer(odd[0].layer.target, (1, 0, 4), None, False, odd[0].layer.adapter), odd[0].keys, odd[0].names)
