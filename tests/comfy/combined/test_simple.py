@@ -117,6 +117,19 @@ def test_clean_lora_asks_the_model_where_it_can(nodes, demo, monkeypatch, captio
     assert jobs[0].captions == [c for c in [captions] if c] and jobs[0].prompts == [f"{PROMPT}, twice"]
 
 
+def test_clean_lora_goes_by_the_weights_where_learning_keeps_too_little(nodes, demo, monkeypatch):
+    """It never loads the LoRA that leaks, and says why in its own words."""
+    module = importlib.import_module("unmemorize_pack.host.combined.clean_lora")
+    measuring = importlib.import_module("unmemorize_pack.host.combined.measured_filter")
+    few = measuring.Measured({}, {}, {}, 1.0, [0.0], 0.13, reached=0.31)
+    monkeypatch.setattr(module, "filter_by_measuring", lambda _: few)
+    arguments = {"model": demo[0], "lora_name": LEAKING, "strength": 1.0, "captions": PROMPT}
+    cleaned, _, verdict, _ = nodes["UnmemorizeCleanLoRA"].execute(clip=demo[1], latent=EMPTY, **arguments).args
+    plain = nodes["UnmemorizeCleanLoRA"].execute(**arguments | {"captions": ""}).args[0]
+    assert set(cleaned.patches) == set(plain.patches)
+    assert "by its weights alone" in verdict and "kept 31%" in verdict and "Nothing was removed" not in verdict
+
+
 @pytest.fixture
 def pictured(tool, monkeypatch):
     """The check of a given picture, with a profile that is at hand."""
