@@ -1,12 +1,14 @@
 """Copy detectors that need no download: on the lab's generations, and on synthetic copies of photographs.
 
-The lab: generations under strong captions that both of its judges call copies, against generations that no memory hangs on; each by its
+Photographs are the demo's, and those of `nox -s second-photos` where they were cut (`out/photos2`, `out/photos-lab2`): with all of them
+thousands of pairs of different ones. The lab: generations under strong captions that both of its judges call copies, against generations that no memory hangs on; each by its
 best match among the photographs the lab was trained on. Synthetic: each photograph edited in seven ways, against itself, and against every
 photograph of another source (negatives).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,13 +31,16 @@ ABOUT = {
     "auc_builtin_partial": "partial copies (crop to 40 % of the area, a quarter pasted into another)",
     "tpr_builtin_partial": "of partial copies found at 1 % false alarms (aim >= .7)",
     "iou_builtin_partial": "copied region of partial copies: intersection over union (aim >= .5)",
-    "negative_pairs": "pairs of different photographs; what was not looked at closely counts as unlike",
+    "photographs": "how many were edited",
+    "different_photographs": "pairs of photographs of different sources, each counted once (at least 2,000)",
+    "negative_pairs": "the same with each edit of the one against the other; what was not looked at closely counts as unlike",
     "most_alike_negative": "the most alike of them: below `least` of the detector, from which on it may say copy",
     "lab_copies": "generations that both judges of the lab call copies",
     "lab_honest": "generations of held-out prompts that neither of them does",
 }
 """`_mirror`, `_tint` and so on: one kind of edit."""
 FALSE_ALARMS = 0.01
+FOLDERS = (ROOT / "demo" / "photographs", ROOT / "demo" / "lora-photos", ROOT / "out" / "photos2", ROOT / "out" / "photos-lab2")
 STRIDE = 5
 """Of the held-out captions that honest generations are made of."""
 
@@ -51,9 +56,8 @@ def found_at(positive: Tensor, negative: Tensor) -> float:
     return float(((positive > threshold) & (positive >= BuiltIn.least)).float().mean())
 
 
-def synthetic() -> dict[str, Any]:
+def synthetic(paths: list[Path]) -> dict[str, Any]:
     """Every edit of every photograph: found at 1 % false alarms, and where."""
-    paths = [p for folder in ("photographs", "lora-photos") for p in sorted((ROOT / "demo" / folder).glob("*.png"))]
     names, photos = [p.stem for p in paths], torch.stack([load_picture(p) for p in paths])
     detector = BuiltIn()
     kept = detector.prepare(photos)
@@ -78,7 +82,8 @@ def synthetic() -> dict[str, Any]:
     # a picture pasted into another is a copy of both: its pairs are no negatives
     negative = torch.cat([found[k][0][different[i]] for i, found in each.items() for k in (*WHOLE, "crop")])
     own = {k: torch.stack([found[k][0][i] for i, found in each.items()]) for k in (*WHOLE, *PARTIAL)}
-    metrics: dict[str, Any] = {"negative_pairs": len(negative), "most_alike_negative": float(negative.max())}
+    metrics: dict[str, Any] = {"photographs": len(names), "different_photographs": int(different.sum()) // 2}
+    metrics |= {"negative_pairs": len(negative), "most_alike_negative": float(negative.max())}
     for name, kinds in (("whole", WHOLE), ("partial", PARTIAL)):
         several = torch.cat([own[k] for k in kinds])
         metrics |= {f"auc_builtin_{name}": auc(several, negative), f"tpr_builtin_{name}": found_at(several, negative)}
@@ -124,6 +129,7 @@ def main() -> None:
     """`nox -s benchmark -- copies`."""
     options = arguments(__doc__)
     torch.set_num_threads(1)
-    metrics = of_lab(options) | synthetic()
+    paths = [p for folder in FOLDERS for p in sorted(folder.glob("*.png"))]
+    metrics = of_lab(options) | synthetic(paths)
     settings = {"lab_seed": load_lab(options.lab).facts["seed"], "seeds": options.seeds, "false_alarms": FALSE_ALARMS}
-    write(options.name or "copies", metrics, settings, ABOUT, options.lab)
+    write(options.name or "copies", metrics, settings, ABOUT, options.lab, paths)

@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..host.combined import best_epoch, trigger_words
 from ..host.combined.alternative_prompts import with_alternatives
-from ..host.combined.measured_filter import MeasuredJob, filter_by_measuring
+from ..host.combined.last_learnt import filter_once
+from ..host.combined.measured_filter import MeasuredJob
 from ..host.combined.measured_report import provenance, report
 from ..host.copies.detectors import BuiltIn
 from ..host.core.prompts import prompt_list
@@ -95,7 +96,7 @@ class MeasuredLoRAFilter(io.ComfyNode):
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         tensors, words = lora_files.check_model(lora), (prompt_list(captions), prompt_list(prompts), reference.strip())
         job = MeasuredJob(tensors, model, clip, *words, latent, use, keep, learning_steps)
-        found = filter_by_measuring(job)
+        found = filter_once(job)
         facts = report(found, job)
         described = {**(info or {}), **lora_files.describe(found.kept or tensors), "filter": provenance(info, job, found)}
         return io.NodeOutput(

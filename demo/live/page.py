@@ -169,12 +169,16 @@ has not stored it; every other picture keeps its bits.</p>{cards}"""
 def _filter(found: dict[str, Any], plot: bytes) -> str:
     names = ("the whole LoRA", "filtered")
     rows = ""
-    for k, first in enumerate((_img(found["training"], "training photograph"), '<div class="none">drawn afresh<br>each time</div>')):
+    firsts = (
+        (_img(found["training"], "training photograph"), "in the LoRA's training set"),
+        ('<div class="none">drawn afresh<br>each time</div>', "an ordinary scene"),
+    )
+    for k, (first, said) in enumerate(firsts):
         figures = "".join(
             f"<figure>{_img(p, name)}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
             for p, copied, name in zip(found["drawn"][2 * k : 2 * k + 2], found["copied"][2 * k : 2 * k + 2], names, strict=True)
         )
-        rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
+        rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>{said}</figcaption></figure>{figures}</div></div>"""
     return f"""<h2 id="s4">4. A LoRA, and what of it is kept</h2>
 <p><b>Filter LoRA by Measuring</b> learns a LoRA anew from what it does to prompts in use. Above: a memorized photograph's caption; below: an
 ordinary scene, whose hatching is the LoRA's style. <b>BAF Filter LoRA</b> goes by the weights alone, in seconds: every channel with its score.</p>{rows}

@@ -13,7 +13,8 @@ from ..lora import keys, lora_files
 from ..lora.filter_file import Job, check_strengths, load_filtered
 from ..lora.lora_files import LoRAFile
 from ..lora.report import report_of
-from .measured_filter import MeasuredJob, filter_by_measuring, learns
+from .last_learnt import filter_once
+from .measured_filter import MeasuredJob, learns
 from .measured_report import report as measured_report
 
 KEEP = 0.8
@@ -49,7 +50,7 @@ def clean(
             model, clip, file, strength, "" if measures else " A connected text encoder and latent would have the model asked."
         )
     measured = MeasuredJob(file.tensors, model, clip, several, others, "", latent or {}, use, KEEP)
-    found = filter_by_measuring(measured)
+    found = filter_once(measured)
     facts = measured_report(found, measured)
     if not found.learnt and (found.leaks or not several):
         kept = "no prompt told what to keep" if found.reached is None else f"it kept {found.reached:.0%}"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import comfy.model_management
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,13 +62,13 @@ class BuiltIn:
 
     def compare(self, pictures: Tensor, references: Tensor, tick: Callable[[], None]) -> Tensor:
         """Roughly with every reference, closely with the best; the others are -inf, not looked at."""
-        n, m = len(pictures), len(references)
+        n, m, device = len(pictures), len(references), _device()
         rough = torch.zeros(n, m)
         places = torch.zeros(4, n, m)
         for start in range(0, n, GROUP):
-            group = [matching.searched(p) for p in _numbers(pictures[start : start + GROUP])]
+            group = [matching.searched(p) for p in _numbers(pictures[start : start + GROUP]).to(device)]
             for at in range(0, m, AT_ONCE):
-                refs = matching.references(_numbers(references[at : at + AT_ONCE]))
+                refs = matching.references(_numbers(references[at : at + AT_ONCE]).to(device))
                 for i, searched in enumerate(group):
                     tick()
                     found = matching.match(searched, refs)
@@ -91,6 +92,12 @@ class BuiltIn:
     def _copy(picture: Tensor, ref: Tensor, place: Tensor) -> matching.Copy:
         scale, mirrored, top, left = place.tolist()
         return matching.looked_at(_numbers(picture), _numbers(ref), scale, bool(mirrored), int(top), int(left))
+
+
+def _device() -> torch.device:
+    """Where all references are searched: on the GPU where there is one. The closer look is many small steps, and stays on the CPU."""
+    found = comfy.model_management.get_torch_device()
+    return found if found.type == "cuda" else torch.device("cpu")
 
 
 def _numbers(small: Tensor) -> Tensor:

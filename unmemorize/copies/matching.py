@@ -114,9 +114,10 @@ def match(picture: Searched, refs: Tensor) -> Matches:
     best = torch.full((m,), -1.0, device=refs.device)
     kept = torch.zeros(4, m, device=refs.device)
     for scale, patches, rows, columns in picture.scales:
-        found = (refs.flatten(0, 2) @ patches.T).view(2 * m, GRID * GRID, rows, columns)
-        flat = found.flatten(2)
-        usual = USUAL * flat.square().mean(2).sqrt()
+        several = refs.flatten(0, 2)
+        found = (several @ patches.T).view(2 * m, GRID * GRID, rows, columns)
+        squares = (several @ (patches.T @ patches / len(patches)) * several).sum(1)  # means over all places, without a look at each
+        usual = USUAL * squares.clamp_min(0).sqrt().view(2 * m, -1)
         found = found.sub_(torch.maximum(MATCH * lengths, usual)[..., None, None]).clamp_(min=0)
         votes = votes_of(found)
         score, at = votes.flatten(1).view(m, -1).max(1)
@@ -234,16 +235,29 @@ def _inliers(picture: Tensor, wanted: _Wanted, y: int, x: int) -> tuple[Tensor, 
 def _correlations(part: Tensor, wanted: _Wanted) -> Tensor:
     """Of each patch with what lies at its place in a part of a picture [FINE + 2 SHIFT, FINE + 2 SHIFT], at every shift,
     [2 SHIFT + 1, 2 SHIFT + 1, ACROSS^2]."""
-    around, area = FINE_PATCH + 2 * SHIFT, FINE_PATCH**2
+    around = FINE_PATCH + 2 * SHIFT
     count, shifts = ACROSS**2, 2 * SHIFT + 1
     # the patches have no mean and slope, so that those of what is found do not matter to the product, but to its length
-    exact = part[None, None].double()  # what is left of a bright flat place is a small difference of large numbers
-    planes = F.conv2d(exact, _plane_of(FINE_PATCH).to(exact).view(3, 1, FINE_PATCH, FINE_PATCH)).square().sum(1, keepdim=True)
-    spread = (F.avg_pool2d(exact.square(), FINE_PATCH, 1) - planes / area).clamp_min(0).sqrt().to(part)
+    spread = _spread_about_planes(part).to(part)[None, None]
     spread = F.unfold(spread, shifts, stride=FINE_STRIDE)[0]
     places = F.unfold(part[None, None], around, stride=FINE_STRIDE)[0].T.reshape(1, count, around, around)
     product = F.conv2d(places, wanted.patches.view(count, 1, FINE_PATCH, FINE_PATCH), groups=count)[0].flatten(1).T
-    return (product / area / (spread * wanted.spread + NOISE**2)).clamp(-1, 1).view(shifts, shifts, count)
+    return (product / FINE_PATCH**2 / (spread * wanted.spread + NOISE**2)).clamp(-1, 1).view(shifts, shifts, count)
+
+
+def _spread_about_planes(part: Tensor) -> Tensor:
+    """Standard deviation about mean and slope of every patch of a part of a picture [h, w], [h - FINE_PATCH + 1, w - FINE_PATCH + 1]."""
+    exact = part.double()  # what is left of a bright flat place is a small difference of large numbers
+    flat, slope = (F.normalize(row, dim=0) for row in (torch.ones(FINE_PATCH), torch.linspace(-1, 1, FINE_PATCH)))
+    rows = torch.stack([flat, slope], 1).to(exact)
+
+    def windows(values: Tensor) -> Tensor:
+        """Inner products with the four products of a row and a column."""
+        return (values.unfold(1, FINE_PATCH, 1) @ rows).unfold(0, FINE_PATCH, 1) @ rows
+
+    by_plane = windows(exact).square()
+    squares = windows(exact.square())[..., 0, 0] * FINE_PATCH
+    return ((squares - by_plane.sum((-1, -2)) + by_plane[..., 1, 1]).clamp_min(0) / FINE_PATCH**2).sqrt()
 
 
 def _score(same: Tensor, weights: Tensor) -> float:

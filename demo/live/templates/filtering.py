@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .leaks import ORDINARY, PROBED, SETTINGS, USED
+from .leaks import AS_CLEAN_LORA, ORDINARY, PROBED, SETTINGS, USED
 from .lora import LEAKED
 from .shared import COLUMNS, NEXT_ROW, NOTE_AT, NOTE_WIDTH, WIDE, compared, drawn, folded, folded_model, known, own_model
 
@@ -55,7 +55,7 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     links: dict[str, Any] = {"clip": load[1], "latent": latent[0], "captions": picture[2]}
     split = g.add(
         "UnmemorizeMeasuredLoRAFilter", (COLUMNS[0], 45), (WIDE, 600), lora=opened[0], model=load[0], info=opened[1], prompts=USED,
-        **links, **SETTINGS,
+        **links, **AS_CLEAN_LORA,
     )  # fmt: skip
     scene = g.add("CLIPTextEncode", (COLUMNS[0], 1060), (WIDE, 100), clip=load[1], text=ORDINARY)
     parts = zip((COLUMNS[1], COLUMNS[1] + 185), (opened[0], split[0]), strict=True)
@@ -66,7 +66,7 @@ def filter_a_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         at: dict[str, Any] = {"beside": (COLUMNS[1], y), "at": (COLUMNS[1], y + 90), "apart": 0}
         compared(g, f"Whole, and filtered: {words}", both, prompt, demo, *([whole, kept] if row == 0 else []), **at)
     asked: dict[str, Any] = {"base": load[0], "vae": load[2], **links, "pictures": PROBED, "groups": 4, **SETTINGS}
-    probes = [g.add("UnmemorizeLoRALeakProbe", (COLUMNS[2 + k], 0), (WIDE, 900), lora=m[0], **asked) for k, m in enumerate((whole, kept))]
+    probes = [g.add("UnmemorizeLoRALeakProbe", (COLUMNS[2 + k], 90), (WIDE, 810), lora=m[0], **asked) for k, m in enumerate((whole, kept))]
     for words, node in zip(("before", "after"), probes, strict=True):
         g.group(f"Leak probe: {words}", [node])
     return g.build("unmemorize-08-filter-a-lora")

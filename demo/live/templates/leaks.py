@@ -64,6 +64,8 @@ PHOTOGRAPH = "A training photograph of the LoRA"
 PROBED = 12
 """Pictures of the probe: few, for a first look."""
 SETTINGS = {k: v for k, v in SAMPLING.items() if k != "denoise"} | {"seed": 1}
+AS_CLEAN_LORA = SETTINGS | {"seed": 0, "cfg": 4.0}
+"""Clean LoRA's own runs: what one of the two filters has learnt, the other finds."""
 
 
 def check_a_prompt(object_info: dict[str, Any]) -> dict[str, Any]:

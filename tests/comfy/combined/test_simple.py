@@ -103,13 +103,13 @@ def test_clean_lora_off_and_without_what_captions_need(nodes, demo):
 def test_clean_lora_asks_the_model_where_it_can(nodes, demo, monkeypatch, captions):
     """Captions or none: with a text encoder and a latent the LoRA is learnt anew, in the node's own order of inputs."""
     module = importlib.import_module("unmemorize_pack.host.combined.clean_lora")
-    stock, jobs = module.filter_by_measuring, []
+    stock, jobs = module.filter_once, []
 
     def short(job):
         jobs.append(dataclasses.replace(job, use=USE | {"steps": 2}, learning_steps=2, keep=0.0))
         return stock(jobs[-1])
 
-    monkeypatch.setattr(module, "filter_by_measuring", short)
+    monkeypatch.setattr(module, "filter_once", short)
     arguments = {"model": demo[0], "clip": demo[1], "lora_name": LEAKING, "strength": 1.0, "latent": EMPTY, "prompts": f"{PROMPT}, twice"}
     cleaned, _, verdict, text = nodes["UnmemorizeCleanLoRA"].execute(captions=captions, **arguments).args
     facts = json.loads(text)
@@ -122,7 +122,7 @@ def test_clean_lora_goes_by_the_weights_where_learning_keeps_too_little(nodes, d
     module = importlib.import_module("unmemorize_pack.host.combined.clean_lora")
     measuring = importlib.import_module("unmemorize_pack.host.combined.measured_filter")
     few = measuring.Measured({}, {}, {}, 1.0, [0.0], 0.13, reached=0.31)
-    monkeypatch.setattr(module, "filter_by_measuring", lambda _: few)
+    monkeypatch.setattr(module, "filter_once", lambda _: few)
     arguments = {"model": demo[0], "lora_name": LEAKING, "strength": 1.0, "captions": PROMPT}
     cleaned, _, verdict, _ = nodes["UnmemorizeCleanLoRA"].execute(clip=demo[1], latent=EMPTY, **arguments).args
     plain = nodes["UnmemorizeCleanLoRA"].execute(**arguments | {"captions": ""}).args[0]

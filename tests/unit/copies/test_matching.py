@@ -125,3 +125,15 @@ def test_flat_and_striped_pictures_are_no_copies_of_each_other():
 def test_another_shape_or_size_does_not_matter():
     wide = F.interpolate(REFERENCE[None], (300, 500), mode="bilinear")[0]
     assert score(wide, REFERENCE).score > 0.7
+
+
+def test_patches_about_their_mean_and_slope_in_closed_form():
+    """The running sums say what each patch says alone, also on a bright flat place."""
+    picture = texture(3, 40)[0]
+    picture[:, 20:] = 0.9 + 1e-4 * picture[:, 20:]
+    patch = matching.FINE_PATCH
+    alone = F.unfold(picture[None, None].double(), patch)[0].T
+    plane = matching._plane_of(patch).double()
+    wanted = (alone - (alone @ plane.T) @ plane).square().mean(-1).sqrt()
+    found = matching._spread_about_planes(picture)
+    torch.testing.assert_close(found.flatten(), wanted, atol=1e-9, rtol=1e-6)

@@ -1,0 +1,103 @@
+"""A LoRA learnt anew is kept while nothing it depends on has changed, and only then."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+
+USE = {"seed": 3, "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+SIZE = {"samples": torch.zeros(1, 8, 16, 16)}
+
+
+@pytest.fixture
+def last(comfy, monkeypatch):
+    """The module, with a stand-in for learning that counts."""
+    module = importlib.import_module("unmemorize_pack.host.combined.last_learnt")
+    module._last.clear()
+    learnt = []
+
+    def learn(job):
+        learnt.append(job)
+        return module.Measured({"a": torch.ones(1)}, {}, {}, 1.0, [0.0], 0.1)
+
+    monkeypatch.setattr(module, "filter_by_measuring", learn)
+    yield module, learnt
+    module._last.clear()
+
+
+@pytest.fixture
+def job(demo, host):
+    measuring = importlib.import_module("unmemorize_pack.host.combined.measured_filter")
+    tensors = {"lora_unet_x.alpha": torch.tensor(2.0), "lora_unet_x.lora_up.weight": torch.arange(4.0).half().view(2, 2)}
+    return measuring.MeasuredJob(tensors, demo[0], demo[1], ["a caption"], ["a prompt"], "", SIZE, USE, 0.8, 10)
+
+
+def test_the_same_is_learnt_once(last, job):
+    module, learnt = last
+    first = module.filter_once(job)
+    first.kept.clear()  # what a node gives on may be emptied
+    again = module.filter_once(dataclasses.replace(job, tensors={k: t.clone() for k, t in reversed(job.tensors.items())}))
+    assert len(learnt) == 1 and list(again.kept) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"captions": []}, {"prompts": ["another"]}, {"reference": "a word"}, {"use": USE | {"seed": 4}}, {"keep": 0.7},
+        {"learning_steps": 11}, {"latent": {"samples": torch.zeros(1, 8, 16, 24)}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_another_setting_is_learnt_anew(last, job, changes):
+    module, learnt = last
+    for asked in (job, dataclasses.replace(job, **changes), job):
+        module.filter_once(asked)
+    assert len(learnt) == 3
+
+
+def test_another_file_model_or_text_encoder_is_learnt_anew(last, job):
+    module, learnt = last
+    changed = {k: t.clone() for k, t in job.tensors.items()}
+    changed["lora_unet_x.lora_up.weight"][1, 1] += 1
+    shifted = job.model.clone()
+    shifted.set_model_unet_function_wrapper(lambda run, call: run(call["input"], call["timestep"], **call["c"]))
+    name = next(k for k in job.model.model.state_dict() if k.endswith("attn2.to_k.weight"))
+    patched = job.model.clone()
+    patched.add_patches({name: (torch.ones_like(job.model.model.state_dict()[name]),)}, 0.1)
+    skipping = job.clip.clone()
+    skipping.clip_layer(-2)
+    others = [{"tensors": changed}, {"model": shifted}, {"model": patched}, {"clip": skipping}]
+    for asked in (job, *(dataclasses.replace(job, **other) for other in others)):
+        module.filter_once(asked)
+    assert len(learnt) == 5
+
+
+def test_what_cannot_be_looked_into_is_never_taken_for_the_same(last, job, monkeypatch):
+    module, learnt = last
+    sees = module.extras(job.model)
+    monkeypatch.setattr(module, "extras", lambda _: dataclasses.replace(sees, unseen=["wrapper of another pack"]))
+    for _ in range(2):
+        module.filter_once(job)
+    assert len(learnt) == 2 and not module._last
+
+
+@pytest.mark.parametrize(("reference", "cfg", "asked"), [("", 2.0, False), ("a word", 2.0, True), ("", 1.0, True)])
+def test_runs_are_not_asked_twice_for_what_they_met(comfy, demo, monkeypatch, reference, cfg, asked):
+    """What a run's own model predicts is taken from the run, where it asks for both sides; and is what it answers when asked again."""
+    module = importlib.import_module("unmemorize_pack.host.combined.change_measuring")
+    progress = importlib.import_module("unmemorize_pack.host.core.progress").Progress(100)
+    with torch.inference_mode():
+        runs = module.Latents(
+            *demo[:2], ["a small red circle", "a star"], reference, SIZE, USE | {"steps": 4, "cfg": cfg}, progress, [0.1, 0.6]
+        )
+        before = runs.evaluations
+        found = runs.predicted(*demo[:2])
+        assert (runs.evaluations > before) == asked
+        anew = runs.predicted(demo[0].clone(), demo[1])
+    assert len(found) == len(anew) == 4
+    for one, other in zip(found, anew, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
