@@ -1,9 +1,9 @@
 """Copy detectors that need no download: on the lab's generations, and on synthetic copies of photographs.
 
 Photographs are the demo's, and those of `nox -s second-photos` where they were cut (`out/photos2`, `out/photos-lab2`): with all of them
-thousands of pairs of different ones. The lab: generations under strong captions that both of its judges call copies, against generations that no memory hangs on; each by its
-best match among the photographs the lab was trained on. Synthetic: each photograph edited in seven ways, against itself, and against every
-photograph of another source (negatives).
+thousands of pairs of different ones. The lab: generations under strong captions that both of its judges call copies, against
+generations that no memory hangs on; each by its best match among the photographs the lab was trained on. Synthetic: each photograph edited
+in seven ways, against itself, and against every photograph of another source (negatives).
 """
 
 from __future__ import annotations

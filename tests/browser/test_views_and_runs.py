@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .every_view import CHANGED, CLASSIC, TYPES, VUE, show, view, wait_for_all
+from .conftest import READY
+from .every_view import CHANGED, CLASSIC, TYPES, VUE, show, view, wait_for_all, workflow
 
 
 def test_results_come_back_after_a_reload(page, done, shoot):
@@ -36,6 +37,35 @@ def test_a_verdict_belongs_to_the_graph_on_screen(page, done, shoot):
         assert "run again" in panel.locator(".summary").inner_text()
     assert show(page, "guard").locator(".gauge").text_content() and show(page, "guard").locator(".gauge").is_hidden()
     shoot(page, "earlier-run")
+
+
+def test_two_tabs_speak_each_of_its_own_graph(page, done, server, queue, shoot):
+    """A second tab with the words that were run has their verdict; when it runs others, the first tab, which shows neither, stays as it
+    was, and so does the second after that."""
+    if done == VUE:
+        pytest.skip("the same code; once is enough")
+    before = show(page, "guard").locator(".badge").inner_text()
+    with page.expect_popup() as opened:
+        page.evaluate("() => void window.open(location.href)")
+    tab = opened.value
+    tab.set_default_timeout(180_000)
+    tab.wait_for_function(READY)
+    tab.wait_for_timeout(2000)
+    tab.keyboard.press("Escape")
+    tab.evaluate("g => app.loadGraphData(g)", workflow(server.object_info()))
+    badge = show(tab, "guard").locator(".badge")
+    badge.filter(has_not_text="\u2013").wait_for()
+    assert "earlier" not in badge.inner_text()
+    tab.evaluate("() => { app.graph._nodes.find(n => n.type === 'UnmemorizeKSamplerStabilityGuard').widgets[0].value = 2 }")
+    tab.evaluate(
+        "async () => (await import('/scripts/api.js')).api.addEventListener('execution_success', () => { window.ended = true })"
+    )
+    queue(tab)
+    tab.wait_for_function("() => window.ended")
+    assert "earlier" not in show(tab, "guard").locator(".badge").inner_text()
+    shoot(tab, "second-tab")
+    assert show(page, "guard").locator(".badge").inner_text() == before and "earlier run" in before
+    tab.close()
 
 
 def test_undo_keeps_a_verdict_with_its_graph(page, done):
