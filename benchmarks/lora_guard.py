@@ -39,6 +39,8 @@ ABOUT = {
     "auc_revision": "the same runs by the guard's detector of a model's own memories",
     "flagged_honest_uncalibrated": "honest runs flagged without a profile, worst group (aim <= .02)",
     "flagged_honest_calibrated": "the same with a profile measured under the LoRA (aim <= .02)",
+    "neither": "runs of honest groups that copy nothing and lack the LoRA's style or subject: no honest runs, and counted as nothing else",
+    "flagged_neither_calibrated": "of these flagged with a profile",
     "flagged_copies_uncalibrated": "copies flagged without a profile (aim >= .95)",
     "flagged_copies_calibrated": "the same with a profile (aim >= .95)",
     "copies_before": "captions of the leaking LoRAs' photographs: runs that copy them",
@@ -92,10 +94,11 @@ def watched_runs(cases: list[Case], bench: Bench, seeds: list[int]) -> dict[str,
 
 
 def detection(runs: dict[str, list[tuple[Case, str, Watched]]]) -> dict[str, Any]:
-    """AUC of both signals, and what the shipped limits flag. A copy counts where the run copied, an honest run where it did not."""
+    """AUC of both signals, and what the shipped limits flag. A copy counts where the run copied, an honest run where it did not and has
+    what the LoRA is for: under held-out captions photographs come too, in parts that no judge of whole pictures sees."""
 
     def values(group: str, of: Callable[[Watched], Tensor]) -> Tensor:
-        kept = [of(w)[w.copied == (group == "copy")].float() for _, _, w in runs.get(group, [])]
+        kept = [of(w)[w.copied if group == "copy" else w.honest].float() for _, _, w in runs.get(group, [])]
         return torch.cat(kept) if kept else torch.zeros(0)
 
     groups = [g for g in HONEST if g in runs]
@@ -115,6 +118,8 @@ def detection(runs: dict[str, list[tuple[Case, str, Watched]]]) -> dict[str, Any
         found[f"flagged_copies_{kind}"] = float(flags["copy"].mean())
         found |= {f"flagged_honest_{kind}_{g}": float(v.mean()) for g, v in flags.items() if g != "copy"}
         found[f"flagged_honest_{kind}"] = max(float(flags[g].mean()) for g in groups)
+    neither = torch.cat([w.calibrated[~w.copied & ~w.honest].float() for g in groups for _, _, w in runs[g]])
+    found |= {"neither": float(len(neither)), "flagged_neither_calibrated": float(neither.mean()) if len(neither) else None}
     honest = [w.same_bits[~w.calibrated & ~w.copied] for g in groups for _, _, w in runs[g]]
     found["honest_bit_identical"] = float(torch.cat(honest).float().mean())
     return found

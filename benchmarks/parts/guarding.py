@@ -24,6 +24,7 @@ from ...host.demo import load_demo_lora
 from ...host.stability.common_change import CommonChange
 from ...host.stability.other_words import OtherWords
 from ...host.stability.restart import Restart
+from ...host.stability.strategies import compared_with
 from .common import tuning_and_test
 
 BLANK = 0.02
@@ -88,8 +89,9 @@ def roughness(pictures: Tensor) -> Tensor:
     return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
 
 
-def always(model: Any, how: Redrawn) -> Any:
-    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not."""
+def always(model: Any, how: Redrawn, looked: bool = False) -> Any:
+    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not; `looked`: compared with the run it was, as a guard
+    does, otherwise in the strategy's first way."""
     clone = model.clone()
     busy = [False]
 
@@ -100,7 +102,11 @@ def always(model: Any, how: Redrawn) -> Any:
         try:
             everyone = torch.ones(len(noise), dtype=torch.bool)
             call = run_arguments_of(executor.class_obj, noise, *rest, **more)
-            return how.begin(None).after(call, everyone, torch.zeros_like(noise))
+            correction, first = how.begin(None), torch.zeros_like(noise)
+            if looked:
+                first = executor(noise, *rest, **more)
+                correction.look = compared_with(first)
+            return correction.after(call, everyone, first)
         finally:
             busy[0] = False
 

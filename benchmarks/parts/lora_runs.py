@@ -38,6 +38,8 @@ class Watched:
     """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
     copied: Tensor
     """Copies any photograph of the LoRA, to the first judge."""
+    honest: Tensor
+    """Copies none, and has what the LoRA is for: its style, its subject. A card's style is not looked for."""
     same_bits: Tensor
     """Has the latent of mode correct the stock sampler's bits?"""
 
@@ -105,11 +107,14 @@ class Case:
             "wen": -observed["guidance"].nanmean(0),
             "revision": -default_score(self.stored.profile, angles, observed),
         }
+        copied = self.copies(pictures)
+        there = [is_card(caption) or self.subject.present(p, caption) for p in pictures]
         return Watched(
             signals,
             agreement_score(by_step, UNCALIBRATED, LIMIT) > LIMIT,
             flagged,
-            self.copies(pictures),
+            copied,
+            ~copied & torch.tensor(there),
             torch.tensor([bool(torch.equal(a, b)) for a, b in zip(*latents, strict=True)]),
         )
 

@@ -1,7 +1,7 @@
 """Correct a LoRA's copy: while the layout forms, what the LoRA makes of this prompt alone is left out, and its common change kept.
 
-A memory is called up while the layout forms. A step at which the prompt asks for the same with the LoRA and without it is no memory's:
-there the LoRA draws as it does.
+A memory is called up while the layout forms. At a step at which the prompt asks for the same with the LoRA and without it, the LoRA answers
+the prompt: a trial leaves out only what it makes of the prompt at the other steps, and a picture that stays as it was was no memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..core.hooks import as_function
 from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
-from .strategies import Correction, Redrawing
+from .strategies import Correction, Draw, Redrawing
 from .watching import Watch
 
 HOOKED = (
@@ -40,7 +40,8 @@ class CommonChange:
     until: float = 0.5
     """Share of the steps that are drawn so: the fewer, the more of the LoRA is kept."""
     gated: bool = True
-    """Is the LoRA's change left out only at steps where the prompt asks for something else under it?"""
+    """Is it tried first to leave the LoRA's change out only at steps where the prompt asks for something else under it? A picture that
+    hardly changes so was none that the LoRA remembers."""
     redraws = True
     same_prompt = False
 
@@ -51,43 +52,22 @@ class CommonChange:
         return HOOKED if hooked_loras(guider.original_conds) else ""
 
     def begin(self, watch: Watch) -> Correction:
-        """Nothing of the run that was watched is needed. A picture that is still the same is drawn so in all of its steps."""
-        first = _Drawing(self)
-        return Redrawing(first.drawn, first.drawn_wholly) if self.gated or self.until < 1 else Redrawing(first.drawn)
+        """Nothing of the run that was watched is needed. What is still the same is drawn so in all of its steps."""
+
+        def way(until: float, keeps: float | None) -> Draw:
+            return lambda call: drawn_without_leak(call, self.lora, until, keeps)
+
+        stricter = [way(1.0, None)] if self.until < 1 else []
+        return Redrawing(way(self.until, None), *stricter, trial=way(self.until, self.lora.region.keeps) if self.gated else None)
 
 
-class _Drawing:
-    """One sample after the other, drawn in one way and, where that did not help, in a stricter one."""
-
-    def __init__(self, how: CommonChange) -> None:
-        self._how = how
-        self._last: tuple[Tensor, bool] | None = None
-
-    def drawn(self, call: RunCall) -> Tensor:
-        """As the strategy says."""
-        keeps = self._how.lora.region.keeps if self._how.gated else None
-        self._last = drawn_without_leak(call, self._how.lora, self._how.until, keeps)
-        return self._last[0]
-
-    def drawn_wholly(self, call: RunCall) -> Tensor:
-        """Without the LoRA's change at any step; the same once more if there was no step at which it had to be left out."""
-        assert self._last is not None
-        latent, left_out = self._last
-        return drawn_without_leak(call, self._how.lora, 1.0, None)[0] if left_out else latent
-
-
-def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | None) -> tuple[Tensor, bool]:
+def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | None) -> Tensor:
     """One sample's run, a latent as nodes see it: up to a share of its steps by the model before the LoRA, whose every prediction is given
     the LoRA's change for the prompt where agreement is at least `keeps`, and its common change elsewhere (None: everywhere); then by the
-    LoRA.
-
-    Also: was there a step at which the LoRA's change for the prompt was left out?
-    """
+    LoRA."""
     own = copy.copy(call.guider)
     own.model_options = options_of_another_run(call.guider)
-    lent = _Lent(lora, keeps)
-    latent = in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, lent)), (1.0, lambda _: own)])
-    return latent, lent.left_out
+    return in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, _Lent(lora, keeps))), (1.0, lambda _: own)])
 
 
 def _without_leak(guider: Any, lora: Lora, lent: _Lent) -> Any:
@@ -108,8 +88,6 @@ class _Lent:
 
     def __init__(self, lora: Lora, keeps: float | None) -> None:
         self._lora, self._keeps = lora, keeps
-        self.left_out = False
-        """Was the LoRA's change for the prompt left out at a step?"""
 
     def corrected(self, guider: Any, facts: dict[str, Any]) -> Tensor:
         """After each call: what the parent makes of the prompt, with the LoRA's changes that are no memory's."""
@@ -125,8 +103,6 @@ class _Lent:
     def _kept(self, under: list[Tensor], before: list[Tensor], of_prompts: Tensor, cond: Tensor) -> Tensor:
         """What the LoRA may change of the prompt's prediction."""
         if self._keeps is None:
-            self.left_out = True
             return of_prompts
         agrees = agreement(under[0], under[1], cond, before[0])
-        self.left_out |= bool((agrees < self._keeps).any())
         return kept_changes(agrees, self._keeps, under[0] - cond, of_prompts)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.redrawn import STILL_ALIKE, likeness
+from ...unmemorize.stability.redrawn import STILL_ALIKE, UNMOVED, likeness
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import RunCall, SamplerCall
 from .watching import Call, Watch
@@ -73,9 +73,10 @@ class Redrawing(Correction):
     """Draws each flagged sample again, alone, in one way after the other until the guard finds no memory in it; nothing of the run that was
     watched is needed."""
 
-    def __init__(self, *ways: Draw) -> None:
+    def __init__(self, *ways: Draw, trial: Draw | None = None) -> None:
+        """`trial`: a first way that keeps all that is no memory's; a picture that hardly changes under it was none."""
         super().__init__()
-        self._ways = ways
+        self._ways, self._trial = ways, trial
         self.look: Looking | None = None
         """Draws and looks; set by a guard."""
         self.looks: dict[int, list[Look]] = {}
@@ -102,10 +103,14 @@ class Redrawing(Correction):
             return latent if latent.isfinite().all() else None
         best: tuple[float, Tensor] | None = None
         looks: list[Look] = []
-        for way in self._ways:
+        for way in self._ways if self._trial is None else (self._trial, *self._ways):
             latent, look = self.look(call, way, i)
             if not latent.isfinite().all():
                 continue
+            if way is self._trial:
+                if look.likeness is None:
+                    continue
+                look = replace(look, memorized=look.likeness < UNMOVED)
             looks.append(look)
             if not look.memorized:
                 best = look.badness, latent
@@ -137,6 +142,8 @@ def looks_of(done: Correction) -> dict[str, Any]:
         score = None if math.isnan(kept.score) else kept.score
         found[str(i)] = {"tries": len(several), "memorized": kept.memorized, "score": score}
         found[str(i)] |= {} if kept.likeness is None else {"likeness": round(kept.likeness, 4)}
+        if kept.likeness is not None and kept.likeness >= UNMOVED and not kept.memorized:
+            found[str(i)]["acquitted"] = True
     return found
 
 
@@ -151,6 +158,12 @@ def of_redrawn(done: Correction, looks: dict[str, Any], helped: bool) -> list[st
         said.append(
             f"Picture {which} of the batch (counted from 0) was drawn again and came out broken (values that are no numbers), so it was "
             "left as it was: nothing was corrected. Check the parent's precision, or lower the CFG."
+        )
+    acquitted = ", ".join(i for i, look in looks.items() if look.get("acquitted"))
+    if acquitted:
+        said.append(
+            f"Picture {acquitted} of the batch (counted from 0) hardly changed when it was drawn again without what the LoRA makes of this "
+            "prompt alone: no memory of the LoRA's."
         )
     still = ", ".join(i for i, look in looks.items() if look["memorized"])
     if still:

@@ -35,6 +35,7 @@ export function gravest(verdicts) {
 /** What became of a picture that was sampled again. @type {Record<string, {kind: Kind, word: string}>} */
 const REDRAWN = {
   another: { kind: "note", word: "redrawn" },
+  acquitted: { kind: "note", word: "redrawn, no memory" },
   memorized: { kind: "memorized", word: "still a memory" },
   unknown: { kind: "unclear", word: "redrawn, not judged" },
 };
@@ -73,7 +74,7 @@ export function ofGuard(view, style, sample) {
   }
   const kind = view.memorized[sample] ? "memorized" : "clean";
   const now = REDRAWN[view.final?.[sample]]; // the picture that came out counts, not the run that was flagged
-  const words = String(view.verdicts[sample] ?? "").replace(/^memorized(, )?/, "");
+  const words = String(view.verdicts[sample] ?? "").replace(/^(memorized|flagged)(, )?/, "");
   const limit = String(view.detector).startsWith("paper") ? "" : `, limit ${number(view.limit, style)}`;
   const score = `score ${number(view.scores[sample], style)}${limit}`;
   // a guard without a profile has seen what the LoRA does, and nothing of the checkpoint's own memories; one without a parent the reverse

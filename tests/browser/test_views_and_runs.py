@@ -57,9 +57,7 @@ def test_two_tabs_speak_each_of_its_own_graph(page, done, server, queue, shoot):
     badge.filter(has_not_text="\u2013").wait_for()
     assert "earlier" not in badge.inner_text()
     tab.evaluate("() => { app.graph._nodes.find(n => n.type === 'UnmemorizeKSamplerStabilityGuard').widgets[0].value = 2 }")
-    tab.evaluate(
-        "async () => (await import('/scripts/api.js')).api.addEventListener('execution_success', () => { window.ended = true })"
-    )
+    tab.evaluate("async () => (await import('/scripts/api.js')).api.addEventListener('execution_success', () => { window.ended = true })")
     queue(tab)
     tab.wait_for_function("() => window.ended")
     assert "earlier" not in show(tab, "guard").locator(".badge").inner_text()

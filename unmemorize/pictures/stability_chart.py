@@ -47,7 +47,7 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     """What the guard found and did, in words."""
     if record["not_judged"][sample]:
         return f"not judged: {record['not_judged'][sample]}"
-    words = "memorized" if record["memorized"][sample] else "nothing found"
+    words = ("flagged" if final(record, sample) == "acquitted" else "memorized") if record["memorized"][sample] else "nothing found"
     if not record["memorized"][sample]:
         words += " of the LoRA" if record["detector"] == OF_THE_LORA else " of the checkpoint" if record.get("unwatched") else ""
     if sample in record["restarted"]:
@@ -58,10 +58,13 @@ def verdict(record: dict[str, Any], sample: int) -> str:
 
 
 def final(record: dict[str, Any], sample: int) -> str:
-    """What the picture that came out is, where it was sampled again: "another", "memorized" still, or "unknown"; "" where it was not."""
+    """What the picture that came out is, where it was sampled again: "another", "acquitted" (it hardly changed without what a LoRA may
+    remember), "memorized" still, or "unknown"; "" where it was not."""
     if sample not in record["restarted"]:
         return ""
     look = record.get("redrawn", {}).get(str(sample))
+    if look is not None and look.get("acquitted"):
+        return "acquitted"
     if look is None or look["memorized"] is None:
         return "unknown"
     return "memorized" if look["memorized"] else "another"
@@ -70,8 +73,8 @@ def final(record: dict[str, Any], sample: int) -> str:
 def redrawn(record: dict[str, Any], sample: int) -> str:
     """What became of a picture that was sampled again, in words."""
     now = final(record, sample)
-    if now == "unknown":
-        return "sampled again"
+    if now in ("unknown", "acquitted"):
+        return "sampled again" if now == "unknown" else "sampled again: hardly changed, no memory of the LoRA's"
     if record["redrawn"][str(sample)].get("likeness") is not None:
         return "sampled again: still the same picture" if now == "memorized" else "sampled again: another picture"
     return "sampled again: still looks like a memory" if now == "memorized" else "sampled again: clean"

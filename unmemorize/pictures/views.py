@@ -62,7 +62,7 @@ def came_out(record: dict[str, Any], sample: int) -> str:
     """What a picture that came out is, of GRAVITY."""
     now = final(record, sample)
     if now:
-        return {"another": "redrawn", "unknown": "not judged", "memorized": "memorized"}[now]
+        return {"another": "redrawn", "acquitted": "redrawn", "unknown": "not judged", "memorized": "memorized"}[now]
     if record["not_judged"][sample]:
         return "not judged"
     return "memorized" if record["memorized"][sample] else "clean"

@@ -170,3 +170,36 @@ def test_the_report_keeps_looks_and_a_forged_one_is_refused(nodes, with_ways):
     forged = {**record.facts, "redrawn": {"0": {"memorized": "no"}}}
     with pytest.raises(ValueError, match="redrawn"):
         read(json.dumps(forged), None, None)
+
+
+@pytest.mark.parametrize(("trial", "acquitted"), [(0.999, True), ("flat", False), ("broken", False)])
+def test_what_a_trial_hardly_changes_was_no_memory(strategies, demo, guarding, stored, draw, trial, acquitted):
+    """A picture that is nearly the same under the trial is kept, and nothing stricter is tried; one that changes, or breaks, is drawn in
+    the next way."""
+    drawn = []
+
+    def tried(call):
+        drawn.append("trial")
+        return again(call, trial) if acquitted else torch.full_like(call.noise, 1.0 if trial == "flat" else float("nan"))
+
+    def after_it(call):
+        drawn.append("next")
+        return again(call, 0.4)
+
+    class Tried:
+        redraws, same_prompt = True, False
+
+        def obstacle(self, guider, sigmas):
+            return ""
+
+        def begin(self, watch):
+            return strategies.Redrawing(after_it, trial=tried)
+
+    model, record = guarding.guarded(demo[0], guarding.Guard(stored, "correct", limit=ALL, strategy=Tried()))
+    got = draw(model, prompt=PROMPT, steps=STEPS, sampler="heun")
+    plain = draw(demo[0], prompt=PROMPT, steps=STEPS, sampler="heun")
+    look = record.facts["redrawn"]["0"]
+    redrawn = importlib.import_module("unmemorize_pack.unmemorize.stability.redrawn")
+    assert drawn == (["trial"] if acquitted else ["trial", "next"]) and look.get("acquitted", False) == acquitted
+    assert not acquitted or float(redrawn.likeness(plain, got)) >= redrawn.UNMOVED
+    assert got.isfinite().all() and bool(got.std() > 0.1), "neither the flat picture nor the broken one comes out"
