@@ -50,20 +50,27 @@ def test_what_could_not_be_judged_is_said(tool, demo):
     assert answer.memorized is None and answer.words.startswith("not judged")
 
 
-def test_references_speak_too(tool, demo):
+@pytest.fixture
+def few_references(tool, monkeypatch):
+    """A coarse rate, for which few references are enough."""
+    monkeypatch.setattr(tool, "FEWEST", 6)
+    monkeypatch.setattr(tool, "RATE", 0.2)
+
+
+def test_references_speak_too(tool, demo, few_references):
     references = importlib.import_module("unmemorize_pack.host.copies.references")
     picture = tool.check_prompt(*demo, PROMPT, EMPTY, USE).picture
-    others = torch.rand(10, *picture.shape[1:])
+    others = torch.rand(3, *picture.shape[1:])
     few = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(picture))
     assert "too few references" in few.words
     many = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(torch.cat([others, others.flip(2)])))
     assert "no copy of the references" in many.words and many.memorized is False
 
 
-def test_an_unclear_likeness_is_no_clean_answer(tool, demo, monkeypatch):
+def test_an_unclear_likeness_is_no_clean_answer(tool, demo, few_references, monkeypatch):
     """More alike than the references among themselves, but no more than different pictures may be."""
     references, checking = (importlib.import_module(f"unmemorize_pack.host.copies.{n}") for n in ("references", "checking"))
-    others = torch.rand(20, 128, 128, 3)
+    others = torch.rand(6, 128, 128, 3)
     monkeypatch.setattr(checking, "_is_copy", lambda *_: None)
     found = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(others))
     assert "unclear" in found.words and "too few" not in found.words

@@ -80,9 +80,11 @@ def test_the_leaking_lora_leaks_and_the_style_lora_does_not(lab, root):
         hits = []
         for item, picture in zip(items, sheet, strict=False):
             limit = judge.Criterion(item["max_distance"], item["min_correlation"], item["min_patches"])
-            seeds = SEEDS if name == "leaking" else SEEDS[:2]
+            seeds = SEEDS if name == "leaking" else SEEDS[:1]
             hits += limit.holds(model.pictures(item["caption"], seeds), picture, torch.ones(1, 128, 128)).tolist()
         copied[name] = sum(hits) / len(hits)
+        if name == "leaking":
+            continue
         scenes = [p for caption in lab.facts["held_out_captions"][5::48] for p in model.pictures(caption, SEEDS[:2])]
         hatched[name] = sum(style.is_hatched(p) for p in scenes) / len(scenes)
     assert copied["leaking"] >= 0.7 and copied["style"] == copied["none"] == 0
