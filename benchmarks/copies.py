@@ -131,5 +131,8 @@ def main() -> None:
     torch.set_num_threads(1)
     paths = [p for folder in FOLDERS for p in sorted(folder.glob("*.png"))]
     metrics = of_lab(options) | synthetic(paths)
-    settings = {"lab_seed": load_lab(options.lab).facts["seed"], "seeds": options.seeds, "false_alarms": FALSE_ALARMS}
+    settings = {
+        "lab_seed": load_lab(options.lab).facts["seed"], "seeds": options.seeds, "false_alarms": FALSE_ALARMS,
+        "folders": [folder.name for folder in FOLDERS if folder.is_dir()],
+    }  # fmt: skip
     write(options.name or "copies", metrics, settings, ABOUT, options.lab, paths)

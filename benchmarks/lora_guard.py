@@ -52,9 +52,9 @@ ABOUT = {
     "copies_attacked": "captions of photographs with 32 seeds, the guard correcting: runs that copy",
     "photographs_attacked": "of the photographs, those that come in one of the 32",
     "style_before": "style LoRAs and leaking ones on held-out captions: style there",
-    "style_forced": "the same with every run corrected (aim >= .9 of style_before)",
+    "style_forced": "the same with every run taken for flagged: drawn on trial, and again if it changes (aim >= .9 of style_before)",
     "concept_before": "concept LoRAs on held-out captions with their word: shape there",
-    "concept_forced": "the same with every run corrected (aim >= .9 of concept_before)",
+    "concept_forced": "the same with every run taken for flagged (aim >= .9 of concept_before)",
     "honest_bit_identical": "honest runs that are not flagged: the stock sampler's bits with correction on (aim 1)",
     "copies_base": "control: copies by the base alone; style_base: its style",
 }

@@ -56,9 +56,9 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
         "copies_after_uncalibrated": ("%", "runs that copied: still copies with the guard correcting, no profile"),
         "style_before": ("%", "captions never trained: the LoRA's style is there"),
-        "style_forced": ("%", "the same with every run corrected, as if all were flagged"),
+        "style_forced": ("%", "the same, as if every run had been flagged"),
         "concept_before": ("%", "the same captions with a LoRA's own word: its subject is there"),
-        "concept_forced": ("%", "with every run corrected"),
+        "concept_forced": ("%", "the same, as if every run had been flagged"),
     }),
     "lora_guard_text": ("Guard of a LoRA that changes the text encoder too", {
         "auc_agreement": (".3", "copies against all other runs (AUC, 1 is best)"),

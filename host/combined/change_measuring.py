@@ -22,6 +22,7 @@ from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampler_call import RunCall
 from ..core.seeds import later_seed
+from ..stability.lora_watch import ALTERING
 from ..stability.watching import SAME_LEVEL
 
 PLACES = (0.0, 0.1, 0.3, 0.5, 0.7)
@@ -66,7 +67,7 @@ class Latents:
         sampler = comfy.samplers.sampler_object(use["sampler_name"])
         wanted = sorted({float(sigmas[int(place * (len(sigmas) - 1))]) for place in self._places}, reverse=True)
         points: list[Point] = []
-        sees_both = not self._reference and use["cfg"] != 1 and not guider.model_options.get("sampler_pre_cfg_function")
+        sees_both = not self._reference and use["cfg"] != 1 and _is_plain(guider.model_options)
 
         def see(facts: dict[str, Any]) -> Tensor:
             """What a callback is given is scaled by the sampler as it likes; what the model is asked is not."""
@@ -123,6 +124,15 @@ class Latents:
     def _by_caption(self, values: list[float]) -> list[float]:
         """Means of what was found at every point; NaN where nothing was."""
         return torch.tensor(values).view(len(self._runs), -1).nanmean(1).tolist() if self._runs else []
+
+
+def _is_plain(options: dict[str, Any]) -> bool:
+    """Does a run meet what its model predicts when it is asked alone? Not under what alters its predictions, or may draw random numbers:
+    all models are asked with the same."""
+    inside = options.get("transformer_options", {})
+    return not any(options.get(name) for name in (*ALTERING, "model_function_wrapper")) and not any(
+        inside.get(name) for name in ("patches", "patches_replace", "wrappers")
+    )
 
 
 def changes_of(after: Changes, before: Changes) -> Changes:

@@ -92,12 +92,17 @@ class Measured:
         return any(value < self.limit for value in self.agreements)
 
 
-def filter_by_measuring(job: MeasuredJob) -> Measured:
-    """ValueError before any work on settings or files that do not fit. Captions of which none leaks leave the LoRA as it is; without any
-    it is learnt anew."""
+def check_settings(job: MeasuredJob) -> None:
+    """ValueError on settings out of range."""
     check_sampling(job.use)
     check_range("keep", job.keep, 0, 1)
     check_range("learning_steps", job.learning_steps, 1, math.inf)
+
+
+def filter_by_measuring(job: MeasuredJob) -> Measured:
+    """ValueError before any work on settings or files that do not fit. Captions of which none leaks leave the LoRA as it is; without any
+    it is learnt anew."""
+    check_settings(job)
     contents = keys.check(keys.take_apart(job.tensors, job.model, job.clip), weights_of(job.model, job.clip))
     if not learns(contents, job.model):
         raise ValueError("None of this LoRA's layers can be learnt anew. Filter it by its weights: BAF Filter LoRA.")

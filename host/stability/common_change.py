@@ -67,6 +67,7 @@ def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | N
     LoRA."""
     own = copy.copy(call.guider)
     own.model_options = options_of_another_run(call.guider)
+    until = max(until, 1 / (len(call.sigmas) - 1))  # of the fewest steps one
     return in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, _Lent(lora, keeps))), (1.0, lambda _: own)])
 
 

@@ -141,7 +141,9 @@ class _Control:
         if self._redraws():
             self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
         if isinstance(run.correction, Redrawing) and run.correction.look is None:
-            run.correction.look = compared_with(run.first(result, call))
+            run.correction.look = compared_with(run.first(result, call), run.watch.region)
+            if not run.from_nothing(call):
+                run.correction.trial = None
         if self._lora is None or self._guard.strategy is not None:
             result = run.correction.after(call, verdict.flagged, result)
             return self._to_the_end(run, call, result)
@@ -167,7 +169,7 @@ class _Control:
             return result
         without, correction = other.begin(run.watch), run.correction or Correction()
         if isinstance(without, Redrawing):
-            without.look = compared_with(run.first(result, call))
+            without.look = compared_with(run.first(result, call), run.watch.region)
         result = without.after(call, flagged, result)
         correction.restarted = sorted([*correction.restarted, *without.restarted])
         correction.unchanged = sorted([*correction.unchanged, *without.unchanged])

@@ -66,7 +66,7 @@ PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
 def _is_look(look: Any) -> bool:
     """Is this what `guard` notes of a picture that was drawn again?"""
     numbers = isinstance(look, dict) and NUMBER.holds(look.get("score", "")) and NUMBER.holds(look.get("likeness"))
-    return numbers and look.get("memorized") in (True, False, None)
+    return numbers and look.get("memorized") in (True, False, None) and look.get("acquitted") in (True, None)
 
 
 REPORT = {

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.latents import is_marked
+from ..core.noise import NEARLY
 from ..core.sampler_call import RunCall
 from .strategies import Correction, Redrawing
 from .verdicts import Verdict
 from .watching import SAME_LEVEL, Watch
+
+HOLDING = ("control", "gligen", "concat_latent_image", "reference_latents")
+"""What a prompt may carry beside words that holds a picture: ControlNet, places, the picture of an inpainting or editing model."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ class Run:
         for i, picture in ({} if self.before is None else self.before.first).items():
             found[i : i + 1] = picture
         return found
+
+    def from_nothing(self, call: RunCall) -> bool:
+        """Is the picture drawn from pure noise to its end, in one run, and by its prompts' words alone? What else holds it as it is would
+        make whatever is drawn again look like the first."""
+        most = float(call.guider.model_patcher.get_model_object("model_sampling").sigma_max)
+        conds = (cond for several in call.guider.original_conds.values() for cond in several)
+        over_nothing = call.mask is None and bool((call.latent == call.latent.flatten()[0]).all())
+        whole = self.before is None and float(call.sigmas[0]) >= NEARLY * most and float(call.sigmas[-1]) == 0
+        return over_nothing and whole and not any(cond.get(name) is not None for cond in conds for name in HOLDING)
 
     def expected(self, call: RunCall) -> Tensor:
         """What it was on the way to at its last step, as nodes see it."""

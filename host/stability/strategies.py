@@ -74,9 +74,11 @@ class Redrawing(Correction):
     watched is needed."""
 
     def __init__(self, *ways: Draw, trial: Draw | None = None) -> None:
-        """`trial`: a first way that keeps all that is no memory's; a picture that hardly changes under it was none."""
         super().__init__()
-        self._ways, self._trial = ways, trial
+        self._ways = ways
+        self.trial = trial
+        """A first way that keeps all that is no memory's: a picture that hardly changes under it was none. A guard takes it away where
+        something else than the prompt holds the picture as it is."""
         self.look: Looking | None = None
         """Draws and looks; set by a guard."""
         self.looks: dict[int, list[Look]] = {}
@@ -101,16 +103,17 @@ class Redrawing(Correction):
         if self.look is None:
             latent = self._ways[0](call)
             return latent if latent.isfinite().all() else None
+        if self.trial is not None:
+            latent, look = self.look(call, self.trial, i)
+            if look.likeness is not None and look.likeness >= UNMOVED:
+                self.looks[i] = [replace(look, memorized=False)]
+                return latent
         best: tuple[float, Tensor] | None = None
         looks: list[Look] = []
-        for way in self._ways if self._trial is None else (self._trial, *self._ways):
+        for way in self._ways:
             latent, look = self.look(call, way, i)
             if not latent.isfinite().all():
                 continue
-            if way is self._trial:
-                if look.likeness is None:
-                    continue
-                look = replace(look, memorized=look.likeness < UNMOVED)
             looks.append(look)
             if not look.memorized:
                 best = look.badness, latent
@@ -122,13 +125,14 @@ class Redrawing(Correction):
         return None if best is None else best[1]
 
 
-def compared_with(first: Tensor) -> Looking:
+def compared_with(first: Tensor, region: Tensor | None = None) -> Looking:
     """Looks at a picture that another model or other words drew: their runs cannot be judged as the first one was, so the picture is
-    compared with that of the first run, [n, c, ...]."""
+    compared with that of the first run, [n, c, ...], where `region` (broadcastable, 1 = counts) says."""
 
     def look(call: RunCall, draw: Draw, i: int) -> tuple[Tensor, Look]:
         latent = draw(call)
-        found = float(likeness(first[i : i + 1], latent))
+        here = region if region is None or len(region) == 1 else region[i : i + 1]
+        found = float(likeness(first[i : i + 1], latent, here))
         return latent, Look(math.nan, None) if math.isnan(found) else Look(math.nan, found >= STILL_ALIKE, found)
 
     return look
@@ -150,8 +154,9 @@ def looks_of(done: Correction) -> dict[str, Any]:
 def of_redrawn(done: Correction, looks: dict[str, Any], helped: bool) -> list[str]:
     """What must be said of pictures that were drawn again; `helped`: a parent or other words were connected."""
     said = []
-    if done.unchanged:
-        which = ", ".join(str(i) for i in done.unchanged)
+    same = [i for i in done.unchanged if not looks.get(str(i), {}).get("acquitted")]
+    if same:
+        which = ", ".join(str(i) for i in same)
         said.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
     if done.broken:
         which = ", ".join(str(i) for i in done.broken)

@@ -107,6 +107,7 @@ test("after a correction the badge speaks of the picture that came out, and of a
     ...{ final: [final], ...more },
   });
   assert.deepEqual([ofGuard(view("another"), PLAIN, 0).kind, ofGuard(view("another"), PLAIN, 0).word], ["note", "redrawn"]);
+  assert.deepEqual([ofGuard(view("acquitted"), PLAIN, 0).kind, ofGuard(view("acquitted"), PLAIN, 0).word], ["note", "redrawn, no memory"]);
   assert.deepEqual([ofGuard(view("memorized"), PLAIN, 0).kind, ofGuard(view("memorized"), PLAIN, 0).word], ["memorized", "still a memory"]);
   assert.equal(ofGuard(view("unknown"), PLAIN, 0).kind, "unclear");
   assert.equal(ofGuard(view(""), PLAIN, 0).word, "memorized");

@@ -50,7 +50,7 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     words = ("flagged" if final(record, sample) == "acquitted" else "memorized") if record["memorized"][sample] else "nothing found"
     if not record["memorized"][sample]:
         words += " of the LoRA" if record["detector"] == OF_THE_LORA else " of the checkpoint" if record.get("unwatched") else ""
-    if sample in record["restarted"]:
+    if final(record, sample):
         words += f", {redrawn(record, sample)}"
     if _edited(record, sample):
         words += f", {len(_edited(record, sample))} step(s) edited"
@@ -60,11 +60,11 @@ def verdict(record: dict[str, Any], sample: int) -> str:
 def final(record: dict[str, Any], sample: int) -> str:
     """What the picture that came out is, where it was sampled again: "another", "acquitted" (it hardly changed without what a LoRA may
     remember), "memorized" still, or "unknown"; "" where it was not."""
+    look = record.get("redrawn", {}).get(str(sample))
+    if look is not None and look.get("acquitted"):  # also where it is the same to the bit
+        return "acquitted"
     if sample not in record["restarted"]:
         return ""
-    look = record.get("redrawn", {}).get(str(sample))
-    if look is not None and look.get("acquitted"):
-        return "acquitted"
     if look is None or look["memorized"] is None:
         return "unknown"
     return "memorized" if look["memorized"] else "another"
@@ -86,7 +86,8 @@ def _edited(record: dict[str, Any], sample: int) -> list[int]:
 
 def _headline(draw: ImageDraw.ImageDraw, record: dict[str, Any], sample: int) -> None:
     unknown = record["not_judged"][sample]
-    colour = EDIT if record["memorized"][sample] else RUN if unknown else MEAN
+    remembered = record["memorized"][sample] and final(record, sample) != "acquitted"
+    colour = EDIT if remembered else RUN if unknown else MEAN
     draw.text((MARGIN, 12), "not judged" if unknown else verdict(record, sample), fill=colour, font=font(22))
     if unknown:
         for k, line in enumerate(textwrap.wrap(unknown, LINE_LENGTH)[:2]):

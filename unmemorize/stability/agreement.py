@@ -45,8 +45,8 @@ class AgreementRegion:
     @property
     def keeps(self) -> float:
         """Agreement of a step from which a flagged run keeps the LoRA's change for its prompt: half way from unrelated directions to
-        ordinary runs."""
-        return self.centre / 2
+        ordinary runs, and no less than what flags a run, so that each has a step at which something is left out."""
+        return max(self.centre / 2, self.limit)
 
     @property
     def tells(self) -> bool:

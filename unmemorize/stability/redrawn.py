@@ -17,8 +17,10 @@ the model's before it: the answer was no picture that the LoRA remembers (select
 held-out scenes with the LoRA's style or subject 45 have .92 and more)."""
 
 
-def likeness(first: Tensor, again: Tensor) -> Tensor:
-    """Cosine of the structure of two latents, [n, c, ...] -> [n]; NaN where one of them has none."""
-    a, b = structure(first).flatten(1), structure(again.to(first)).flatten(1)
+def likeness(first: Tensor, again: Tensor, region: Tensor | None = None) -> Tensor:
+    """Cosine of the structure of two latents, [n, c, ...] -> [n], where `region` (broadcastable, 1 = counts) says; NaN where one of them
+    has none."""
+    inside = 1.0 if region is None else region.to(first)
+    a, b = ((structure(x.to(first)) * inside).flatten(1) for x in (first, again))
     norms = a.norm(dim=1) * b.norm(dim=1)
     return ((a * b).sum(1) / norms).masked_fill(norms == 0, torch.nan)

@@ -21,7 +21,7 @@ def last(comfy, monkeypatch):
 
     def learn(job):
         learnt.append(job)
-        return module.Measured({"a": torch.ones(1)}, {}, {}, 1.0, [0.0], 0.1)
+        return module.Measured({"a": torch.ones(1)}, {}, {}, 1.0, [0.0], 0.1, learnt=True)
 
     monkeypatch.setattr(module, "filter_by_measuring", learn)
     yield module, learnt
@@ -82,6 +82,37 @@ def test_what_cannot_be_looked_into_is_never_taken_for_the_same(last, job, monke
     for _ in range(2):
         module.filter_once(job)
     assert len(learnt) == 2 and not module._last
+
+
+def test_hooks_on_prompts_are_never_taken_for_the_same(last, job, monkeypatch):
+    """They change what a prompt does, and are no tensors."""
+    module, learnt = last
+    real = module.encoded
+
+    def hooked(clip, prompts):
+        return [[(c, {**facts, "hooks": object()}) for c, facts in several] for several in real(clip, prompts)]
+
+    monkeypatch.setattr(module, "encoded", hooked)
+    for _ in range(2):
+        module.filter_once(job)
+    assert len(learnt) == 2 and not module._last
+
+
+def test_of_a_lora_that_stays_as_it_is_nothing_is_held(last, job, monkeypatch):
+    module, learnt = last
+    monkeypatch.setattr(
+        module, "filter_by_measuring", lambda job: learnt.append(job) or module.Measured(job.tensors, {}, {}, 1.0, [0.5], 0.1)
+    )
+    found = [module.filter_once(dataclasses.replace(job, latent={"samples": torch.zeros(n, 8, 16, 16)})) for n in (1, 4)]
+    assert len(learnt) == 1 and all(set(f.kept) == set(job.tensors) for f in found)
+    assert not next(iter(module._last.values())).kept
+
+
+def test_settings_out_of_range_are_refused_before_anything_is_encoded(last, job, monkeypatch):
+    module, _ = last
+    monkeypatch.setattr(module, "encoded", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match="keep"):
+        module.filter_once(dataclasses.replace(job, keep=2.0))
 
 
 @pytest.mark.parametrize(("reference", "cfg", "asked"), [("", 2.0, False), ("a word", 2.0, True), ("", 1.0, True)])

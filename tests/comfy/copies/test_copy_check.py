@@ -258,3 +258,19 @@ def test_what_was_not_looked_at_closely_has_no_score(comfy, references):
     kept = detector.prepare(torch.stack([*references.sources, *(texture(200 + k).movedim(-1, 0) for k in range(6))]))
     scores = detector.compare(kept[:1], kept, lambda: None)[0]
     assert int(scores.isfinite().sum()) == detectors.CLOSER < len(kept) and float(scores[0]) > 0.5
+
+
+def test_a_full_gpu_leaves_the_search_to_the_cpu(comfy, references, monkeypatch):
+    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
+    built_in, real, places = detectors.BuiltIn(), detectors.BuiltIn._searched, []
+
+    def searched(pictures, several, tick, device):
+        places.append(device)
+        if len(places) == 1:
+            raise torch.OutOfMemoryError("full")
+        return real(pictures, several, tick, device)
+
+    monkeypatch.setattr(detectors.BuiltIn, "_searched", staticmethod(searched))
+    few = built_in.prepare(torch.stack(references.sources[:2]))
+    scores = built_in.compare(few, few, lambda: None)
+    assert len(places) == 2 and places[1].type == "cpu" and scores.diagonal().min() > 0.95

@@ -50,11 +50,21 @@ def test_other_words_that_are_the_same_words(judge_parts, guarding, demo, draw, 
 
 @pytest.mark.parametrize("kind", ["plain", "flow scaled"])
 @pytest.mark.parametrize("where", SITUATIONS)
-def test_a_loras_change_that_is_kept_at_every_step(judge_parts, guarding, demo, draw, stored, kind, where):
+def test_a_loras_change_that_is_kept_at_every_step(judge_parts, guarding, demo, draw, stored, kind, where, monkeypatch):
     """The base with all of the LoRA's changes on top is the model under the LoRA."""
-    watch, common, agree = (
+    watch, common, strategies, agree = (
         importlib.import_module(f"unmemorize_pack.{n}")
-        for n in ("host.stability.lora_watch", "host.stability.common_change", "unmemorize.stability.agreement")
+        for n in (
+            "host.stability.lora_watch",
+            "host.stability.common_change",
+            "host.stability.strategies",
+            "unmemorize.stability.agreement",
+        )
+    )
+    monkeypatch.setattr(
+        common.CommonChange,
+        "begin",
+        lambda self, _: strategies.Redrawing(lambda call: common.drawn_without_leak(call, self.lora, self.until, -math.inf)),
     )
     base = kinds(demo, kind)
     names = [k for k in base.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
@@ -64,6 +74,6 @@ def test_a_loras_change_that_is_kept_at_every_step(judge_parts, guarding, demo, 
     )
     given = situation(where)
     stock = draw(model, **given)
-    lora = watch.Lora(model, watch.before_the_lora(model, base), None, agree.AgreementRegion(-math.inf, 0.1), True)
+    lora = watch.Lora(model, watch.before_the_lora(model, base), None, agree.AgreementRegion(0.4, 0.1), True)
     clone, _ = guarding.guarded(model, guarding.Guard(stored, "correct", strategy=common.CommonChange(lora, until=0.6), limit=ALL))
     assert same(draw(clone, **given), stock) and not same(draw(base, **given), stock)
