@@ -16,12 +16,11 @@ from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..curvature.measuring import RECOMMENDED, measure_map
-from ..curvature.overlays import overlaid
 from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
 from ..stability.records import in_short
-from .check_prompt import LOOK, Answer, answer, compared_with
+from .check_prompt import Answer, answer, compared_with, mapped
 
 DRAWN = 4
 """Pictures of the prompt that the given one is compared with."""
@@ -52,8 +51,8 @@ def check_picture(
     how = detector or BuiltIn()
     alike = likenesses(picture, drawn, how)
     found = measure_map(model, positive, empty, {"samples": vae.encode(picture)}, RECOMMENDED, use["seed"])
-    overlay = overlaid(picture, found, LOOK)
     recalled, words = verdict(alike, how.least, record.facts)
+    overlay = mapped(picture, found, recalled)
     facts = {
         "guard": in_short(record.facts), "profile": profile.how, "map": overlay.report, "drawn": DRAWN,
         "likeness": [round(a, 4) for a in alike], "alike_from": how.least, "detector": how.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
@@ -16,7 +16,8 @@ from ..core.latents import check_single, decoded
 from ..core.prompts import encoded
 from ..core.sampling import draw
 from ..curvature.measuring import RECOMMENDED, measure_map
-from ..curvature.overlays import Look, overlaid
+from ..curvature.overlays import FULL_OVER_LIMIT, Look, Overlay, overlaid
+from ..curvature.thresholds import fitting
 from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
@@ -56,15 +57,25 @@ def check_prompt(
     drawn = {**one, "samples": draw(clone, positive, empty, one, use)}
     picture = decoded(vae, drawn["samples"])
     found = measure_map(model, positive, empty, drawn, RECOMMENDED, use["seed"])
-    overlay = overlaid(picture, found, LOOK)
     flagged, score = of_batch(record.facts, off=False)
     reason = record.facts["not_judged"][0]
-    facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     words = f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])
     if not reason and not flagged and record.facts["unwatched"]:
         words = f"not judged: {UNWATCHED} Of the checkpoint itself {words}"
     found_so_far = True if flagged else None if reason or record.facts["unwatched"] else False
+    overlay = mapped(picture, found, found_so_far)
+    facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(references, picture, detector))
+
+
+def mapped(picture: Tensor, found: dict[str, Any], memorized: bool | None) -> Overlay:
+    """A map over its picture, in the colours of a kept threshold if one fits. Without one every picture has a hottest place, and where
+    nothing was found that lies in the middle of the colours, where a threshold would be."""
+    kept = fitting(found)
+    overlay = overlaid(picture, found, LOOK, calibration=kept)
+    if kept is None and memorized is False and overlay.peak > 0:
+        overlay = overlaid(picture, found, replace(LOOK, full_heat=FULL_OVER_LIMIT * overlay.peak))
+    return overlay
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,18 @@ def load_threshold(name: str) -> dict[str, Any]:
     return read_threshold(store.find(THRESHOLDS, name))
 
 
+def fitting(found: dict[str, Any]) -> dict[str, Any] | None:
+    """A kept calibration, the user's first, that was measured on this map's model as the map was; None if there is none."""
+    for path in store.paths(THRESHOLDS).values():
+        try:
+            kept = read_threshold(path)
+            check_calibration(kept, found)
+        except ValueError:
+            continue
+        return kept
+    return None
+
+
 def report_of(calibration: dict[str, Any]) -> dict[str, Any]:
     """What it was measured on, for people: without the fingerprint of the model."""
     measured = {k: v for k, v in calibration["settings"].items() if k != "model"}

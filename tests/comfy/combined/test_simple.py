@@ -45,6 +45,24 @@ def test_a_check_draws_what_the_sampler_draws_and_says_what_the_guard_says(tool,
     assert answer.memorized == record.facts["memorized"][0] and answer.heatmap.shape == answer.picture.shape
 
 
+def test_nothing_found_is_shown_without_full_heat(tool, demo, draw, encode):
+    """Without a threshold the hottest place of a picture where nothing was found lies in the middle of the colours; with one that fits,
+    the threshold does."""
+    measuring, thresholds = (importlib.import_module(f"unmemorize_pack.host.curvature.{n}") for n in ("measuring", "thresholds"))
+    with torch.inference_mode():
+        latent = draw(prompt=PROMPT)
+        found = measuring.measure_map(demo[0], encode(PROMPT), encode(""), {"samples": latent}, measuring.RECOMMENDED, 1)
+        picture = demo[2].decode(latent)
+    look = {memorized: tool.mapped(picture, found, memorized) for memorized in (True, False, None)}
+    assert torch.equal(look[True].heat, look[None].heat) and torch.allclose(2 * look[False].heat, look[True].heat, atol=1e-5)
+    kept = {"threshold": 10 * look[True].peak, "quantile": 0.995, "prompts": 24, "height": 8, "width": 8}
+    kept |= {"settings": {k: found["settings"].get(k) for k in (*thresholds.COMPARED, "model")}}
+    thresholds.save_threshold(kept, "mine")
+    for memorized in (True, False):
+        judged = tool.mapped(picture, found, memorized)
+        assert judged.report["full_heat"] == pytest.approx(20 * look[True].peak) and judged.heat.max() < 0.1
+
+
 def test_what_could_not_be_judged_is_said(tool, demo):
     answer = tool.check_prompt(*demo, PROMPT, EMPTY, USE | {"steps": 1})
     assert answer.memorized is None and answer.words.startswith("not judged")
