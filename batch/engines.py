@@ -67,7 +67,13 @@ def ray(units: list[Unit], options: Options, workers: int) -> Iterator[dict[str,
             if tries[unit.id] < RETRIES:
                 todo.append(unit)
             else:
-                yield row_of(unit) | {"error": f"its worker died {RETRIES} times: {type(error).__name__}", "again": True}
+                yield row_of(unit) | {"error": f"its worker died {RETRIES} times: {_reason(error)}", "again": True}
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what a worker died of, and its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[-1:]])[:300]
 
 
 class _Actor:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import psutil
 import torch
@@ -103,7 +104,8 @@ def main() -> None:
         several["node"], node_speed = by_node(folder, o.count)
         ray_speed = None
         if importlib.util.find_spec("ray"):
-            rows = engines.ray(units, Options(f"{home}/ray", dict(vars(SETTINGS))), WORKERS)
+            own = ["--cpu"] if comfy.model_management.cpu_state == comfy.model_management.CPUState.CPU else []
+            rows = engines.ray(units, Options(f"{home}/ray", dict(vars(SETTINGS)), comfyui=own), WORKERS)
             several["ray"], ray_speed, _ = timed(rows, o.count)
     same = sum(all(found.get(name) == facts for found in several.values()) for name, facts in one.items())
     metrics = {
