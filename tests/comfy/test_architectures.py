@@ -50,8 +50,11 @@ def run(name, model, n=1):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_maps(nodes, tiny, untouched, name):
-    """v . (J v) = v . (J^T v): whatever the probes, the map's sum is the same by differences and by gradients."""
+def test_maps(nodes, tiny, untouched, monkeypatch, name):
+    """v . (J v) = v . (J^T v): whatever the probes, the map's sum is the same by differences and by gradients. Random networks bend more
+    than trained ones: differences take a fifth of the usual step."""
+    step = importlib.import_module("unmemorize_pack.unmemorize.curvature.diagonal").probe_step
+    monkeypatch.setattr(step, "__defaults__", (step.__defaults__[0] / 5,))
     model, latents = tiny(name), torch.randn(networks.latent(name).shape, generator=torch.Generator().manual_seed(3))
     given = {
         "model": model, "positive": networks.prompt(name, 1), "negative": networks.prompt(name, 0), "latent": {"samples": latents},
