@@ -90,7 +90,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "memory": ("Memory", {
         "references": (".0", "different reference pictures that Copy Check was given"),
         "kept_mib": (".0", "MiB that the built-in detector keeps of all of them"),
-        "features_growth_mib": (".0", "MiB more that looking at nine tenths of them took"),
+        "compare_growth_mib": (".0", "MiB more that comparing a picture with all of them took, at most"),
         "audited_prompts": (".0", "prompts of an audit, four seeds each"),
         "audit_growth_kib": (".0", "KiB that each of nine tenths of them took"),
     }),
