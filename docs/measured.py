@@ -55,6 +55,8 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "flagged_copies_uncalibrated": ("%", "copies that are noticed without any profile"),
         "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
         "copies_after_uncalibrated": ("%", "runs that copied: still copies with the guard correcting, no profile"),
+        "copies_attacked": ("%", "captions of photographs asked with 32 seeds, the guard correcting: runs that copy"),
+        "photographs_attacked": ("%", "the same: photographs that come at least once"),
         "style_before": ("%", "captions never trained: the LoRA's style is there"),
         "style_forced": ("%", "the same, as if every run had been flagged"),
         "concept_before": ("%", "the same captions with a LoRA's own word: its subject is there"),
