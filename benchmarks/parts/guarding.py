@@ -89,9 +89,9 @@ def roughness(pictures: Tensor) -> Tensor:
     return (pictures - F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)).square().mean((1, 2, 3)).sqrt()
 
 
-def always(model: Any, how: Redrawn, looked: bool = False) -> Any:
-    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not; `looked`: compared with the run it was, as a guard
-    does, otherwise in the strategy's first way."""
+def always(model: Any, how: Redrawn) -> Any:
+    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not: in its first way, or where it begins with a trial,
+    compared with the run it was."""
     clone = model.clone()
     busy = [False]
 
@@ -103,7 +103,7 @@ def always(model: Any, how: Redrawn, looked: bool = False) -> Any:
             everyone = torch.ones(len(noise), dtype=torch.bool)
             call = run_arguments_of(executor.class_obj, noise, *rest, **more)
             correction, first = how.begin(None), torch.zeros_like(noise)
-            if looked:
+            if correction.trial is not None:
                 first = executor(noise, *rest, **more)
                 correction.look = compared_with(first)
             return correction.after(call, everyone, first)

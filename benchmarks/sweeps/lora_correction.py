@@ -86,7 +86,7 @@ def trial(bench: Bench, cases: list[Case], plain: dict[tuple[int, str], Drawn], 
         for i, caption in part:
             model, asked = cases[i].model, cases[i].asked(caption)
             how = way(cases[i], asked)
-            model = model if how is None else always(model, how, getattr(how, "gated", False))
+            model = model if how is None else always(model, how)
             found[i, caption] = judged(cases[i], caption, plain[i, caption], drawn(bench, model, asked, SEEDS))
         return found
 

@@ -57,6 +57,12 @@ def extras(model: Any) -> Extras:
     return Extras(found, sorted(unseen))
 
 
+def looked_into(value: Any) -> tuple[str, bool]:
+    """A digest of anything by all that it holds, and could all of it be looked into?"""
+    look = _Look({})
+    return look.of(value).hex(), not look.blind
+
+
 def _own(model: Any) -> dict[int, str]:
     """Parts of the network that its identity speaks of, by id: their weights change with what is loaded. What a node has put in the place
     of one is not among them."""

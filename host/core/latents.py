@@ -36,6 +36,11 @@ def check_picture(samples: Tensor) -> None:
         )
 
 
+def is_empty(samples: Tensor) -> bool:
+    """Is a latent one value everywhere, and so no picture?"""
+    return bool((samples == samples.flatten()[0]).all())
+
+
 def check_single(latent: dict[str, Any]) -> None:
     """ValueError if a LATENT is of video or audio: only single pictures can be judged."""
     samples = latent["samples"]

@@ -23,7 +23,7 @@ from ...unmemorize.stability.profile import WINDOW
 from ..core.guiders import cached, hooked_loras, other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
-from ..core.latents import marks
+from ..core.latents import is_empty, marks
 from ..core.noise import NEARLY
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import (
@@ -249,8 +249,7 @@ class _Control:
         if profile is None or self._before is not None:
             return ""
         began = math.tan(min(float(profile.angles.max()), HIGHEST))  # some schedules begin below the highest level
-        over_nothing = bool((call.latent == call.latent.flatten()[0]).all())  # an empty latent is no picture
-        if over_nothing or math.tan(min(watch.angles[0], HIGHEST)) >= NEARLY * began:
+        if is_empty(call.latent) or math.tan(min(watch.angles[0], HIGHEST)) >= NEARLY * began:
             return ""
         return (
             f"The run begins at noise level {float(call.sigmas[0]):.3g}, from a picture (denoise below 1): what is drawn is sure "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..core.latents import is_marked
+from ..core.latents import is_empty, is_marked
 from ..core.noise import NEARLY
 from ..core.sampler_call import RunCall
 from .strategies import Correction, Redrawing
@@ -68,7 +68,7 @@ class Run:
         make whatever is drawn again look like the first."""
         most = float(call.guider.model_patcher.get_model_object("model_sampling").sigma_max)
         conds = (cond for several in call.guider.original_conds.values() for cond in several)
-        over_nothing = call.mask is None and bool((call.latent == call.latent.flatten()[0]).all())
+        over_nothing = call.mask is None and is_empty(call.latent)
         whole = self.before is None and float(call.sigmas[0]) >= NEARLY * most and float(call.sigmas[-1]) == 0
         return over_nothing and whole and not any(cond.get(name) is not None for cond in conds for name in HOLDING)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,18 +85,39 @@ def test_what_cannot_be_looked_into_is_never_taken_for_the_same(last, job, monke
     assert len(learnt) == 2 and not module._last
 
 
-def test_hooks_on_prompts_are_never_taken_for_the_same(last, job, monkeypatch):
+def test_hooks_on_prompts_count(last, job, monkeypatch):
     """They change what a prompt does, and are no tensors."""
     module, learnt = last
     real = module.encoded
 
-    def hooked(clip, prompts):
-        return [[(c, {**facts, "hooks": object()}) for c, facts in several] for several in real(clip, prompts)]
+    def hooked(strength):
+        hooks = SimpleNamespace(strength=strength)
+        return lambda clip, prompts: [[(c, {**facts, "hooks": hooks}) for c, facts in several] for several in real(clip, prompts)]
 
-    monkeypatch.setattr(module, "encoded", hooked)
-    for _ in range(2):
+    for strength in (0.5, 0.5, 1.0):
+        monkeypatch.setattr(module, "encoded", hooked(strength))
         module.filter_once(job)
-    assert len(learnt) == 2 and not module._last
+    assert len(learnt) == 2
+
+
+def test_templates_08_and_15_ask_for_the_same(comfy):
+    """What one of them has learnt, the other finds."""
+    leaks, simple = (importlib.import_module(f"unmemorize_pack.{n}") for n in ("demo.live.templates.leaks", "nodes.combined_simple"))
+    assert leaks.AS_CLEAN_LORA == simple.USE
+
+
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({}, True), ({"transformer_options": {"patches": {}}}, True), ({"sampler_pre_cfg_function": [len]}, False),
+        ({"sampler_calc_cond_batch_function": len}, False), ({"model_function_wrapper": len}, False),
+        ({"transformer_options": {"patches": {"attn1_patch": [len]}}}, False),
+        ({"transformer_options": {"patches_replace": {"attn1": 1}}}, False),
+    ],
+)  # fmt: skip
+def test_a_run_that_something_alters_is_asked_again(comfy, options, plain):
+    module = importlib.import_module("unmemorize_pack.host.combined.change_measuring")
+    assert module._is_plain(options) == plain
 
 
 def test_of_a_lora_that_stays_as_it_is_nothing_is_held(last, job, monkeypatch):

@@ -151,3 +151,11 @@ def test_a_step_that_agrees_is_the_loras_own():
     under = (uncond + of_negative) + 2.0 * (cond + of_prompt - uncond - of_negative)
     assert torch.allclose(with_change(uncond + 2.0 * (cond - uncond), of_prompt, of_negative, 2.0), under, atol=1e-5)
     assert UNCALIBRATED.keeps == pytest.approx(0.21) and UNCALIBRATED.limit < UNCALIBRATED.keeps < UNCALIBRATED.centre
+
+
+def test_a_run_that_is_flagged_has_a_step_at_which_something_is_left_out():
+    """Where ordinary runs scatter little the limit lies above half their agreement: what flags a run is then kept at no step either."""
+    for centre, spread in ((0.9, 0.02), (0.8, 0.03), (0.5, 0.1), (0.42, 0.13)):
+        region = AgreementRegion(centre, spread)
+        assert region.keeps >= region.limit and region.keeps >= centre / 2
+    assert AgreementRegion(0.9, 0.02).keeps == AgreementRegion(0.9, 0.02).limit > 0.45

@@ -1,0 +1,66 @@
+"""From which likeness on has a picture hardly changed on trial? Flagged copies and honest runs of the selection set's LoRAs.
+
+`unmemorize.stability.redrawn.UNMOVED` lies between the two. One row a run; honest is one that copies nothing and has what the LoRA is for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...demo.scripts import lora_set
+from ...host.stability.common_change import CommonChange, drawn_without_leak
+from ...host.stability.lora_watch import lora_between
+from ...host.stability.strategies import Redrawing
+from ...unmemorize.stability.redrawn import likeness
+from ..parts.common import ROOT, arguments, log, shared_out
+from ..parts.filtered_loras import Bench
+from ..parts.guarding import always, lent
+from ..parts.lora_runs import Case
+from ..parts.rows import Rows
+
+CAPTIONS = 6
+SEEDS = [950, 951]
+
+
+class TrialAlone(CommonChange):
+    """Every run as the guard's trial draws it."""
+
+    def begin(self, watch: Any) -> Redrawing:
+        """One way, and no look."""
+        return Redrawing(lambda call: drawn_without_leak(call, self.lora, self.until, self.lora.region.keeps))
+
+
+def runs_of(case: Case, caption: str) -> list[dict[str, Any]]:
+    """What became of each run of a caption on trial, and what it was."""
+    seen = case.watched(caption, SEEDS)
+    lora = lora_between(case.model, case.base, case.reference, case.stored)
+    assert lora is not None
+    latents = []
+    for model in (case.model, always(case.model, TrialAlone(lora))):
+        with torch.inference_mode(), lent(case.generator, model):
+            latents.append(case.generator.latents(caption, SEEDS))
+    kinds = ["copy" if copied else "honest" if honest else "neither" for copied, honest in zip(seen.copied, seen.honest, strict=True)]
+    rows = zip(SEEDS, kinds, seen.calibrated.tolist(), likeness(*latents).tolist(), strict=True)
+    return [{"seed": s, "kind": kind, "flagged": flagged, "likeness": round(alike, 3)} for s, kind, flagged, alike in rows]
+
+
+def main() -> None:
+    """`nox -s sweep -- lora_trial`: rows are kept as they come, a second call carries on."""
+    options = arguments(__doc__, loras=ROOT / "out" / "loras")
+    torch.set_num_threads(1)
+    bench = Bench(options.lab, options.loras, lora_set.SELECTION, CAPTIONS)
+    rows = Rows("lora_trial", f"lora-trial-{options.name or options.lab.name}")
+    cases = [Case(bench, s) for s in bench.subjects]
+
+    def draw(part: list[tuple[int, str]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
+        return {(i, caption): runs_of(cases[i], caption) for i, caption in part}
+
+    for i, case in enumerate(cases):
+        captions = [c for c, _, _ in case.subject.photos] + [case.asked(c) for c in bench.captions]
+        todo = [(i, c) for c in captions if not rows.has(f"{case.subject.name}: {c}, {SEEDS[0]}")]
+        log.info("%s: ordinary agreement %s", case.subject.name, case.region)  # measured once, before the processes part
+        for (_, caption), found in shared_out(draw, todo).items():
+            for row in found:
+                rows.add(f"{case.subject.name}: {caption}, {row['seed']}", row)
