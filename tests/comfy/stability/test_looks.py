@@ -255,3 +255,30 @@ def test_a_trial_is_for_pictures_drawn_from_nothing(comfy, changes, fits):
     guider = SimpleNamespace(model_patcher=patcher, original_conds={"positive": [given["conds"]], "negative": [{}]})
     call = SimpleNamespace(guider=guider, **{k: given[k] for k in ("mask", "latent", "sigmas")})
     assert runs.Run(None, None, given.get("before")).from_nothing(call) == fits
+
+
+def test_a_likeness_is_of_the_places_that_count(strategies):
+    """The second sample of a batch: one half is kept, the other another picture's."""
+    first, other = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(5)).expand(2, 2, 4, 16, 16)
+    region = torch.ones(2, 1, 16, 16)
+    region[1, ..., 8:] = 0
+    mixed = torch.where(region > 0, other, first)
+    alike = [strategies.compared_with(first, where)(None, lambda _: mixed[1:], 1)[1].likeness for where in (region, region[1:], None)]
+    assert max(map(abs, alike[:2])) < 0.3 < 0.4 < alike[2]
+
+
+def test_the_same_bits_on_trial_are_no_failed_correction(strategies):
+    """Nothing was corrected, for nothing had to be."""
+    done = strategies.Redrawing()
+    done.unchanged = [0, 1]
+    (first, second) = strategies.of_redrawn(done, {"0": {"memorized": False, "acquitted": True}, "1": {"memorized": True}}, True)[:2]
+    assert "Picture 1 of" in first and "nothing was corrected" in first and "Picture 0 of" in second and "no memory" in second
+
+
+@pytest.mark.parametrize(("steps", "until"), [(1, 1.0), (2, 0.5), (20, 0.5)])
+def test_of_the_fewest_steps_one_is_drawn_without_the_leak(comfy, monkeypatch, steps, until):
+    common = importlib.import_module("unmemorize_pack.host.stability.common_change")
+    monkeypatch.setattr(common, "options_of_another_run", lambda _: {})
+    monkeypatch.setattr(common, "in_phases", lambda _, phases: [share for share, _ in phases])
+    call = SimpleNamespace(guider=SimpleNamespace(), sigmas=torch.linspace(1, 0, steps + 1))
+    assert common.drawn_without_leak(call, None, 0.5, None) == [until, 1.0]
