@@ -116,8 +116,7 @@ def match(picture: Searched, refs: Tensor) -> Matches:
     for scale, patches, rows, columns in picture.scales:
         several = refs.flatten(0, 2)
         found = (several @ patches.T).view(2 * m, GRID * GRID, rows, columns)
-        squares = (several @ (patches.T @ patches / len(patches)) * several).sum(1)  # means over all places, without a look at each
-        usual = USUAL * squares.clamp_min(0).sqrt().view(2 * m, -1)
+        usual = USUAL * usually(several, patches).view(2 * m, -1)
         found = found.sub_(torch.maximum(MATCH * lengths, usual)[..., None, None]).clamp_(min=0)
         votes = votes_of(found)
         score, at = votes.flatten(1).view(m, -1).max(1)
@@ -129,6 +128,11 @@ def match(picture: Searched, refs: Tensor) -> Matches:
         now = torch.stack([torch.full_like(score, scale), at // size, place // votes.shape[2] - pad, place % votes.shape[2] - pad])
         kept = torch.where(better, now.to(kept), kept)
     return Matches(best, kept[0], kept[1].bool(), kept[2].long(), kept[3].long())
+
+
+def usually(several: Tensor, patches: Tensor) -> Tensor:
+    """Root mean square of what each of [k, d] finds over all places [places, d], [k], without a look at each."""
+    return (several @ (patches.T @ patches / len(patches)) * several).sum(1).clamp_min(0).sqrt()
 
 
 def votes_of(found: Tensor) -> Tensor:

@@ -150,7 +150,12 @@ def test_runs_are_not_asked_twice_for_what_they_met(comfy, demo, monkeypatch, re
         found = runs.predicted(*demo[:2])
         assert (runs.evaluations > before) == asked
         anew = runs.predicted(demo[0].clone(), demo[1])
+        name = next(k for k in demo[0].model.state_dict() if k.endswith("attn2.to_out.0.weight"))
+        other = demo[0].clone()
+        other.add_patches({name: (torch.ones_like(demo[0].model.state_dict()[name]),)}, 1.0)
+        changed = runs.predicted(other, demo[1])
     assert len(found) == len(anew) == 4
+    assert not torch.allclose(found[0][0], changed[0][0], atol=1e-3), "another model answers for itself"
     for one, other in zip(found, anew, strict=True):
         for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -137,3 +137,17 @@ def test_patches_about_their_mean_and_slope_in_closed_form():
     wanted = (alone - (alone @ plane.T) @ plane).square().mean(-1).sqrt()
     found = matching._spread_about_planes(picture)
     torch.testing.assert_close(found.flatten(), wanted, atol=1e-9, rtol=1e-6)
+
+
+def test_what_is_usual_in_closed_form():
+    several, places = torch.randn(7, 5), torch.randn(300, 5)
+    torch.testing.assert_close(matching.usually(several, places), (several @ places.T).square().mean(1).sqrt(), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_found_everywhere_is_no_copy():
+    """A picture of one small tile: each patch fits at every repeat, and says nothing of where a reference might lie."""
+    tile = texture(7, 16)
+    wall = tile.repeat(1, 8, 8)
+    found = matching.match(matching.searched(wall), matching.references(wall[None].roll(5, -1)))
+    own = matching.match(matching.searched(REFERENCE), matching.references(REFERENCE[None]))
+    assert float(found.score) < 0.5 < float(own.score)
