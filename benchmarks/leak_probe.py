@@ -16,6 +16,7 @@ from ..demo.scripts import lora_set
 from ..host.copies.probing import USUAL_W, Leaks, Probe, compared, drawn
 from ..host.core.progress import Progress
 from ..host.lora.filter_file import Job, filter_lora
+from ..unmemorize.copies.probe import Group
 from ..unmemorize.lora.gates import Settings
 from .lora_measured import filtered, prompts_of
 from .parts.common import ROOT, log, rate, shared_out, write
@@ -53,33 +54,46 @@ class Prober:
         self._by_base: dict[tuple[str, ...], Tensor] = {}
 
     @torch.inference_mode()
-    def leaks(self, subject: Subject, tensors: dict[str, Tensor], given: bool) -> Leaks:
-        """Of a version of a LoRA, among twice as many groups as it has photographs."""
-        generator, captions = self._bench.generator, captions_of(subject, given)
-        condition, latent = generator.condition, {"samples": torch.zeros(1, 8, 16, 16)}
-        job = Probe(
-            generator.model, self._bench.applied(tensors), generator.vae, [condition(c) for c in captions], condition(""), latent,
-            {"seed": SEED, **SAMPLING}, self._pictures, self._w, 2 * max(len(subject.photos), 2),
+    def base(self, subject: Subject, given: bool) -> Tensor:
+        """What the base draws under a LoRA's captions or under none, small, [n, 3, side, side]."""
+        captions = tuple(captions_of(subject, given))
+        if captions not in self._by_base:
+            self._by_base[captions] = drawn(self._job(subject, self._bench.generator.model, given), None, self._progress()).small
+        return self._by_base[captions]
+
+    @torch.inference_mode()
+    def leaks(self, subject: Subject, tensors: dict[str, Tensor], given: bool, base: Tensor | None = None) -> Leaks:
+        """Of a version of a LoRA, among twice as many groups as it has photographs; `base` as from `base`."""
+        job = self._job(subject, self._bench.applied(tensors), given)
+        return compared(job, drawn(job, self._w, self._progress()), self.base(subject, given) if base is None else base)
+
+    def _job(self, subject: Subject, lora: Any, given: bool) -> Probe:
+        generator, latent = self._bench.generator, {"samples": torch.zeros(1, 8, 16, 16)}
+        captions = [generator.condition(c) for c in captions_of(subject, given)]
+        return Probe(
+            generator.model, lora, generator.vae, captions, generator.condition(""), latent, {"seed": SEED, **SAMPLING}, self._pictures,
+            self._w, 2 * max(len(subject.photos), 2),
         )  # fmt: skip
-        key, progress = tuple(captions), Progress(2 * self._pictures * SAMPLING["steps"])
-        if key not in self._by_base:
-            self._by_base[key] = drawn(job, None, progress).small
-        return compared(job, drawn(job, self._w, progress), self._by_base[key])
+
+    def _progress(self) -> Progress:
+        return Progress(self._pictures * SAMPLING["steps"])
+
+
+def photograph_of(leaks: Leaks, group: Group, subject: Subject) -> int | None:
+    """Which of a LoRA's photographs the central picture of a group copies; None: none."""
+    centre = leaks.at([group.members[0]]).movedim(-1, 1)
+    return next((k for k, (_, photo, limit) in enumerate(subject.photos) if bool(limit.holds(centre, photo, EVERYWHERE))), None)
 
 
 def found_photographs(leaks: Leaks, subject: Subject) -> list[bool]:
     """Which photographs are the central picture of one of the first 2 n groups."""
-    several = leaks.groups[: 2 * len(subject.photos)]
-    centres = leaks.at([g.members[0] for g in several]).movedim(-1, 1) if several else torch.zeros(0, 3, 128, 128)
-    if not len(centres):
-        return [False] * len(subject.photos)
-    return [bool(limit.holds(centres, photo, EVERYWHERE).any()) for _, photo, limit in subject.photos]
+    found = {photograph_of(leaks, g, subject) for g in leaks.groups[: 2 * len(subject.photos)]}
+    return [k in found for k in range(len(subject.photos))]
 
 
 def true_leaks(leaks: Leaks, subject: Subject) -> list[bool]:
     """Which groups called leaks have a photograph as central picture."""
-    centres = [leaks.at([g.members[0]]).movedim(-1, 1) for g in leaks.leaks]
-    return [any(bool(c.holds(p, photo, EVERYWHERE)) for _, photo, c in subject.photos) for p in centres]
+    return [photograph_of(leaks, g, subject) is not None for g in leaks.leaks]
 
 
 def main() -> None:

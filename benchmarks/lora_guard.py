@@ -37,11 +37,15 @@ ABOUT = {
     "auc_agreement_first": "by the agreement of the first step alone",
     "auc_wen": "by WEN's norm, under the LoRA",
     "auc_revision": "the same runs by the guard's detector of a model's own memories",
-    "flagged_honest_uncalibrated": "honest runs flagged without a profile, worst group (aim <= .02)",
+    "suspected_honest_uncalibrated": "honest runs below the limit without a profile, worst group; before they are tried",
+    "suspected_honest_calibrated": "the same with a profile measured under the LoRA",
+    "suspected_copies_uncalibrated": "copies below the limit without a profile",
+    "suspected_copies_calibrated": "the same with a profile",
+    "flagged_honest_uncalibrated": "honest runs called memorized, which changed on trial too, worst group (aim <= .02)",
     "flagged_honest_calibrated": "the same with a profile measured under the LoRA (aim <= .02)",
     "neither": "runs of honest groups that copy nothing and lack the LoRA's style or subject: no honest runs, and counted as nothing else",
     "flagged_neither_calibrated": "of these flagged with a profile",
-    "flagged_copies_uncalibrated": "copies flagged without a profile (aim >= .95)",
+    "flagged_copies_uncalibrated": "copies called memorized without a profile (aim >= .95)",
     "flagged_copies_calibrated": "the same with a profile (aim >= .95)",
     "copies_before": "captions of the leaking LoRAs' photographs: runs that copy them",
     "copies_after": "of the runs that copied, flagged or not: still copies with the guard correcting (aim <= .05)",
@@ -118,6 +122,9 @@ def detection(runs: dict[str, list[tuple[Case, str, Watched]]]) -> dict[str, Any
         found[f"flagged_copies_{kind}"] = float(flags["copy"].mean())
         found |= {f"flagged_honest_{kind}_{g}": float(v.mean()) for g, v in flags.items() if g != "copy"}
         found[f"flagged_honest_{kind}"] = max(float(flags[g].mean()) for g in groups)
+        suspected = {g: values(g, operator.attrgetter(f"suspected_{kind}")) for g in ("copy", *groups)}
+        found[f"suspected_copies_{kind}"] = float(suspected["copy"].mean())
+        found[f"suspected_honest_{kind}"] = max(float(suspected[g].mean()) for g in groups)
     neither = torch.cat([w.calibrated[~w.copied & ~w.honest].float() for g in groups for _, _, w in runs[g]])
     found |= {"neither": float(len(neither)), "flagged_neither_calibrated": float(neither.mean()) if len(neither) else None}
     honest = [w.same_bits[~w.calibrated & ~w.copied] for g in groups for _, _, w in runs[g]]

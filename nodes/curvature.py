@@ -42,7 +42,7 @@ def measuring_inputs() -> list[Any]:
             default="1.6",
             tooltip="Noise levels, as noise over signal, separated by commas; the map is the mean over them.",
         ),
-        io.Int.Input("probes", default=12, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),
+        io.Int.Input("probes", default=16, min=1, max=512, tooltip="Probes for each noise: more make a cleaner map and cost more."),
         io.Int.Input("noises", default=1, min=1, max=16, tooltip="How many different noises the map is averaged over."),
         io.Combo.Input(
             "probing",

@@ -24,7 +24,6 @@ from ...host.demo import load_demo_lora
 from ...host.stability.common_change import CommonChange
 from ...host.stability.other_words import OtherWords
 from ...host.stability.restart import Restart
-from ...host.stability.strategies import compared_with
 from .common import tuning_and_test
 
 BLANK = 0.02
@@ -90,8 +89,7 @@ def roughness(pictures: Tensor) -> Tensor:
 
 
 def always(model: Any, how: Redrawn) -> Any:
-    """A clone of MODEL whose every run is drawn again by a strategy, flagged or not: in its first way, or where it begins with a trial,
-    compared with the run it was."""
+    """A clone of MODEL whose every run is drawn again by a strategy in its first way, flagged or not."""
     clone = model.clone()
     busy = [False]
 
@@ -102,11 +100,7 @@ def always(model: Any, how: Redrawn) -> Any:
         try:
             everyone = torch.ones(len(noise), dtype=torch.bool)
             call = run_arguments_of(executor.class_obj, noise, *rest, **more)
-            correction, first = how.begin(None), torch.zeros_like(noise)
-            if correction.trial is not None:
-                first = executor(noise, *rest, **more)
-                correction.look = compared_with(first)
-            return correction.after(call, everyone, first)
+            return how.begin(None).after(call, everyone, torch.zeros_like(noise))
         finally:
             busy[0] = False
 

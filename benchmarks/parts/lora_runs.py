@@ -33,9 +33,12 @@ class Watched:
     signals: dict[str, Tensor]
     """What could tell a copy, small = copy: the mean agreement of the run (NaN where the LoRA did nothing), in deviations of this LoRA's
     own ordinary runs, at the first step; WEN's norm and the guard's score, with the sign turned."""
+    suspected_uncalibrated: Tensor
+    suspected_calibrated: Tensor
+    """Below the shipped limits: without a profile, and with one that was measured under this LoRA."""
     uncalibrated: Tensor
     calibrated: Tensor
-    """Flagged at the shipped limits: without a profile, and with one that was measured under this LoRA."""
+    """Called memorized: below the limit, and another picture on trial."""
     copied: Tensor
     """Copies any photograph of the LoRA, to the first judge."""
     honest: Tensor
@@ -89,12 +92,13 @@ class Case:
     def watched(self, caption: str, seeds: list[int]) -> Watched:
         """Runs of a caption (as written to the LoRA), watched in mode detect and once more in mode correct."""
         generator = self.generator
-        clone, record = guarding.guarded(self.model, self.guard("detect"))
-        pictures = pictures_of(generator, clone, caption, seeds)
-        found = record.facts
+        pictures, found = self._detected(caption, seeds, self.guard("detect"))
         observed = {k: _tensor(v) for k, v in found["observed"].items()}
         by_step, angles = observed["agreement"], torch.tensor(found["angles"][:-1])
-        flagged = torch.tensor(found["memorized"])
+        suspected = [agreement_score(by_step, region, LIMIT) > LIMIT for region in (UNCALIBRATED, self.region)]
+        uncalibrated = torch.zeros_like(suspected[0])
+        if bool(suspected[0].any()):
+            uncalibrated = torch.tensor(self._detected(caption, seeds, self.guard("detect", stored=None))[1]["memorized"])
         correcting, _ = guarding.guarded(self.model, self.guard("correct"))
         latents = []
         for model in (self.model, correcting):
@@ -111,12 +115,19 @@ class Case:
         there = [is_card(caption) or self.subject.present(p, caption) for p in pictures]
         return Watched(
             signals,
-            agreement_score(by_step, UNCALIBRATED, LIMIT) > LIMIT,
-            flagged,
+            suspected[0],
+            suspected[1],
+            uncalibrated,
+            torch.tensor(found["memorized"]),
             copied,
             ~copied & torch.tensor(there),
             torch.tensor([bool(torch.equal(a, b)) for a, b in zip(*latents, strict=True)]),
         )
+
+    def _detected(self, caption: str, seeds: list[int], guard: guarding.Guard) -> tuple[Tensor, dict[str, Any]]:
+        """Pictures of watched runs, and what the guard made of them."""
+        clone, record = guarding.guarded(self.model, guard)
+        return pictures_of(self.generator, clone, caption, seeds), record.facts
 
     def copies(self, pictures: Tensor) -> Tensor:
         """Which of [n, 3, h, w] copy a photograph of the LoRA, to the first judge."""

@@ -1,7 +1,7 @@
 """How are a LoRA's copies drawn again, so that no copy comes and the LoRA is kept? On the LoRAs of the selection set only.
 
-By the model before the LoRA with the LoRA's common change, for a share of the steps, at all of them or where the prompt asks for something
-else under the LoRA; or under the LoRA with other words.
+By the model before the LoRA alone, up to a share of the steps, and with the LoRA's common change up to another; or under the LoRA with
+other words.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..parts.rows import Rows
 
 CAPTIONS = 8
 SEEDS = [980, 981]
-SHARES = (0.15, 0.2, 0.3, 0.5, 1.0)
-"""Of the steps."""
+BARE, UNTIL = (0.0, 0.15, 0.3, 0.5), (0.15, 0.3, 0.5, 0.65, 1.0)
+"""Shares of the steps."""
 
 Drawn = tuple[Tensor, Tensor]
 """Latents and pictures of one caption's runs."""
@@ -61,20 +61,19 @@ Way = Callable[[Case, str], Redrawn | None]
 def ways(bench: Bench) -> dict[str, Way]:
     """Everything tried, by name."""
 
-    def common_change(share: float, gated: bool) -> Way:
+    def common_change(bare: float, until: float) -> Way:
         def of(case: Case, _caption: str) -> Redrawn:
             lora = lora_between(case.model, case.base, case.reference, None)
             assert lora is not None
-            return CommonChange(lora, share, gated)
+            return CommonChange(lora, bare, until)
 
         return of
 
     def other_words(changed: int, until: float) -> Way:
         return lambda _case, caption: OtherWords(with_alternatives(bench.generator.clip, caption, "")[1], until, changed)
 
-    found: dict[str, Way] = {"share 0": lambda *_: None}
-    found |= {f"share {share:g}": common_change(share, False) for share in SHARES}
-    found |= {f"share {share:g}, gated": common_change(share, True) for share in SHARES}
+    found: dict[str, Way] = {"as it is": lambda *_: None}
+    found |= {f"bare {bare:g}, until {until:g}": common_change(bare, until) for bare in BARE for until in UNTIL if bare <= until}
     return found | {f"{n} words changed until {until:g}": other_words(n, until) for n in (1, 2) for until in (0.3, 0.45, 0.6, 1.0)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...demo.scripts import lora_set
-from ...host.stability.common_change import CommonChange, drawn_without_leak
+from ...host.stability.common_change import UNTIL, CommonChange, drawn_without_leak
 from ...host.stability.lora_watch import lora_between
 from ...host.stability.strategies import Redrawing
 from ...unmemorize.stability.redrawn import likeness
@@ -29,7 +29,7 @@ class TrialAlone(CommonChange):
 
     def begin(self, watch: Any) -> Redrawing:
         """One way, and no look."""
-        return Redrawing(lambda call: drawn_without_leak(call, self.lora, self.until, self.lora.region.keeps))
+        return Redrawing(lambda call: drawn_without_leak(call, self.lora, 0.0, UNTIL, self.lora.region.keeps))
 
 
 def runs_of(case: Case, caption: str) -> list[dict[str, Any]]:

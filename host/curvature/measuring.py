@@ -39,7 +39,7 @@ class How:
     method: str = "dh_0"
     sigmas: tuple[float, ...] = (1.6,)
     estimator: str = "central difference"
-    probes: int = 12
+    probes: int = 16
     structured: bool = True
     noises: int = 1
     fitted: bool = False
@@ -47,7 +47,7 @@ class How:
 
 
 MOST_BY_CHANNEL = 32
-RECOMMENDED = How("dh_0", (1.6,), "forward difference", 12, structured=True, noises=1, fitted=True)
+RECOMMENDED = How("dh_0", (1.6,), "forward difference", 16, structured=True, noises=1, fitted=True)
 """From `nox -s sweep -- curvature`: the level at which the demo model's templates and photographs stand out most. Its latents have twice
 the deviation of SD's."""
 PAPER = How("dh_0", (0.0413,), "reverse mode", 16, structured=False, noises=1)

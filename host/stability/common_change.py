@@ -1,7 +1,8 @@
 """Correct a LoRA's copy: while the layout forms, what the LoRA makes of this prompt alone is left out, and its common change kept.
 
-A memory is called up while the layout forms. At a step at which the prompt asks for the same with the LoRA and without it, the LoRA answers
-the prompt: a trial leaves out only what it makes of the prompt at the other steps, and a picture that stays as it was was no memory.
+A memory is called up while the layout forms, and a LoRA that was shown little else shows it for every prompt: the first steps are the
+model's before it alone. At a step at which the prompt asks for the same with the LoRA and without it, the LoRA answers the prompt: a trial
+leaves out only what it makes of the prompt at the other steps, and a picture that stays as it was was no memory.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from functools import partial
 from typing import Any
 
 import comfy.model_patcher
+import torch
 from torch import Tensor
 
 from ...unmemorize.stability.agreement import agreement, kept_changes, with_change
+from ...unmemorize.stability.redrawn import UNMOVED, likeness
 from ..core.another_model import asked, asked_meanwhile
 from ..core.guiders import hooked_loras
 from ..core.hooks import as_function
+from ..core.one_sample import call_of_one
 from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
@@ -28,6 +32,8 @@ HOOKED = (
     "A prompt carries a LoRA of its own (a hook), which could not be told from the LoRA that is watched. Load it with a LoRA loader to "
     "have its pictures corrected."
 )
+BARE, UNTIL = 0.3, 0.5
+"""Shares of the steps, see `CommonChange`; from `nox -s sweep -- lora_correction`."""
 REFERENCE = "reference"
 """Of the guider's prompts: the one under which the LoRA's common change is asked for."""
 
@@ -37,11 +43,10 @@ class CommonChange:
     """Draw flagged samples again without what the LoRA changed for their prompt alone."""
 
     lora: Lora
-    until: float = 0.5
-    """Share of the steps that are drawn so: the fewer, the more of the LoRA is kept."""
-    gated: bool = True
-    """Is it tried first to leave the LoRA's change out only at steps where the prompt asks for something else under it? A picture that
-    hardly changes so was none that the LoRA remembers."""
+    bare: float = BARE
+    """Share of the steps that the model before the LoRA draws alone."""
+    until: float = UNTIL
+    """Share of the steps from which on the LoRA draws as it does: the fewer, the more of it is kept."""
     redraws = True
     same_prompt = False
 
@@ -54,33 +59,43 @@ class CommonChange:
     def begin(self, watch: Watch) -> Correction:
         """Nothing of the run that was watched is needed. What is still the same is drawn so in all of its steps."""
 
-        def way(until: float, keeps: float | None) -> Draw:
-            return lambda call: drawn_without_leak(call, self.lora, until, keeps)
+        def way(until: float) -> Draw:
+            return lambda call: drawn_without_leak(call, self.lora, self.bare, until)
 
-        stricter = [way(1.0, None)] if self.until < 1 else []
-        return Redrawing(way(self.until, None), *stricter, trial=way(self.until, self.lora.region.keeps) if self.gated else None)
+        return Redrawing(way(self.until), *([way(1.0)] if self.until < 1 else []))
 
 
-def drawn_without_leak(call: RunCall, lora: Lora, until: float, keeps: float | None) -> Tensor:
-    """One sample's run, a latent as nodes see it: up to a share of its steps by the model before the LoRA, whose every prediction is given
-    the LoRA's change for the prompt where agreement is at least `keeps`, and its common change elsewhere (None: everywhere); then by the
-    LoRA."""
+def drawn_without_leak(call: RunCall, lora: Lora, bare: float, until: float, keeps: float | None = None) -> Tensor:
+    """One sample's run, a latent as nodes see it: up to a share of its steps by the model before the LoRA alone; up to another by that
+    model, whose every prediction is given the LoRA's change for the prompt where agreement is at least `keeps`, and its common change
+    elsewhere (None: everywhere); then by the LoRA."""
     own = copy.copy(call.guider)
     own.model_options = options_of_another_run(call.guider)
     until = max(until, 1 / (len(call.sigmas) - 1))  # of the fewest steps one
-    return in_phases(call, [(until, lambda _: _without_leak(call.guider, lora, _Lent(lora, keeps))), (1.0, lambda _: own)])
+    lent = _Lent(lora, keeps)
+    phases = [(bare, lambda _: _before(call.guider, lora)), (until, lambda _: lent.to(call.guider)), (1.0, lambda _: own)]
+    return in_phases(call, phases)
 
 
-def _without_leak(guider: Any, lora: Lora, lent: _Lent) -> Any:
-    """A guider of the model before the LoRA, with what the LoRA lends it."""
-    conds = guider.original_conds
-    positive, other = lora.prompts(conds)
+def acquitted(call: RunCall, lora: Lora, flagged: Tensor, first: Tensor, region: Tensor | None) -> dict[int, float]:
+    """Of samples [n] that a LoRA's changes flagged those that hardly change on trial, and how alike they are; `first` [n, c, ...] is what
+    the run drew, `region` (broadcastable, 1 = counts) where it counts. None where nothing can be tried."""
+    if CommonChange(lora).obstacle(call.guider, call.sigmas):
+        return {}
+    found = {}
+    for i in torch.nonzero(flagged).flatten().tolist():
+        again = drawn_without_leak(call_of_one(call, i, len(call.noise)), lora, 0.0, UNTIL, lora.region.keeps)
+        alike = float(likeness(first[i : i + 1], again, region if region is None or len(region) == 1 else region[i : i + 1]))
+        if alike >= UNMOVED:
+            found[i] = alike
+    return found
+
+
+def _before(guider: Any, lora: Lora) -> Any:
+    """A guider of the model before the LoRA."""
     before = copy.copy(guider)
     before.model_patcher = lora.parent
-    before.original_conds = {**conds, "positive": positive, REFERENCE: other}
-    before.model_options = comfy.model_patcher.set_model_options_post_cfg_function(
-        {**lora.parent.model_options, DRAWN_AGAIN: True}, as_function(partial(lent.corrected, before)), disable_cfg1_optimization=True
-    )
+    before.model_options = {**lora.parent.model_options, DRAWN_AGAIN: True}
     return before
 
 
@@ -89,6 +104,16 @@ class _Lent:
 
     def __init__(self, lora: Lora, keeps: float | None) -> None:
         self._lora, self._keeps = lora, keeps
+
+    def to(self, guider: Any) -> Any:
+        """A guider of the model before the LoRA, with what the LoRA lends it."""
+        positive, other = self._lora.prompts(guider.original_conds)
+        before = _before(guider, self._lora)
+        before.original_conds = {**guider.original_conds, "positive": positive, REFERENCE: other}
+        before.model_options = comfy.model_patcher.set_model_options_post_cfg_function(
+            before.model_options, as_function(partial(self.corrected, before)), disable_cfg1_optimization=True
+        )
+        return before
 
     def corrected(self, guider: Any, facts: dict[str, Any]) -> Tensor:
         """After each call: what the parent makes of the prompt, with the LoRA's changes that are no memory's."""

@@ -37,6 +37,7 @@ from ..core.sampler_call import (
     run_arguments_of,
     with_callback,
 )
+from .common_change import acquitted
 from .live_view import live
 from .lora_watch import Lora, note_agreement
 from .methods import Guard, lora_of, redrawing, strategy_of
@@ -53,6 +54,10 @@ PACKED = "Only runs of single pictures can be judged so far: this one samples se
 UNWATCHED = (
     "What a LoRA (or another patch) adds to this checkpoint was not watched: its copies look like ordinary runs here. Connect the model "
     "before the LoRA as parent, with the recommended method, or ask LoRA Leak Probe."
+)
+ACQUITTED = (
+    "Picture {} of the batch (counted from 0) looked like a memory of the LoRA's at first. Drawn on trial without what the LoRA makes of "
+    "this prompt alone it hardly changed, so it is none, and stays as it was."
 )
 MOST_STAGES = 8
 HIGHEST = 1.55
@@ -103,7 +108,7 @@ class _Control:
         self._inside = True
         call = run_arguments_of(executor.class_obj, *arguments, **more)
         self._packed = call.packed
-        if self._strategy is not None:
+        if self._strategy is not None or self._lora is not None:  # either draws samples alone
             call = replace(call, callback=BatchCallback(call.callback))
             arguments, more = with_callback(arguments, more, call.callback)
         self._before = next((stage for stage in reversed(self._stages) if stage.goes_on_in(call)), None)
@@ -111,7 +116,7 @@ class _Control:
             result = executor(*arguments, **more)
             run, self._run = self._run, None
             if run is not None and run.verdict is not None:
-                self._compare(run, call)
+                self._compare(run, result, call)
                 result = self._corrected(run, run.verdict, result, call)
                 self._finish(run, run.verdict, result, call)
             return result
@@ -119,8 +124,9 @@ class _Control:
             self._inside = self._correcting = False
             self._run = self._before = None
 
-    def _compare(self, run: Run, call: RunCall) -> None:
-        """Ask the model before the LoRA about the run that has ended, unless it ended early because all of it is flagged anyway."""
+    def _compare(self, run: Run, result: Tensor, call: RunCall) -> None:
+        """Ask the model before the LoRA about the run that has ended, unless it ended early because all of it is flagged anyway; what is
+        flagged so is tried."""
         if self._lora is None or run.cut:
             return
         if run.watch.obstacle:  # there is no verdict, whatever the models would say
@@ -131,8 +137,11 @@ class _Control:
         if run.before is not None and run.before.watch.agreements:
             trouble = ""  # the first steps were those of an earlier stage
         run.watch.kept.clear()
+        verdict = self._guard.judge(run.whole, self._lora, trouble)
+        if verdict.by_lora is not None and bool(verdict.by_lora.any()) and run.from_nothing(call):
+            run.acquitted = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
         self._correcting = False
-        run.verdict = self._guard.judge(run.whole, self._lora, trouble)
+        run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)
 
     def _corrected(self, run: Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
         if run.correction is None or not bool(verdict.flagged.any()):
@@ -142,8 +151,6 @@ class _Control:
             self._line.send("restart", {"samples": torch.nonzero(verdict.flagged).flatten().tolist()})
         if isinstance(run.correction, Redrawing) and run.correction.look is None:
             run.correction.look = compared_with(run.first(result, call), run.watch.region)
-            if not run.from_nothing(call):
-                run.correction.trial = None
         if self._lora is None or self._guard.strategy is not None:
             result = run.correction.after(call, verdict.flagged, result)
             return self._to_the_end(run, call, result)
@@ -313,6 +320,8 @@ def facts_of(guard: Guard, lora: Lora | None, run: Run, verdict: Verdict, result
         remarks.append("This picture was sampled in several stages. They are judged as one run.")
         if (done.restarted or done.unchanged) and not run.before.judged:
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
+    if run.acquitted:
+        remarks.append(ACQUITTED.format(", ".join(map(str, run.acquitted))))
     looks = looks_of(done)
     remarks += of_redrawn(done, looks, guard.parent is not None or guard.alternatives is not None)
     unwatched = (lora is None and bool(here["patches"])) or run.hooked
@@ -321,7 +330,7 @@ def facts_of(guard: Guard, lora: Lora | None, run: Run, verdict: Verdict, result
         "mode": guard.mode, "method": guard.method, "detector": verdict.detector, "limit": guard.limit, "rule": vars(guard.rule),
         "memorized": verdict.flagged.tolist(), "not_judged": verdict.not_judged, "scores": numbers(verdict.score),
         "unwatched": unwatched,
-        "restarted": done.restarted, "redrawn": looks,
+        "acquitted": {str(i): round(alike, 4) for i, alike in run.acquitted.items()}, "restarted": done.restarted, "redrawn": looks,
         "edited_steps": {str(i): [step + earlier for step in steps] for i, steps in done.edited.items()},
         "angles": watch.angles, "sigmas": watch.sigmas,
         "observed": observed, "regions": regions_of(watch, guard.profile, observed, lora.region if lora else None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,16 +60,16 @@ class Guard:
         """What clean runs look like."""
         return None if self.stored is None else self.stored.profile
 
-    def judge(self, watch: Watch, lora: Lora | None = None, trouble: str = "") -> Verdict:
+    def judge(self, watch: Watch, lora: Lora | None = None, trouble: str = "", acquitted: Collection[int] = ()) -> Verdict:
         """By the method's detector where there is a profile, and by the LoRA's changes where one is watched; `trouble`: why these could
-        not be compared, in words."""
+        not be compared, in words; `acquitted`: samples that were tried and are no memory of the LoRA's."""
         if lora is None and self.profile is None:
             raise ValueError("A guard needs a profile, or a LoRA to watch.")
         found = []
         if self.profile is not None:
             found.append(judged(METHODS[self.method].detect, watch, self.profile, self.limit, self.rule))
         if lora is not None:
-            found.append(judged_by_agreement(watch, lora.region, self.limit, trouble))
+            found.append(judged_by_agreement(watch, lora.region, self.limit, trouble, acquitted))
         return functools.reduce(both, found)
 
     def other_guidance(self, cfg: float) -> str:

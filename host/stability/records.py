@@ -66,13 +66,14 @@ PAIRS = facts.several(facts.several(NUMBER, 2, 2), 1, STEPS)
 def _is_look(look: Any) -> bool:
     """Is this what `guard` notes of a picture that was drawn again?"""
     numbers = isinstance(look, dict) and NUMBER.holds(look.get("score", "")) and NUMBER.holds(look.get("likeness"))
-    return numbers and look.get("memorized") in (True, False, None) and look.get("acquitted") in (True, None)
+    return numbers and look.get("memorized") in (True, False, None)
 
 
 REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
     "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES),
     "scores": facts.several(NUMBER, 1, SAMPLES),
+    "acquitted": facts.Fact("a likeness by sample", lambda v: v is None or v == {} or facts.table(facts.number(-1, 1.001)).holds(v)),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
     "redrawn": facts.Fact("looks by sample", lambda v: isinstance(v, dict) and all(_is_look(look) for look in v.values())),
     "edited_steps": facts.Fact(

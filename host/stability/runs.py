@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -52,6 +52,8 @@ class Run:
     """The prediction of its last step."""
     remark: str = ""
     """Why nothing is corrected though it was asked for."""
+    acquitted: dict[int, float] = field(default_factory=dict)
+    """Samples that a LoRA's changes flagged, and that hardly changed on trial: how alike they stayed."""
     hooked: bool = False
     """Does a prompt carry a LoRA of its own?"""
 

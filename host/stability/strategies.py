@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...unmemorize.stability.redrawn import STILL_ALIKE, UNMOVED, likeness
+from ...unmemorize.stability.redrawn import STILL_ALIKE, likeness
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import RunCall, SamplerCall
 from .watching import Call, Watch
@@ -73,12 +73,9 @@ class Redrawing(Correction):
     """Draws each flagged sample again, alone, in one way after the other until the guard finds no memory in it; nothing of the run that was
     watched is needed."""
 
-    def __init__(self, *ways: Draw, trial: Draw | None = None) -> None:
+    def __init__(self, *ways: Draw) -> None:
         super().__init__()
         self._ways = ways
-        self.trial = trial
-        """A first way that keeps all that is no memory's: a picture that hardly changes under it was none. A guard takes it away where
-        something else than the prompt holds the picture as it is."""
         self.look: Looking | None = None
         """Draws and looks; set by a guard."""
         self.looks: dict[int, list[Look]] = {}
@@ -103,11 +100,6 @@ class Redrawing(Correction):
         if self.look is None:
             latent = self._ways[0](call)
             return latent if latent.isfinite().all() else None
-        if self.trial is not None:
-            latent, look = self.look(call, self.trial, i)
-            if look.likeness is not None and look.likeness >= UNMOVED:
-                self.looks[i] = [replace(look, memorized=False)]
-                return latent
         best: tuple[float, Tensor] | None = None
         looks: list[Look] = []
         for way in self._ways:
@@ -146,29 +138,20 @@ def looks_of(done: Correction) -> dict[str, Any]:
         score = None if math.isnan(kept.score) else kept.score
         found[str(i)] = {"tries": len(several), "memorized": kept.memorized, "score": score}
         found[str(i)] |= {} if kept.likeness is None else {"likeness": round(kept.likeness, 4)}
-        if kept.likeness is not None and kept.likeness >= UNMOVED and not kept.memorized:
-            found[str(i)]["acquitted"] = True
     return found
 
 
 def of_redrawn(done: Correction, looks: dict[str, Any], helped: bool) -> list[str]:
     """What must be said of pictures that were drawn again; `helped`: a parent or other words were connected."""
     said = []
-    same = [i for i in done.unchanged if not looks.get(str(i), {}).get("acquitted")]
-    if same:
-        which = ", ".join(str(i) for i in same)
+    if done.unchanged:
+        which = ", ".join(str(i) for i in done.unchanged)
         said.append(f"Picture {which} of the batch (counted from 0) was drawn again and came out the same: nothing was corrected.")
     if done.broken:
         which = ", ".join(str(i) for i in done.broken)
         said.append(
             f"Picture {which} of the batch (counted from 0) was drawn again and came out broken (values that are no numbers), so it was "
             "left as it was: nothing was corrected. Check the parent's precision, or lower the CFG."
-        )
-    acquitted = ", ".join(i for i, look in looks.items() if look.get("acquitted"))
-    if acquitted:
-        said.append(
-            f"Picture {acquitted} of the batch (counted from 0) hardly changed when it was drawn again without what the LoRA makes of this "
-            "prompt alone: no memory of the LoRA's."
         )
     still = ", ".join(i for i, look in looks.items() if look["memorized"])
     if still:

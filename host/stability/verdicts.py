@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +81,9 @@ def _sound(watch: Watch, score: Tensor, no_number: str = BROKEN) -> list[str]:
     return [EMPTY if empty else BROKEN if broken else "" if finite else no_number for empty, broken, finite in facts]
 
 
-def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, trouble: str = "") -> Verdict:
-    """Does a LoRA give back a picture here? By what the prompt asks for alone; `trouble`: why that could not be compared, in words."""
+def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, trouble: str = "", acquitted: Collection[int] = ()) -> Verdict:
+    """Does a LoRA give back a picture here? By what the prompt asks for alone; `trouble`: why that could not be compared, in words;
+    `acquitted`: samples that were tried and are no memory, however little they agree."""
     observed = watch.observed()
     reason = _seen_in_part(watch) or trouble or ("" if region.tells else HARDLY.format(region))
     if reason or "agreement" not in observed:
@@ -90,7 +91,8 @@ def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, tro
     score = agreement_score(observed["agreement"], region, LIMIT)
     reasons = _sound(watch, score, NOTHING_CHANGED)
     sound = torch.tensor([not why for why in reasons])
-    return Verdict(score.masked_fill(~sound, math.nan), (score > limit) & sound, "agreement", observed, reasons, (score > limit) & sound)
+    flagged = (score > limit) & sound & torch.tensor([i not in acquitted for i in range(watch.samples)])
+    return Verdict(score.masked_fill(~sound, math.nan), flagged, "agreement", observed, reasons, flagged)
 
 
 def both(model: Verdict, lora: Verdict) -> Verdict:

@@ -35,7 +35,6 @@ export function gravest(verdicts) {
 /** What became of a picture that was sampled again. @type {Record<string, {kind: Kind, word: string}>} */
 const REDRAWN = {
   another: { kind: "note", word: "redrawn" },
-  acquitted: { kind: "note", word: "redrawn, no memory" },
   memorized: { kind: "memorized", word: "still a memory" },
   unknown: { kind: "unclear", word: "redrawn, not judged" },
 };

@@ -47,10 +47,12 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     """What the guard found and did, in words."""
     if record["not_judged"][sample]:
         return f"not judged: {record['not_judged'][sample]}"
-    words = ("flagged" if final(record, sample) == "acquitted" else "memorized") if record["memorized"][sample] else "nothing found"
+    words = "memorized" if record["memorized"][sample] else "nothing found"
     if not record["memorized"][sample]:
         words += " of the LoRA" if record["detector"] == OF_THE_LORA else " of the checkpoint" if record.get("unwatched") else ""
-    if final(record, sample):
+    if final(record, sample) == "acquitted":
+        words += ": tried without the LoRA's answer, it hardly changed"
+    elif final(record, sample):
         words += f", {redrawn(record, sample)}"
     if _edited(record, sample):
         words += f", {len(_edited(record, sample))} step(s) edited"
@@ -58,13 +60,11 @@ def verdict(record: dict[str, Any], sample: int) -> str:
 
 
 def final(record: dict[str, Any], sample: int) -> str:
-    """What the picture that came out is, where it was sampled again: "another", "acquitted" (it hardly changed without what a LoRA may
-    remember), "memorized" still, or "unknown"; "" where it was not."""
+    """What the picture that came out is, where it was sampled again: "another", "memorized" still, or "unknown"; "acquitted" where it was
+    tried and is as it was (it hardly changes without what a LoRA may remember); "" where it was not."""
     look = record.get("redrawn", {}).get(str(sample))
-    if look is not None and look.get("acquitted"):  # also where it is the same to the bit
-        return "acquitted"
     if sample not in record["restarted"]:
-        return ""
+        return "acquitted" if str(sample) in (record.get("acquitted") or {}) and not record["memorized"][sample] else ""
     if look is None or look["memorized"] is None:
         return "unknown"
     return "memorized" if look["memorized"] else "another"
@@ -73,8 +73,8 @@ def final(record: dict[str, Any], sample: int) -> str:
 def redrawn(record: dict[str, Any], sample: int) -> str:
     """What became of a picture that was sampled again, in words."""
     now = final(record, sample)
-    if now in ("unknown", "acquitted"):
-        return "sampled again" if now == "unknown" else "sampled again: hardly changed, no memory of the LoRA's"
+    if now == "unknown":
+        return "sampled again"
     if record["redrawn"][str(sample)].get("likeness") is not None:
         return "sampled again: still the same picture" if now == "memorized" else "sampled again: another picture"
     return "sampled again: still looks like a memory" if now == "memorized" else "sampled again: clean"
@@ -86,8 +86,7 @@ def _edited(record: dict[str, Any], sample: int) -> list[int]:
 
 def _headline(draw: ImageDraw.ImageDraw, record: dict[str, Any], sample: int) -> None:
     unknown = record["not_judged"][sample]
-    remembered = record["memorized"][sample] and final(record, sample) != "acquitted"
-    colour = EDIT if remembered else RUN if unknown else MEAN
+    colour = EDIT if record["memorized"][sample] else RUN if unknown else MEAN
     draw.text((MARGIN, 12), "not judged" if unknown else verdict(record, sample), fill=colour, font=font(22))
     if unknown:
         for k, line in enumerate(textwrap.wrap(unknown, LINE_LENGTH)[:2]):

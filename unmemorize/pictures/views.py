@@ -61,8 +61,8 @@ GRAVITY = ("clean", "redrawn", "not judged", "memorized")
 def came_out(record: dict[str, Any], sample: int) -> str:
     """What a picture that came out is, of GRAVITY."""
     now = final(record, sample)
-    if now:
-        return {"another": "redrawn", "acquitted": "redrawn", "unknown": "not judged", "memorized": "memorized"}[now]
+    if now and now != "acquitted":
+        return {"another": "redrawn", "unknown": "not judged", "memorized": "memorized"}[now]
     if record["not_judged"][sample]:
         return "not judged"
     return "memorized" if record["memorized"][sample] else "clean"

@@ -173,67 +173,6 @@ def test_the_report_keeps_looks_and_a_forged_one_is_refused(nodes, with_ways):
         read(json.dumps(forged), None, None)
 
 
-@pytest.fixture
-def tried(strategies, demo, guarding, stored, draw):
-    """tried(trial, **how) -> latent, record, what was drawn: a flagged run that is drawn on trial, then once more from less noise."""
-
-    def run(trial, **how):
-        drawn = []
-
-        class Tried:
-            redraws, same_prompt = True, False
-
-            def obstacle(self, guider, sigmas):
-                return ""
-
-            def begin(self, watch):
-                return strategies.Redrawing(
-                    lambda call: drawn.append("next") or again(call, 0.4), trial=lambda c: drawn.append("trial") or trial(c)
-                )
-
-        model, record = guarding.guarded(demo[0], guarding.Guard(stored, "correct", limit=ALL, strategy=Tried()))
-        return draw(model, prompt=PROMPT, steps=STEPS, sampler="heun", **how), record, drawn
-
-    return run
-
-
-@pytest.mark.parametrize(("apart", "acquitted"), [(0.0, True), (0.5, True), (1.0, False), (2.0, False)])
-def test_what_a_trial_hardly_changes_was_no_memory(tried, apart, acquitted):
-    """The first picture with so much of another one's structure: likeness 1, .89, .71, .45. The trial's picture is kept, or counts for
-    nothing."""
-    redrawn = importlib.import_module("unmemorize_pack.unmemorize.stability.redrawn")
-
-    def trial(call):
-        first = again(call)
-        other = torch.randn(first.shape, generator=torch.Generator().manual_seed(3))
-        norms = [redrawn.structure(x).norm() for x in (first, other)]
-        return first + apart * norms[0] / norms[1] * other.to(first)
-
-    _, record, drawn = tried(trial)
-    look = record.facts["redrawn"]["0"]
-    assert drawn == (["trial"] if acquitted else ["trial", "next"]) and look.get("acquitted", False) == acquitted
-    assert look["tries"] == 1 and (not acquitted or look["memorized"] is False)
-    chart = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart")
-    assert (chart.final(record.facts, 0) == "acquitted") == acquitted
-    warnings = " ".join(record.facts["warnings"])
-    assert ("hardly changed" in warnings) == acquitted and "nothing was corrected" not in warnings
-
-
-@pytest.mark.parametrize("value", [1.0, float("nan")], ids=["flat", "broken"])
-def test_a_trial_that_tells_nothing_is_no_picture(tried, value):
-    got, record, drawn = tried(lambda call: torch.full_like(call.noise, value))
-    assert drawn == ["trial", "next"] and "acquitted" not in record.facts["redrawn"]["0"]
-    assert got.isfinite().all() and bool(got.std() > 0.1)
-
-
-def test_under_a_mask_no_trial_acquits(tried):
-    """What is kept would make whatever is drawn look like the first."""
-    mask = torch.ones(1, 1, 8, 8)
-    mask[..., :2] = 0
-    _, _, drawn = tried(again, noise_mask=mask)
-    assert drawn == ["next"]
-
-
 PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor([14.6, 3.0, 0.0]), "conds": {}}
 
 
@@ -267,18 +206,10 @@ def test_a_likeness_is_of_the_places_that_count(strategies):
     assert max(map(abs, alike[:2])) < 0.3 < 0.4 < alike[2]
 
 
-def test_the_same_bits_on_trial_are_no_failed_correction(strategies):
-    """Nothing was corrected, for nothing had to be."""
-    done = strategies.Redrawing()
-    done.unchanged = [0, 1]
-    (first, second) = strategies.of_redrawn(done, {"0": {"memorized": False, "acquitted": True}, "1": {"memorized": True}}, True)[:2]
-    assert "Picture 1 of" in first and "nothing was corrected" in first and "Picture 0 of" in second and "no memory" in second
-
-
 @pytest.mark.parametrize(("steps", "until"), [(1, 1.0), (2, 0.5), (20, 0.5)])
 def test_of_the_fewest_steps_one_is_drawn_without_the_leak(comfy, monkeypatch, steps, until):
     common = importlib.import_module("unmemorize_pack.host.stability.common_change")
     monkeypatch.setattr(common, "options_of_another_run", lambda _: {})
     monkeypatch.setattr(common, "in_phases", lambda _, phases: [share for share, _ in phases])
     call = SimpleNamespace(guider=SimpleNamespace(), sigmas=torch.linspace(1, 0, steps + 1))
-    assert common.drawn_without_leak(call, None, 0.5, None) == [until, 1.0]
+    assert common.drawn_without_leak(call, None, 0.3, 0.5) == [0.3, until, 1.0]

@@ -64,7 +64,7 @@ def test_a_loras_change_that_is_kept_at_every_step(judge_parts, guarding, demo, 
     monkeypatch.setattr(
         common.CommonChange,
         "begin",
-        lambda self, _: strategies.Redrawing(lambda call: common.drawn_without_leak(call, self.lora, self.until, -math.inf)),
+        lambda self, _: strategies.Redrawing(lambda call: common.drawn_without_leak(call, self.lora, 0.0, self.until, -math.inf)),
     )
     base = kinds(demo, kind)
     names = [k for k in base.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]

@@ -65,7 +65,9 @@ def patches(demo):
     return {k: (0.5 * weights[k].std() * torch.randn(weights[k].shape, generator=generator),) for k in names}
 
 
-def test_a_wrapper_works_once_in_a_loras_correction(guarding, draw, counted, demo, patches):
+def test_a_wrapper_works_once_in_a_loras_correction(guarding, draw, counted, demo, patches, monkeypatch):
+    """On trial, and in the redraw."""
+    monkeypatch.setattr(importlib.import_module("unmemorize_pack.host.stability.common_change"), "UNMOVED", 2.0)
     model, seen = counted
     under = model.clone()
     under.add_patches(patches)

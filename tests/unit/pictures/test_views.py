@@ -28,8 +28,9 @@ def test_guard_view_holds_deviations_of_what_the_chart_shows():
     again = {"restarted": [1], "redrawn": {"1": {"tries": 1, "memorized": False, "score": None}}}
     assert views.guard_view(record() | again)["final"][1] == "another"
     assert views.guard_view(record() | again | {"redrawn": {"1": {"memorized": True}}})["final"][1] == "memorized"
-    acquitted = views.guard_view(record() | again | {"redrawn": {"1": {"memorized": False, "acquitted": True}}})
-    assert acquitted["final"][1] == "acquitted" and "no memory" in acquitted["verdicts"][1] and "memorized" not in acquitted["verdicts"][1]
+    acquitted = views.guard_view(record() | {"acquitted": {"1": 0.94}, "memorized": [False, False], "restarted": []})
+    assert acquitted["final"][1] == "acquitted" and "hardly changed" in acquitted["verdicts"][1]
+    assert "memorized" not in acquitted["verdicts"][1] and acquitted["outcomes"]["clean"] == 2
     assert view["warnings"] == ["<img src=x onerror=alert(1)>"]  # data stays data; the browser shows it as text
     json.dumps(view, allow_nan=False)
 
