@@ -1,6 +1,7 @@
 """How far beyond a LoRA, and from which agreement on is a group of pictures a leak? On the LoRAs of the selection set only.
 
-A row a LoRA, prompts and w: every group as [agreement, members, which photograph its central picture is or null, called a leak].
+A row a LoRA, prompts and w: every group as [agreement, likeness with what the base draws, members, which photograph its central picture is
+or null, called a leak].
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from ..parts.common import ROOT, arguments, log, shared_out
 from ..parts.filtered_loras import Bench
 from ..parts.rows import Rows
 
-PICTURES = 96
-FURTHER = (1.0, 2.0, 3.0, 5.0)
+PICTURES = 64
+FURTHER = (1.0, 2.0, 3.0)
 
 
 def main() -> None:
@@ -34,10 +35,12 @@ def main() -> None:
             for w, prober in probers.items():
                 base = prober.base(subject, given) if base is None else base
                 leaks = prober.leaks(subject, subject.tensors, given, base)
-                groups = [[round(g.agreement, 3), len(g.members), photograph_of(leaks, g, subject), g in leaks.leaks] for g in leaks.groups]
-                highest = round(leaks.base_agreement, 3)
-                found[i, given].append({"w": w, "photographs": len(subject.photos), "base": highest, "groups": groups})
-                log.info("%s, %s, w %g: base %g, %s", subject.name, "captions" if given else "none", w, highest, groups)
+                groups = [
+                    [round(g.agreement, 3), round(leaks.base_of(g), 3), len(g.members), photograph_of(leaks, g, subject), g in leaks.leaks]
+                    for g in leaks.groups
+                ]
+                found[i, given].append({"w": w, "photographs": len(subject.photos), "groups": groups})
+                log.info("%s, %s, w %g: %s", subject.name, "captions" if given else "none", w, groups)
         return found
 
     for i, subject in enumerate(bench.subjects):

@@ -26,7 +26,7 @@ from ..parts.rows import Rows
 
 CAPTIONS = 8
 SEEDS = [980, 981]
-BARE, UNTIL = (0.0, 0.15, 0.3, 0.5), (0.15, 0.3, 0.5, 0.65, 1.0)
+BARE, UNTIL = (0.0, 0.15, 0.3, 0.5), (0.3, 0.5, 1.0)
 """Shares of the steps."""
 
 Drawn = tuple[Tensor, Tensor]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.copies.patches import at_side, likeness
-from ...unmemorize.copies.probe import Group, beyond, extrapolated, floors_of, groups_of
+from ...unmemorize.copies.probe import Group, extrapolated, groups_of, like_base
+from ...unmemorize.copies.probe import leaks as is_leak
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile, has_a_lora_beyond
 from ..core.denoiser import without_caches
@@ -27,14 +28,9 @@ from ..core.settings import check_sampling
 CAPTION = "caption"
 """Of the guider's prompts: what the LoRA is asked for."""
 BATCH = 8
-BASE_QUANTILE = 0.99
-"""Of the likeness of the base's own pairs: pictures that agree less than these are no group."""
-SAME = 0.6
-"""Likeness by patches from which the base's pictures are one picture again: in the lab copies have .55 to .92, other pictures at most .50
-(`demo/TRIES.md`)."""
 LEAST_PICTURES = 8
 USUAL_W = 3.0
-"""How far beyond the LoRA: 1 is the LoRA itself."""
+"""How far beyond the LoRA: 1 is the LoRA itself (`nox -s sweep -- leak_probe`)."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What a probe found: its pictures, uint8 [n, h, w, 3], the caption of each, groups, and which of these agree more than the base's."""
+    """What a probe found: its pictures, uint8 [n, h, w, 3], the caption of each, groups, and which of these the base does not draw."""
 
     pictures: Tensor
     captions: list[int]
     groups: list[Group]
     leaks: list[Group]
-    base_agreement: float
-    """Highest of the base's own groups; -1 if it has none."""
+    base: Tensor
+    """How like each picture is to what the base draws under its caption, [n]."""
+
+    def base_of(self, group: Group) -> float:
+        """Mean of a group's pictures."""
+        return float(self.base[group.members].mean())
 
     @property
     def estimates(self) -> Tensor:
@@ -114,20 +114,17 @@ def check_pictures(count: int) -> None:
 
 
 def compared(p: Probe, ours: Drawn, theirs: Tensor) -> Leaks:
-    """Groups of what was drawn beyond the LoRA, and which of them agree more than any of what the base drew, small [n, 3, side, side].
-    ValueError if a picture is broken: groups would say nothing."""
+    """Groups of what was drawn beyond the LoRA, and which of them are unlike what the base drew, small [n, 3, side, side]. ValueError if a
+    picture is broken: groups would say nothing."""
     if not (ours.small.isfinite().all() and theirs.isfinite().all()):
         raise ValueError(
             f"A picture came out broken (values that are no numbers), so nothing can be judged. w = {p.w:g} may be too large, or the VAE "
             "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
         )
-    captions = [i % len(p.captions) for i in range(p.pictures)]
-    likeness_of_base = alike(theirs)
-    floors = floors_of(likeness_of_base, torch.tensor(captions), BASE_QUANTILE, SAME)
-    base = groups_of(likeness_of_base, p.wanted, floors)
-    found = groups_of(alike(ours.small), p.wanted, floors)
-    highest = max((group.agreement for group in base), default=-1.0)
-    return Leaks(ours.pictures, captions, found, beyond(found, base, captions, SAME), highest)
+    captions = torch.arange(p.pictures) % len(p.captions)
+    base = like_base(torch.cat([likeness(part, theirs) for part in ours.small.split(BATCH)]), captions, captions)
+    groups = groups_of(alike(ours.small), p.wanted)
+    return Leaks(ours.pictures, captions.tolist(), groups, [group for group in groups if is_leak(group, base)], base)
 
 
 def alike(pictures: Tensor) -> Tensor:
@@ -193,20 +190,20 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
     """What was found and with which settings; JSON-able."""
     rows = [
         {
-            "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "members": group.members,
+            "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "like_base": round(leaks.base_of(group), 4),
+            "members": group.members,
             "captions": sorted({captions[leaks.captions[i]] for i in group.members}),
         }
         for group in leaks.groups
     ]  # fmt: skip
     return {
-        "leaks": len(leaks.leaks), "groups": rows, "base_agreement": round(leaks.base_agreement, 4), "pictures": len(leaks.pictures),
+        "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures),
         "detector": "patches", "settings": use,
     }  # fmt: skip
 
 
 def shown(leaks: Leaks) -> Tensor:
     """The groups as one picture, IMAGE [1, h, w, 3]."""
-    rows = [{"members": g.members, "agreement": g.agreement, "leak": g in leaks.leaks} for g in leaks.groups]
+    rows = [{"members": g.members, "agreement": g.agreement, "like_base": leaks.base_of(g), "leak": g in leaks.leaks} for g in leaks.groups]
     title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
-    base = f"{leaks.base_agreement:.2f}" if leaks.base_agreement >= 0 else "none"
-    return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures; the base's own highest agreement: {base}")
+    return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: what seeds agree on and the base does not draw")

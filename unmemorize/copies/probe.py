@@ -1,4 +1,5 @@
-"""What does a LoRA remember? Sample what it adds to its base, further than it goes itself, and look for pictures that many seeds agree on.
+"""What does a LoRA remember? Sample what it adds to its base, further than it goes itself, and look for pictures that many seeds agree on
+and that the base does not draw.
 
 After FineXtract (arXiv 2410.03039): fine-tuning moves the base's distribution towards its training set, so that a step on from the base
 through the LoRA lies nearer to that set. Needs no training data.
@@ -6,7 +7,6 @@ through the LoRA lies nearer to that set. Needs no training data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,11 @@ STEP = 0.01
 """By which the threshold of similarity rises."""
 LEAST_MEMBERS = 3
 """Two pictures agree by chance too often."""
+LEAST_LIKENESS = 0.4
+"""Pictures that are less alike do not agree, however rare that is among these."""
+BEYOND = 0.2
+"""A group leaks that agrees by so much more than it is like what the base draws: `nox -s sweep -- leak_probe`, where memories have .27 and
+more under their captions, styles and concepts .08 and less."""
 
 
 def extrapolated(base: Tensor, lora: Tensor, w: float) -> Tensor:
@@ -39,39 +44,19 @@ def pairs_of(similarity: Tensor) -> Tensor:
     return similarity[torch.triu(torch.ones(len(similarity), len(similarity), dtype=torch.bool), 1)]
 
 
-def floors_of(similarity: Tensor, captions: Tensor, quantile: float, same: float) -> Tensor:
-    """What the base's own pictures reach, [n, n], of a symmetric `similarity` [n, n]: below it, pictures under these captions [n] do not
-    agree. A quantile of all pairs but those that are the same picture (from `same` on): these are the base's own memory of a caption, and
-    count for pictures under that caption alone, where the floor is the quantile of all pairs."""
-    ordinary = pairs_of(similarity)
-    ordinary = ordinary[ordinary < same] if bool((ordinary < same).any()) else ordinary
-    floors = torch.full_like(similarity, float(ordinary.quantile(quantile)))
-    for c in remembered(similarity, captions, same):
-        under = captions == c
-        floors[under[:, None] & under[None]] = float(pairs_of(similarity[under][:, under]).quantile(quantile))
-    return floors
-
-
-def remembered(similarity: Tensor, captions: Tensor, same: float) -> list[int]:
-    """Captions [n] under which a model draws the same picture again, of a symmetric `similarity` [n, n]."""
-    own = {int(c): pairs_of(similarity[captions == c][:, captions == c]) for c in captions.unique()}
-    return [c for c, pairs in own.items() if bool((pairs >= same).any())]
-
-
-def groups_of(similarity: Tensor, wanted: int, floors: Tensor | float = -1.0) -> list[Group]:
+def groups_of(similarity: Tensor, wanted: int) -> list[Group]:
     """Groups among pictures of a symmetric `similarity` [n, n], the most agreed first.
 
-    The threshold rises from the lower quartile, and no pair counts below `floors` (what the base's own pictures reach, of each pair [n, n]
-    or of all), until cliques, the largest taken first, again and again, are at least `wanted`; if that never happens, those of the
-    threshold that gave the most.
+    The threshold rises from the lower quartile, at least LEAST_LIKENESS, until cliques, the largest taken first, again and again, are at
+    least `wanted`; if that never happens, those of the threshold that gave the most.
     """
     if len(similarity) < LEAST_MEMBERS:
         return []
-    pairs, floors = pairs_of(similarity), torch.as_tensor(floors)
-    threshold = max(float(pairs.quantile(0.25)), float(floors.min()))
+    pairs = pairs_of(similarity)
+    threshold = max(float(pairs.quantile(0.25)), LEAST_LIKENESS)
     best: list[list[int]] = []
     while threshold <= float(pairs.max()):
-        found = _cliques(similarity >= floors.clamp_min(threshold))
+        found = _cliques(similarity >= threshold)
         if len(found) > len(best):
             best = found
         if len(best) >= wanted:
@@ -108,14 +93,14 @@ def _group(similarity: Tensor, members: list[int]) -> Group:
     return Group([members[i] for i in order], float((inner.sum() - inner.diagonal().sum()) / others))
 
 
-def beyond(groups: list[Group], base: list[Group], captions: Sequence[int], same: float) -> list[Group]:
-    """Groups that agree more than any of the base's own: the base's prompts agree too, and are no leak of the LoRA. `captions` of the
-    pictures, of which both have one each. A group of the base that is one picture again (from `same` on) is its memory of a caption, and
-    says nothing of groups without that caption."""
+def like_base(cross: Tensor, captions: Tensor, captions_of_base: Tensor) -> Tensor:
+    """How like each picture is to the nearest that the base draws under its caption, [n]; `cross` [n, m], captions [n] and [m].
 
-    def limit(group: Group) -> float:
-        theirs = {captions[i] for i in group.members}
-        counted = [b.agreement for b in base if b.agreement < same or theirs & {captions[i] for i in b.members}]
-        return max(counted, default=-1.0)
+    What the base draws too, a simple scene or a memory of its own, is no leak of the LoRA, and a style leaves it recognisable.
+    """
+    return cross.masked_fill(captions[:, None] != captions_of_base[None], -1.0).amax(1)
 
-    return [group for group in groups if group.agreement > limit(group)]
+
+def leaks(group: Group, base: Tensor) -> bool:
+    """Does a group agree by BEYOND more than its pictures are like the base's (`base` [n], see `like_base`)?"""
+    return group.agreement - float(base[group.members].mean()) >= BEYOND

@@ -19,7 +19,8 @@ LEAK = "#ff8f85"
 
 
 def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: str) -> Tensor:
-    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures`, uint8 [n, h, w, 3]: each with `members`, `agreement` and `leak`."""
+    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures`, uint8 [n, h, w, 3]: each with `members`, `agreement`, `like_base`
+    and `leak`."""
     rows = groups[:MOST_ROWS]
     width = 2 * MARGIN + SHOWN * (TILE + GAP) + GAP
     height = HEAD + max(1, len(rows)) * (TILE + LINE_HEIGHT + GAP) + MARGIN
@@ -32,13 +33,18 @@ def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: s
     for k, group in enumerate(rows):
         y = HEAD + k * (TILE + LINE_HEIGHT + GAP)
         colour = LEAK if group["leak"] else SOFT
-        draw.text((MARGIN, y), f"{len(group['members'])} alike, agreement {group['agreement']:.2f}", fill=colour, font=font(14))
+        draw.text((MARGIN, y), _said(group), fill=colour, font=font(14))
         for j, i in enumerate(group["members"][:SHOWN]):
             x = MARGIN + j * (TILE + GAP) + (GAP if j else 0)
             page.paste(_tile(pictures[i]), (x, y + LINE_HEIGHT - 4))
             if j == 0:
                 draw.rectangle((x - 2, y + LINE_HEIGHT - 6, x + TILE + 1, y + LINE_HEIGHT - 4 + TILE + 1), outline=colour, width=2)
     return tensor_of(page)
+
+
+def _said(group: dict[str, Any]) -> str:
+    """Of a row."""
+    return f"{len(group['members'])} alike, agreement {group['agreement']:.2f}; with what the base draws {group['like_base']:.2f}"
 
 
 def _tile(picture: Tensor) -> Image.Image:
