@@ -53,7 +53,7 @@ class LoRALeakProbe(io.ComfyNode):
                 io.Image.Output(
                     "estimates", display_name="estimates", tooltip="The central picture of every leak; if there is none, of every group."
                 ),
-                io.Int.Output("leaks", display_name="leaks", tooltip="Groups that agree more than any of the base's own."),
+                io.Int.Output("leaks", display_name="leaks", tooltip="Groups of pictures that agree, and that the base does not draw."),
                 io.String.Output("text", display_name="report", tooltip="Groups, agreement, settings as JSON."),
             ],
             is_output_node=True,

@@ -164,7 +164,7 @@ class _Prober:
         self._by_base: Tensor | None = None
 
     def groups(self, model: Any, clip: Any) -> int:
-        """How many groups of pictures agree more than the base's own."""
+        """How many groups of pictures agree, and are unlike what the base draws."""
         c, (empty,) = self._c, encoded(self._c.clip, [""])
         job = Probe(
             c.model, model, c.vae, encoded(clip, c.captions), empty, c.latent, c.use, c.probed, USUAL_W, 2 * len(c.captions),

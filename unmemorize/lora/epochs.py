@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Epoch:
     """A LoRA at a strength: mean agreement of each caption's run (NaN: it changes nothing), its common change along the strongest one's
     (1 = as much), how many pictures copy a reference (None: there are no references), and how many groups of pictures drawn beyond it
-    agree more than the base's do (None: it was not probed)."""
+    agree on a picture that the base does not draw (None: it was not probed)."""
 
     name: str
     strength: float
