@@ -17,10 +17,11 @@ from ..demo.scripts import lora_set
 from ..demo.scripts.generate import SETTINGS
 from ..host.combined.measured_filter import Measured, MeasuredJob, filter_by_measuring
 from ..unmemorize.lora.relearning import RATE, START, STEPS
-from .lora import STYLE_CAPTIONS, pooled
+from .lora import BAF, DEFAULT, STYLE_CAPTIONS, controls, pooled
+from .lora import Measured as MeasuredControls
 from .parts.common import ROOT, arguments, log, shared_out, write
 from .parts.filtered_loras import Bench, Subject, told
-from .parts.pareto import Outcome
+from .parts.pareto import Outcome, margin
 
 PROMPTS = 24
 """Trained scenes of the lab that are no LoRA's."""
@@ -48,6 +49,8 @@ ABOUT = {
     "style_loras_untouched": "share of the style and concept LoRAs in which nothing was removed, captions of their own scenes given",
     "learnt": "share of the LoRAs that were learnt anew and kept enough",
     "prompts_kept": "of what the LoRAs that were learnt anew change for the prompts, the share that is left, mean",
+    "pareto_margin": "style kept beyond the most that any filter by weights keeps at no more copies, least over them (aim >= 0)",
+    "pareto_margin_between": "the same, if such a filter may also be set between two settings that were measured (a straight line)",
     "evaluations": "of the model, of a LoRA that leaks: a backward pass counts as two",
 }
 
@@ -123,7 +126,20 @@ def main() -> None:
             metrics["memorized_rate_after_other"] = pooled([rates[1::2] for rates in after.copied])
             metrics["style_loras_untouched"] = untouched(bench, found)
             metrics["evaluations"] = sum(m.evaluations for m in learnt) / len(learnt) if learnt else None
+            ours = after
         write(options.name or "lora_measured", metrics, settings, ABOUT, options.lab, files)  # each way takes a quarter of an hour
+    write(options.name or "lora_measured", metrics | margins(bench, seeds, before, ours), settings, ABOUT, options.lab, files)
+
+
+def margins(bench: Bench, seeds: list[int], before: Outcome, ours: Outcome) -> dict[str, Any]:
+    """Over everything that looks at weights alone: the filters by scores, and the controls of `benchmark -- lora`."""
+    known = MeasuredControls(bench, seeds)
+    base = known.versions([{} for _ in bench.subjects], [1.0] * len(bench.subjects))
+    rivals = {n: [before, *(o for _, o in several), base] for n, several in controls(bench, known).items()}
+    rivals |= {"cross-attention": [before, known.of(DEFAULT), base], "baf": [before, known.of(BAF), base]}
+    least, by_rival = margin(ours, rivals)
+    found: dict[str, Any] = {f"margin_over_{n.replace(' ', '_').lower()}": m for n, m in by_rival.items()}
+    return found | {"pareto_margin": least, "pareto_margin_between": margin(ours, rivals, between=True)[0]}
 
 
 def untouched(bench: Bench, found: dict[int, Measured]) -> float | None:
