@@ -30,8 +30,8 @@ Try an ordinary prompt, "a small red circle on a gray background".
 """ + own_model("Its first run on a new model takes as long as 50 pictures: what is ordinary for it is measured once, and kept.")
 
 PROBE_NOTE = """## What did a LoRA learn by heart?
-Press **Run**. *LoRA Leak Probe* draws beyond the demo LoRA *leaking* and groups pictures that agree, and that the base model does not draw: what
-comes again and again was learnt by heart. It needs no training data.
+Press **Run**. *LoRA Leak Probe* draws beyond the demo LoRA *leaking* and groups pictures that agree, and that the base model does not draw:
+what comes again and again was learnt by heart. It needs no training data.
 
 At the right one of the photographs that the LoRA was trained on. Next: 15 cleans it.
 """ + own_model(
