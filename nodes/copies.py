@@ -69,7 +69,7 @@ class LoRALeakProbe(io.ComfyNode):
         texts = prompt_list(captions) or [""]
         (empty,) = encoded(clip, [""])
         leaks = probe(Probe(base, lora, vae, encoded(clip, texts), empty, latent, use, pictures, w, groups))
-        facts, picture = report(leaks, texts, use | {"w": w}), shown(leaks)
+        facts, picture = report(leaks, texts, use | {"w": w}), shown(leaks, any(texts))
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(
             picture, leaks.estimates, len(leaks.leaks), json.dumps(facts, indent=1), ui={**preview, "unmemorize_report": [facts]}

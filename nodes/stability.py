@@ -31,8 +31,8 @@ METHOD_TOOLTIP = (
 )
 PARENT_TOOLTIP = (
     "With a LoRA: the MODEL that goes into the LoRA loader. The guard then notices pictures that the LoRA gives back, without any profile, "
-    "for two more predictions at each of the first steps. Otherwise an older checkpoint, for correct alone: a model that has not stored "
-    "the picture."
+    "for two more predictions at each of the first steps, and one and a half runs for a picture that is suspected. Otherwise an older "
+    "checkpoint, for correct alone: a model that has not stored the picture."
 )
 REFERENCE_TOOLTIP = (
     "For a LoRA with a trigger word: a prompt of the trigger word alone. It takes the empty prompt's place where the LoRA's changes are "

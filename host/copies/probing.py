@@ -29,6 +29,9 @@ CAPTION = "caption"
 """Of the guider's prompts: what the LoRA is asked for."""
 BATCH = 8
 LEAST_PICTURES = 8
+LEAST_OF_BASE = 8
+"""Pictures of the base for each caption: the nearest of fewer says little of what it draws."""
+STYLE = "without captions a style agrees with itself too: look at what is shown"
 USUAL_W = 3.0
 """How far beyond the LoRA: 1 is the LoRA itself (`nox -s sweep -- leak_probe`)."""
 
@@ -89,9 +92,14 @@ class Probe:
 def probe(p: Probe) -> Leaks:
     """Draw `pictures` beyond the LoRA and as many by the base, in turn for each caption; group both. ValueError before any work."""
     check(p)
-    progress = Progress(2 * p.pictures * p.use["steps"])
+    progress = Progress((p.pictures + of_base(p)) * p.use["steps"])
     theirs = drawn(p, None, progress).small
     return compared(p, drawn(p, p.w, progress), theirs)
+
+
+def of_base(p: Probe) -> int:
+    """How many pictures the base draws."""
+    return max(p.pictures, LEAST_OF_BASE * len(p.captions))
 
 
 def check(p: Probe) -> None:
@@ -121,8 +129,8 @@ def compared(p: Probe, ours: Drawn, theirs: Tensor) -> Leaks:
             f"A picture came out broken (values that are no numbers), so nothing can be judged. w = {p.w:g} may be too large, or the VAE "
             "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
         )
-    captions = torch.arange(p.pictures) % len(p.captions)
-    base = like_base(torch.cat([likeness(part, theirs) for part in ours.small.split(BATCH)]), captions, captions)
+    captions, captions_of_base = (torch.arange(n) % len(p.captions) for n in (p.pictures, len(theirs)))
+    base = like_base(torch.cat([likeness(part, theirs) for part in ours.small.split(BATCH)]), captions, captions_of_base)
     groups = groups_of(alike(ours.small), p.wanted)
     return Leaks(ours.pictures, captions.tolist(), groups, [group for group in groups if is_leak(group, base)], base)
 
@@ -137,8 +145,9 @@ def drawn(p: Probe, w: float | None, progress: Progress) -> Drawn:
     """Pictures with seeds from use["seed"] on, caption after caption; `w` None: by the base under the captions, guided."""
     made: list[Drawn] = []
     where: list[int] = []
+    count = of_base(p) if w is None else p.pictures
     for c in range(len(p.captions)):
-        numbers = list(range(c, p.pictures, len(p.captions)))
+        numbers = list(range(c, count, len(p.captions)))
         for start in range(0, len(numbers), BATCH):
             part = numbers[start : start + BATCH]
             caption = p.captions[c] if w is not None or p.base_captions is None else p.base_captions[c]
@@ -198,12 +207,13 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
     ]  # fmt: skip
     return {
         "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures),
-        "detector": "patches", "settings": use,
+        "detector": "patches", "settings": use, "warnings": [STYLE] if rows and not any(captions) else [],
     }  # fmt: skip
 
 
-def shown(leaks: Leaks) -> Tensor:
-    """The groups as one picture, IMAGE [1, h, w, 3]."""
+def shown(leaks: Leaks, captioned: bool) -> Tensor:
+    """The groups as one picture, IMAGE [1, h, w, 3]; `captioned`: were there captions?"""
     rows = [{"members": g.members, "agreement": g.agreement, "like_base": leaks.base_of(g), "leak": g in leaks.leaks} for g in leaks.groups]
     title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
-    return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: what seeds agree on and the base does not draw")
+    words = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE
+    return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: {words}")

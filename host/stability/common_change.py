@@ -8,7 +8,9 @@ leaves out only what it makes of the prompt at the other steps, and a picture th
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import inspect
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from ..core.another_model import asked, asked_meanwhile
 from ..core.guiders import hooked_loras
 from ..core.hooks import as_function
 from ..core.one_sample import call_of_one
+from ..core.progress import Progress
 from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
@@ -65,30 +68,49 @@ class CommonChange:
         return Redrawing(way(self.until), *([way(1.0)] if self.until < 1 else []))
 
 
-def drawn_without_leak(call: RunCall, lora: Lora, bare: float, until: float, keeps: float | None = None) -> Tensor:
+def drawn_without_leak(
+    call: RunCall, lora: Lora, bare: float, until: float, keeps: float | None = None, region: Tensor | None = None
+) -> Tensor:
     """One sample's run, a latent as nodes see it: up to a share of its steps by the model before the LoRA alone; up to another by that
-    model, whose every prediction is given the LoRA's change for the prompt where agreement is at least `keeps`, and its common change
-    elsewhere (None: everywhere); then by the LoRA."""
-    own = copy.copy(call.guider)
+    model, whose every prediction is given the LoRA's change for the prompt where agreement (in `region`) is at least `keeps`, and its
+    common change elsewhere (None: everywhere); then by the LoRA. Of the fewest steps one is drawn with that change."""
+    own, steps = copy.copy(call.guider), len(call.sigmas) - 1
     own.model_options = options_of_another_run(call.guider)
-    until = max(until, 1 / (len(call.sigmas) - 1))  # of the fewest steps one
-    lent = _Lent(lora, keeps)
+    bare = min(round(bare * steps), steps - 1) / steps
+    until = max(until, bare + 1 / steps)
+    lent = _Lent(lora, keeps, region)
     phases = [(bare, lambda _: _before(call.guider, lora)), (until, lambda _: lent.to(call.guider)), (1.0, lambda _: own)]
     return in_phases(call, phases)
 
 
-def acquitted(call: RunCall, lora: Lora, flagged: Tensor, first: Tensor, region: Tensor | None) -> dict[int, float]:
-    """Of samples [n] that a LoRA's changes flagged those that hardly change on trial, and how alike they are; `first` [n, c, ...] is what
-    the run drew, `region` (broadcastable, 1 = counts) where it counts. None where nothing can be tried."""
-    if CommonChange(lora).obstacle(call.guider, call.sigmas):
-        return {}
-    found = {}
-    for i in torch.nonzero(flagged).flatten().tolist():
-        again = drawn_without_leak(call_of_one(call, i, len(call.noise)), lora, 0.0, UNTIL, lora.region.keeps)
-        alike = float(likeness(first[i : i + 1], again, region if region is None or len(region) == 1 else region[i : i + 1]))
+def acquitted(call: RunCall, lora: Lora, flagged: Tensor, first: Tensor, region: Tensor | None) -> tuple[dict[int, float], str]:
+    """Of samples [n] that a LoRA's changes flagged those that hardly change on trial, and how alike they are; and why others could not be
+    tried, in words, or "". `first` [n, c, ...] is what the run drew, `region` (broadcastable, 1 = counts) where it counts."""
+    trouble = CommonChange(lora).obstacle(call.guider, call.sigmas)
+    found: dict[int, float] = {}
+    suspects = [] if trouble else torch.nonzero(flagged).flatten().tolist()
+    progress = Progress(len(suspects) * (len(call.sigmas) - 1))
+    for i in suspects:
+        try:
+            alone = call_of_one(call, i, len(call.noise))
+        except ValueError as error:  # a prompt that cannot be cut: the limit decides
+            trouble = str(error)
+            continue
+        alone = replace(alone, callback=lambda *_: progress.advance())  # nobody gets this picture
+        inside = region if region is None or len(region) == 1 else region[i : i + 1]
+        again = drawn_without_leak(alone, lora, 0.0, UNTIL, lora.region.keeps, inside)
+        alike = float(likeness(first[i : i + 1], again, inside))
+        if alike < UNMOVED and draws_noise(call.sampler):  # alone, a sample meets other noise: what does the LoRA draw with that?
+            alike = float(likeness(drawn_without_leak(alone, lora, 0.0, UNTIL, -math.inf, inside), again, inside))
         if alike >= UNMOVED:
             found[i] = alike
-    return found
+    return found, trouble
+
+
+def draws_noise(sampler: Any) -> bool:
+    """Does a sampler draw noise of its own at its steps? k-diffusion's say so by what they take."""
+    function = getattr(sampler, "sampler_function", None)
+    return function is None or "noise_sampler" in inspect.signature(function).parameters
 
 
 def _before(guider: Any, lora: Lora) -> Any:
@@ -102,8 +124,8 @@ def _before(guider: Any, lora: Lora) -> Any:
 class _Lent:
     """Asks the model under the LoRA at each call of the parent's run. Both are clones of one model: the weights are exchanged twice."""
 
-    def __init__(self, lora: Lora, keeps: float | None) -> None:
-        self._lora, self._keeps = lora, keeps
+    def __init__(self, lora: Lora, keeps: float | None, region: Tensor | None) -> None:
+        self._lora, self._keeps, self._region = lora, keeps, region
 
     def to(self, guider: Any) -> Any:
         """A guider of the model before the LoRA, with what the LoRA lends it."""
@@ -130,5 +152,6 @@ class _Lent:
         """What the LoRA may change of the prompt's prediction."""
         if self._keeps is None:
             return of_prompts
-        agrees = agreement(under[0], under[1], cond, before[0])
+        region = None if self._region is None else self._region.to(cond.device)
+        agrees = agreement(under[0], under[1], cond, before[0], region)
         return kept_changes(agrees, self._keeps, under[0] - cond, of_prompts)

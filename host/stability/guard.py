@@ -57,8 +57,9 @@ UNWATCHED = (
 )
 ACQUITTED = (
     "Picture {} of the batch (counted from 0) looked like a memory of the LoRA's at first. Drawn on trial without what the LoRA makes of "
-    "this prompt alone it hardly changed, so it is none, and stays as it was."
+    "this prompt alone it hardly changed: it is no memory of the LoRA's."
 )
+UNTRIED = "Whether a picture would be drawn without the LoRA's answer too could not be tried, so that the limit alone decides: "
 MOST_STAGES = 8
 HIGHEST = 1.55
 """Angles from here up (radians; sigma 48) are one level: nothing is left of a picture there."""
@@ -108,7 +109,7 @@ class _Control:
         self._inside = True
         call = run_arguments_of(executor.class_obj, *arguments, **more)
         self._packed = call.packed
-        if self._strategy is not None or self._lora is not None:  # either draws samples alone
+        if self._strategy is not None:
             call = replace(call, callback=BatchCallback(call.callback))
             arguments, more = with_callback(arguments, more, call.callback)
         self._before = next((stage for stage in reversed(self._stages) if stage.goes_on_in(call)), None)
@@ -139,7 +140,8 @@ class _Control:
         run.watch.kept.clear()
         verdict = self._guard.judge(run.whole, self._lora, trouble)
         if verdict.by_lora is not None and bool(verdict.by_lora.any()) and run.from_nothing(call):
-            run.acquitted = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
+            self._line.send("trial", {"samples": torch.nonzero(verdict.by_lora).flatten().tolist()})
+            run.acquitted, run.untried = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
         self._correcting = False
         run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)
 
@@ -322,6 +324,7 @@ def facts_of(guard: Guard, lora: Lora | None, run: Run, verdict: Verdict, result
             remarks.append("Only the last stage could be drawn again: before it, there was no verdict yet.")
     if run.acquitted:
         remarks.append(ACQUITTED.format(", ".join(map(str, run.acquitted))))
+    remarks += [UNTRIED + run.untried] if run.untried else []
     looks = looks_of(done)
     remarks += of_redrawn(done, looks, guard.parent is not None or guard.alternatives is not None)
     unwatched = (lora is None and bool(here["patches"])) or run.hooked

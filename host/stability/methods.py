@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,9 +60,9 @@ class Guard:
         """What clean runs look like."""
         return None if self.stored is None else self.stored.profile
 
-    def judge(self, watch: Watch, lora: Lora | None = None, trouble: str = "", acquitted: Collection[int] = ()) -> Verdict:
+    def judge(self, watch: Watch, lora: Lora | None = None, trouble: str = "", acquitted: Mapping[int, float] | None = None) -> Verdict:
         """By the method's detector where there is a profile, and by the LoRA's changes where one is watched; `trouble`: why these could
-        not be compared, in words; `acquitted`: samples that were tried and are no memory of the LoRA's."""
+        not be compared, in words; `acquitted`: samples that were tried and are no memory of the LoRA's, and how alike."""
         if lora is None and self.profile is None:
             raise ValueError("A guard needs a profile, or a LoRA to watch.")
         found = []

@@ -73,7 +73,7 @@ REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
     "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES),
     "scores": facts.several(NUMBER, 1, SAMPLES),
-    "acquitted": facts.Fact("a likeness by sample", lambda v: v is None or v == {} or facts.table(facts.number(-1, 1.001)).holds(v)),
+    "acquitted": facts.Fact("a likeness by sample", lambda v: v == {} or facts.table(facts.number(-1, 1.001)).holds(v)),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
     "redrawn": facts.Fact("looks by sample", lambda v: isinstance(v, dict) and all(_is_look(look) for look in v.values())),
     "edited_steps": facts.Fact(
@@ -94,7 +94,7 @@ def _parsed(report: str) -> dict[str, Any]:
             return {}
         if not isinstance(found, dict):
             facts.damaged("report", "it is no table of facts")
-        kept = facts.checked("report", found, REPORT)
+        kept = facts.checked("report", {"acquitted": {}, **found}, REPORT)  # reports of before know no trials
     except ValueError as error:
         what = str(error).removesuffix(facts.REMEDY)
         raise ValueError(f"This is not the report of a guarded run ({what}) Connect the report of KSampler (Stability Guard).") from error

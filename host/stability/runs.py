@@ -14,8 +14,13 @@ from .strategies import Correction, Redrawing
 from .verdicts import Verdict
 from .watching import SAME_LEVEL, Watch
 
-HOLDING = ("control", "gligen", "concat_latent_image", "reference_latents")
-"""What a prompt may carry beside words that holds a picture: ControlNet, places, the picture of an inpainting or editing model."""
+HOLDING = (
+    "control", "gligen", "concat_latent_image", "reference_latents", "unclip_conditioning", "vace_frames", "time_dim_concat",
+    "control_video", "reference_motion", "ref_latent", "pose_video_latent", "keyframe_idxs",
+)  # fmt: skip
+"""What a prompt may carry beside words that holds a picture: ControlNet, places, pictures that an editing or video model goes by."""
+PATCHES = ("patches", "patches_replace")
+"""In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Run:
     """Why nothing is corrected though it was asked for."""
     acquitted: dict[int, float] = field(default_factory=dict)
     """Samples that a LoRA's changes flagged, and that hardly changed on trial: how alike they stayed."""
+    untried: str = ""
+    """Why a sample that they flagged could not be tried, in words."""
     hooked: bool = False
     """Does a prompt carry a LoRA of its own?"""
 
@@ -71,8 +78,11 @@ class Run:
         most = float(call.guider.model_patcher.get_model_object("model_sampling").sigma_max)
         conds = (cond for several in call.guider.original_conds.values() for cond in several)
         over_nothing = call.mask is None and is_empty(call.latent)
-        whole = self.before is None and float(call.sigmas[0]) >= NEARLY * most and float(call.sigmas[-1]) == 0
-        return over_nothing and whole and not any(cond.get(name) is not None for cond in conds for name in HOLDING)
+        sigmas = self.watch.sigmas  # some samplers write into the call's
+        whole = self.before is None and sigmas[0] >= NEARLY * most and sigmas[-1] == 0
+        inside = call.guider.model_options.get("transformer_options", {})
+        alone = not any(inside.get(name) for name in PATCHES)
+        return over_nothing and whole and alone and not any(cond.get(name) is not None for cond in conds for name in HOLDING)
 
     def expected(self, call: RunCall) -> Tensor:
         """What it was on the way to at its last step, as nodes see it."""

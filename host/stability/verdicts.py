@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...unmemorize.stability.agreement import AgreementRegion, agreement_score
 from ...unmemorize.stability.profile import WINDOW, Profile, default_score, deviations, paper_score, region_along
+from ...unmemorize.stability.redrawn import UNMOVED
 from ...unmemorize.stability.rule import Rule, severity
 from .watching import Watch
 
@@ -81,17 +82,21 @@ def _sound(watch: Watch, score: Tensor, no_number: str = BROKEN) -> list[str]:
     return [EMPTY if empty else BROKEN if broken else "" if finite else no_number for empty, broken, finite in facts]
 
 
-def judged_by_agreement(watch: Watch, region: AgreementRegion, limit: float, trouble: str = "", acquitted: Collection[int] = ()) -> Verdict:
+def judged_by_agreement(
+    watch: Watch, region: AgreementRegion, limit: float, trouble: str = "", acquitted: Mapping[int, float] | None = None
+) -> Verdict:
     """Does a LoRA give back a picture here? By what the prompt asks for alone; `trouble`: why that could not be compared, in words;
-    `acquitted`: samples that were tried and are no memory, however little they agree."""
+    `acquitted`: samples that were tried and are no memory, and how alike they stayed, which is their score."""
     observed = watch.observed()
     reason = _seen_in_part(watch) or trouble or ("" if region.tells else HARDLY.format(region))
     if reason or "agreement" not in observed:
         return _none(watch, reason or "The LoRA's changes were not compared in this run.")
     score = agreement_score(observed["agreement"], region, LIMIT)
+    for i, alike in (acquitted or {}).items():
+        score[i] = min(limit, LIMIT * (1 - alike) / (1 - UNMOVED))
     reasons = _sound(watch, score, NOTHING_CHANGED)
     sound = torch.tensor([not why for why in reasons])
-    flagged = (score > limit) & sound & torch.tensor([i not in acquitted for i in range(watch.samples)])
+    flagged = (score > limit) & sound
     return Verdict(score.masked_fill(~sound, math.nan), flagged, "agreement", observed, reasons, flagged)
 
 

@@ -71,6 +71,10 @@ class GuardView {
   /** @param {any} message of host/stability/live_view.py */
   live(message) {
     if (message.kind === "done") return this.show(message.view);
+    if (message.kind === "trial") {
+      const which = message.samples.map((/** @type {number} */ i) => i + 1).join(", ");
+      return { kind: /** @type {const} */ ("running"), word: "looking closer", text: `trying picture ${which} without the LoRA's answer` };
+    }
     if (message.kind === "restart") {
       const which = message.samples.map((/** @type {number} */ i) => i + 1).join(", ");
       return { kind: /** @type {const} */ ("memorized"), word: "memorized", text: `sampling picture ${which} again` };

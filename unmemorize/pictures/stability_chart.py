@@ -64,7 +64,7 @@ def final(record: dict[str, Any], sample: int) -> str:
     tried and is as it was (it hardly changes without what a LoRA may remember); "" where it was not."""
     look = record.get("redrawn", {}).get(str(sample))
     if sample not in record["restarted"]:
-        return "acquitted" if str(sample) in (record.get("acquitted") or {}) and not record["memorized"][sample] else ""
+        return "acquitted" if str(sample) in record.get("acquitted", {}) and not record["memorized"][sample] else ""
     if look is None or look["memorized"] is None:
         return "unknown"
     return "memorized" if look["memorized"] else "another"

@@ -76,7 +76,7 @@ def test_planted_agreement_is_a_leak(probing, demo, changed, encode, monkeypatch
     assert [sorted(g.members) for g in found.leaks] == [[1, 3, 5, 7]] and torch.allclose(found.estimates[0], one, atol=3e-3)
     facts = probing.report(found, ["a red ring", "a blue star"], USE)
     assert facts["leaks"] == 1 and facts["groups"][0]["captions"] == ["a blue star"] and json.dumps(facts)
-    assert probing.shown(found).shape[0] == 1
+    assert probing.shown(found, True).shape[0] == 1
 
 
 def test_bad_input_is_refused_before_any_work(probing, demo, changed, encode, root, monkeypatch):

@@ -173,7 +173,7 @@ def test_the_report_keeps_looks_and_a_forged_one_is_refused(nodes, with_ways):
         read(json.dumps(forged), None, None)
 
 
-PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor([14.6, 3.0, 0.0]), "conds": {}}
+PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor([14.6, 3.0, 0.0]), "conds": {}, "inside": {}}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,8 @@ PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor
         ({"mask": torch.ones(1, 1, 8, 8)}, False), ({"latent": torch.arange(256.0).view(1, 4, 8, 8)}, False),
         ({"sigmas": torch.tensor([5.0, 3.0, 0.0])}, False), ({"sigmas": torch.tensor([14.6, 3.0])}, False),
         ({"conds": {"control": object()}}, False), ({"conds": {"reference_latents": [torch.zeros(1)]}}, False),
-        ({"before": object()}, False),
+        ({"before": object()}, False), ({"inside": {"patches": {}}}, True), ({"inside": {"patches": {"attn1_patch": [1]}}}, False),
+        ({"inside": {"patches_replace": {"attn2": {1: 1}}}}, False), ({"conds": {"unclip_conditioning": [1]}}, False),
     ],
 )  # fmt: skip
 def test_a_trial_is_for_pictures_drawn_from_nothing(comfy, changes, fits):
@@ -191,9 +192,11 @@ def test_a_trial_is_for_pictures_drawn_from_nothing(comfy, changes, fits):
     given = PLAIN | changes
     sampling = SimpleNamespace(sigma_max=torch.tensor(14.6))
     patcher = SimpleNamespace(get_model_object=lambda _: sampling)
-    guider = SimpleNamespace(model_patcher=patcher, original_conds={"positive": [given["conds"]], "negative": [{}]})
-    call = SimpleNamespace(guider=guider, **{k: given[k] for k in ("mask", "latent", "sigmas")})
-    assert runs.Run(None, None, given.get("before")).from_nothing(call) == fits
+    conds = {"positive": [given["conds"]], "negative": [{}]}
+    guider = SimpleNamespace(model_patcher=patcher, original_conds=conds, model_options={"transformer_options": given["inside"]})
+    call = SimpleNamespace(guider=guider, mask=given["mask"], latent=given["latent"])
+    watch = SimpleNamespace(sigmas=given["sigmas"].tolist())
+    assert runs.Run(watch, None, given.get("before")).from_nothing(call) == fits
 
 
 def test_a_likeness_is_of_the_places_that_count(strategies):
@@ -206,10 +209,10 @@ def test_a_likeness_is_of_the_places_that_count(strategies):
     assert max(map(abs, alike[:2])) < 0.3 < 0.4 < alike[2]
 
 
-@pytest.mark.parametrize(("steps", "until"), [(1, 1.0), (2, 0.5), (20, 0.5)])
-def test_of_the_fewest_steps_one_is_drawn_without_the_leak(comfy, monkeypatch, steps, until):
+@pytest.mark.parametrize(("steps", "bare", "until"), [(1, 0.0, 1.0), (2, 0.5, 1.0), (3, 1 / 3, 2 / 3), (5, 0.4, 0.6), (20, 0.3, 0.5)])
+def test_of_the_fewest_steps_one_is_drawn_with_the_common_change(comfy, monkeypatch, steps, bare, until):
     common = importlib.import_module("unmemorize_pack.host.stability.common_change")
     monkeypatch.setattr(common, "options_of_another_run", lambda _: {})
     monkeypatch.setattr(common, "in_phases", lambda _, phases: [share for share, _ in phases])
     call = SimpleNamespace(guider=SimpleNamespace(), sigmas=torch.linspace(1, 0, steps + 1))
-    assert common.drawn_without_leak(call, None, 0.3, 0.5) == [0.3, until, 1.0]
+    assert common.drawn_without_leak(call, None, 0.3, 0.5) == pytest.approx([bare, until, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +183,22 @@ def test_a_correction_leaves_both_models_as_they_were(guard, draw, demo, changed
 
 
 @pytest.mark.usefixtures("guilty")
+def test_a_redraw_begins_with_the_model_before_the_lora_alone(guard, draw, demo, monkeypatch, common):
+    """Of five steps the first two; the LoRA is asked at the third, and draws the last two. On trial it was asked at the first two."""
+    asked, real = [], common._Lent.corrected
+    monkeypatch.setattr(common._Lent, "corrected", lambda self, guider, facts: asked.append(facts["sigma"]) or real(self, guider, facts))
+    clone, record = guard("correct", limit=-1e9)
+    draw(clone)
+    levels = [float(sigma.max()) for sigma in asked[:3]]
+    assert levels == pytest.approx(record.facts["sigmas"][:3], rel=1e-3)
+    methods = importlib.import_module("unmemorize_pack.host.stability.methods")
+    monkeypatch.setattr(common._Lent, "corrected", lambda _self, _guider, facts: facts["denoised"])
+    monkeypatch.setattr(methods, "CommonChange", lambda lora: common.CommonChange(lora, 0.4, 1.0))
+    clone, _ = guard("correct", limit=-1e9)
+    assert torch.allclose(draw(clone), draw(demo[0]), atol=1e-4), "all of it by the model before the LoRA"
+
+
+@pytest.mark.usefixtures("guilty")
 def test_redrawn_is_the_base_where_the_lora_moves_no_empty_prompt(guard, draw, demo, changed, monkeypatch, encode):
     """With the reference that the base itself answers alike under both models, the common change is nothing: the base's own run."""
     methods, common = (importlib.import_module(f"unmemorize_pack.host.stability.{n}") for n in ("methods", "common_change"))
@@ -233,7 +250,7 @@ def test_what_a_trial_hardly_changes_was_no_memory(guard, draw, changed, monkeyp
     other *= redrawn.structure(plain[1:]).norm() / redrawn.structure(other).norm()
     real = common.drawn_without_leak
 
-    def drawn(call, lora, bare, until, keeps=None):
+    def drawn(call, lora, bare, until, keeps=None, region=None):
         if keeps is None:
             return real(call, lora, bare, until)
         i = next(count)
@@ -258,6 +275,71 @@ def test_under_a_mask_no_trial_acquits(guard, draw, monkeypatch):
     assert record.facts["memorized"] == [True] and record.facts["acquitted"] == {}
 
 
+def test_a_trial_is_compared_with_the_same_noise(guard, draw, changed, monkeypatch):
+    """Alone, a sample of a batch meets other noise at its steps: with nothing left out it is the LoRA's own picture all the same."""
+    agreement = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement")
+    monkeypatch.setattr(agreement.AgreementRegion, "keeps", property(lambda _: -1.1))
+    clone, record = guard("detect", limit=-1e9)
+    assert torch.equal(draw(clone, n=2, sampler="euler_ancestral"), draw(changed, n=2, sampler="euler_ancestral"))
+    assert list(record.facts["acquitted"]) == ["0", "1"] and min(record.facts["acquitted"].values()) > 0.99
+
+
+@pytest.mark.parametrize("where", [slice(0, 8), slice(2, 6)])
+def test_the_trial_asks_where_the_prompt_is(guard, draw, encode, monkeypatch, where, common):
+    """A prompt of a part of the picture: agreement counts there alone, in the trial as in the run."""
+    seen, real = [], common.agreement
+    monkeypatch.setattr(common, "agreement", lambda *given: seen.append(given[4]) or real(*given))
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, where] = 1
+    clone, _ = guard("detect", limit=-1e9)
+    draw(clone, prompt=[[c, {**facts, "mask": mask, "mask_strength": 1.0}] for c, facts in encode("a red ring")])
+    inside = [None if region is None else float(region.float().mean()) for region in seen]
+    assert inside and all((1.0 if share is None else share) == pytest.approx(float(mask.mean())) for share in inside)
+
+
+@pytest.mark.parametrize("mode", ["detect", "correct"])
+def test_nobody_hears_of_a_trial(guard, draw, monkeypatch, mode):
+    """What a sampler's callback heard last is the run's own x0: previews, denoised_output and the bar are of pictures that come out."""
+    agreement = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement")
+    monkeypatch.setattr(agreement.AgreementRegion, "keeps", property(lambda _: -1.1))
+    heard, clones = [], [guard("off")[0], guard(mode, limit=-1e9)[0]]
+    for clone in clones:
+        heard.append([])
+        draw(clone, n=2, callback=lambda step, x0, _x, _total: heard[-1].append((step, x0.clone())))
+    assert [step for step, _ in heard[0]] == [step for step, _ in heard[1]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*heard, strict=True))
+
+
+def test_what_cannot_be_tried_is_judged_by_the_limit(guard, draw, monkeypatch, common):
+    """A prompt that cannot be cut to one sample ends no run in mode detect."""
+
+    def refuse(*_):
+        raise ValueError("One picture of this batch cannot be sampled again alone.")
+
+    monkeypatch.setattr(common, "call_of_one", refuse)
+    clone, record = guard("detect", limit=-1e9)
+    draw(clone, n=2)
+    assert record.facts["memorized"] == [True, True] and record.facts["acquitted"] == {}
+    assert "could not be tried" in " ".join(record.facts["warnings"])
+
+
+def test_the_score_of_an_acquitted_picture_is_its_trials(watching):
+    """By the likeness that was left: at the edge the limit, at 1 nothing; never above what is called memorized."""
+    verdicts = importlib.import_module("unmemorize_pack.host.stability.verdicts")
+    regions = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement").AgreementRegion
+    watch = SimpleNamespace(
+        samples=3, observed=lambda: {"agreement": torch.tensor([[0.0, 0.0, 0.0]])}, empty=lambda: [False] * 3, broken=lambda: [False] * 3
+    )
+    verdicts_of = lambda acquitted: verdicts.judged_by_agreement(watch, regions(0.4, 0.05), verdicts.LIMIT, "", acquitted)  # noqa: E731
+    original, verdicts._seen_in_part = verdicts._seen_in_part, lambda _: ""
+    try:
+        found = verdicts_of({0: 1.0, 1: 0.8})
+    finally:
+        verdicts._seen_in_part = original
+    assert found.score[0] == 0 and found.score[1] == pytest.approx(verdicts.LIMIT) and found.score[2] > verdicts.LIMIT
+    assert found.flagged.tolist() == [False, False, True] == found.by_lora.tolist()
+
+
 def test_a_memory_of_the_models_own_is_not_acquitted_with_the_loras(guard, draw, changed, monkeypatch, stored):
     """Flagged by both detectors, acquitted of the LoRA's: still memorized, and drawn again without it."""
     agreement = importlib.import_module("unmemorize_pack.unmemorize.stability.agreement")
@@ -265,6 +347,7 @@ def test_a_memory_of_the_models_own_is_not_acquitted_with_the_loras(guard, draw,
     clone, record = guard("correct", limit=-1e9, stored=stored)
     assert not torch.equal(draw(clone), draw(changed))
     assert record.facts["memorized"] == [True] and list(record.facts["acquitted"]) == ["0"] and record.facts["restarted"] == [0]
+    assert "stays as it was" not in " ".join(record.facts["warnings"])
     chart = importlib.import_module("unmemorize_pack.unmemorize.pictures.stability_chart")
     assert chart.verdict(record.facts, 0).startswith("memorized, sampled again")
 

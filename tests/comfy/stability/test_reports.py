@@ -49,6 +49,10 @@ def test_every_fact_of_a_report_is_looked_at(chart, report):
             assert "report" in str(error)
 
 
+def test_a_report_of_before_there_were_trials_is_read(chart, report):
+    assert chart({k: v for k, v in report.items() if k != "acquitted"}).args[0].shape[0] == 1
+
+
 def test_deep_damage(chart, report):
     changes = [
         ("observed", lambda d: d["prediction"].pop()), ("observed", lambda d: d["prediction"][0].pop()), ("scores", lambda d: d.pop()),
