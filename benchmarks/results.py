@@ -19,6 +19,7 @@ TITLES = {
     "lora_guard_text": "The guard of a LoRA that changes the text encoder",
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
+    "leak_probe": "What a leak probe finds",
     "lora_measured": "LoRAs filtered by measuring",
     "copies": "Is it a copy?",
     "trigger_words": "Which word calls it up?",
