@@ -112,7 +112,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
-        return size | {"captions": o.caption, "pictures": o.pictures, "groups": o.groups, "w": o.w, "least": BEYOND}
+        return size | {"captions": o.caption, "pictures": o.pictures, "groups": o.groups, "w": o.w, "beyond": BEYOND}
     contents |= {"profile": tools.content_of_file(tools.profile_path(o.profile))} if o.profile else {}
     contents |= {"references": tools.references_of(str(o.references)).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}

@@ -36,7 +36,13 @@ def main() -> None:
                 base = prober.base(subject, given) if base is None else base
                 leaks = prober.leaks(subject, subject.tensors, given, base)
                 groups = [
-                    [round(g.agreement, 3), round(leaks.base_of(g), 3), len(g.members), photograph_of(leaks, g, subject), g in leaks.leaks]
+                    [
+                        round(g.agreement, 3),
+                        round(leaks.like_base_of(g), 3),
+                        len(g.members),
+                        photograph_of(leaks, g, subject),
+                        g in leaks.leaks,
+                    ]
                     for g in leaks.groups
                 ]
                 found[i, given].append({"w": w, "photographs": len(subject.photos), "groups": groups})

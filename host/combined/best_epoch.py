@@ -20,7 +20,7 @@ from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
 from ...unmemorize.pictures.epoch_plot import Point, Telling
 from ..copies.detectors import BuiltIn, Detector
-from ..copies.probing import USUAL_W, Probe, check_pictures, compared, drawn
+from ..copies.probing import USUAL_W, Probe, check_pictures, compared, drawn, pictures_of_base
 from ..copies.references import References, features
 from ..core import store
 from ..core.latents import check_single, decoded
@@ -124,7 +124,8 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             f"{len(pairs)} LoRAs and strengths to compare; 2 to {MOST} are possible. Choose another folder, or other strengths."
         )
     count = len(c.captions)
-    progress = Progress((1 + len(pairs)) * (count * (c.use["steps"] + 2 * len(PLACES)) + c.probed * c.use["steps"]))
+    probed = (len(pairs) * c.probed + pictures_of_base(c.probed, count)) if c.probed else 0
+    progress = Progress((1 + len(pairs)) * count * (c.use["steps"] + 2 * len(PLACES)) + probed * c.use["steps"])
     groups_in = _Prober(c, progress).groups if c.probed else lambda *_: None
 
     @functools.lru_cache(maxsize=1)

@@ -53,12 +53,12 @@ class Leaks:
     captions: list[int]
     groups: list[Group]
     leaks: list[Group]
-    base: Tensor
+    like_base: Tensor
     """How like each picture is to what the base draws under its caption, [n]."""
 
-    def base_of(self, group: Group) -> float:
+    def like_base_of(self, group: Group) -> float:
         """Mean of a group's pictures."""
-        return float(self.base[group.members].mean())
+        return float(self.like_base[group.members].mean())
 
     @property
     def estimates(self) -> Tensor:
@@ -92,14 +92,14 @@ class Probe:
 def probe(p: Probe) -> Leaks:
     """Draw `pictures` beyond the LoRA and as many by the base, in turn for each caption; group both. ValueError before any work."""
     check(p)
-    progress = Progress((p.pictures + of_base(p)) * p.use["steps"])
+    progress = Progress((p.pictures + pictures_of_base(p.pictures, len(p.captions))) * p.use["steps"])
     theirs = drawn(p, None, progress).small
     return compared(p, drawn(p, p.w, progress), theirs)
 
 
-def of_base(p: Probe) -> int:
-    """How many pictures the base draws."""
-    return max(p.pictures, LEAST_OF_BASE * len(p.captions))
+def pictures_of_base(pictures: int, captions: int) -> int:
+    """How many the base draws where so many are drawn beyond the LoRA."""
+    return max(pictures, LEAST_OF_BASE * captions)
 
 
 def check(p: Probe) -> None:
@@ -145,7 +145,7 @@ def drawn(p: Probe, w: float | None, progress: Progress) -> Drawn:
     """Pictures with seeds from use["seed"] on, caption after caption; `w` None: by the base under the captions, guided."""
     made: list[Drawn] = []
     where: list[int] = []
-    count = of_base(p) if w is None else p.pictures
+    count = pictures_of_base(p.pictures, len(p.captions)) if w is None else p.pictures
     for c in range(len(p.captions)):
         numbers = list(range(c, count, len(p.captions)))
         for start in range(0, len(numbers), BATCH):
@@ -199,7 +199,7 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
     """What was found and with which settings; JSON-able."""
     rows = [
         {
-            "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "like_base": round(leaks.base_of(group), 4),
+            "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "like_base": round(leaks.like_base_of(group), 4),
             "members": group.members,
             "captions": sorted({captions[leaks.captions[i]] for i in group.members}),
         }
@@ -213,7 +213,9 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
 
 def shown(leaks: Leaks, captioned: bool) -> Tensor:
     """The groups as one picture, IMAGE [1, h, w, 3]; `captioned`: were there captions?"""
-    rows = [{"members": g.members, "agreement": g.agreement, "like_base": leaks.base_of(g), "leak": g in leaks.leaks} for g in leaks.groups]
+    rows = [
+        {"members": g.members, "agreement": g.agreement, "like_base": leaks.like_base_of(g), "leak": g in leaks.leaks} for g in leaks.groups
+    ]
     title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
     words = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE
     return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: {words}")

@@ -1,30 +1,23 @@
 """Correct a LoRA's copy: while the layout forms, what the LoRA makes of this prompt alone is left out, and its common change kept.
 
 A memory is called up while the layout forms, and a LoRA that was shown little else shows it for every prompt: the first steps are the
-model's before it alone. At a step at which the prompt asks for the same with the LoRA and without it, the LoRA answers the prompt: a trial
-leaves out only what it makes of the prompt at the other steps, and a picture that stays as it was was no memory.
+model's before it alone.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import comfy.model_patcher
-import torch
 from torch import Tensor
 
 from ...unmemorize.stability.agreement import agreement, kept_changes, with_change
-from ...unmemorize.stability.redrawn import UNMOVED, likeness
 from ..core.another_model import asked, asked_meanwhile
 from ..core.guiders import hooked_loras
 from ..core.hooks import as_function
-from ..core.one_sample import call_of_one
-from ..core.progress import Progress
 from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
@@ -81,36 +74,6 @@ def drawn_without_leak(
     lent = _Lent(lora, keeps, region)
     phases = [(bare, lambda _: _before(call.guider, lora)), (until, lambda _: lent.to(call.guider)), (1.0, lambda _: own)]
     return in_phases(call, phases)
-
-
-def acquitted(call: RunCall, lora: Lora, flagged: Tensor, first: Tensor, region: Tensor | None) -> tuple[dict[int, float], str]:
-    """Of samples [n] that a LoRA's changes flagged those that hardly change on trial, and how alike they are; and why others could not be
-    tried, in words, or "". `first` [n, c, ...] is what the run drew, `region` (broadcastable, 1 = counts) where it counts."""
-    trouble = CommonChange(lora).obstacle(call.guider, call.sigmas)
-    found: dict[int, float] = {}
-    suspects = [] if trouble else torch.nonzero(flagged).flatten().tolist()
-    progress = Progress(len(suspects) * (len(call.sigmas) - 1))
-    for i in suspects:
-        try:
-            alone = call_of_one(call, i, len(call.noise))
-        except ValueError as error:  # a prompt that cannot be cut: the limit decides
-            trouble = str(error)
-            continue
-        alone = replace(alone, callback=lambda *_: progress.advance())  # nobody gets this picture
-        inside = region if region is None or len(region) == 1 else region[i : i + 1]
-        again = drawn_without_leak(alone, lora, 0.0, UNTIL, lora.region.keeps, inside)
-        alike = float(likeness(first[i : i + 1], again, inside))
-        if alike < UNMOVED and draws_noise(call.sampler):  # alone, a sample meets other noise: what does the LoRA draw with that?
-            alike = float(likeness(drawn_without_leak(alone, lora, 0.0, UNTIL, -math.inf, inside), again, inside))
-        if alike >= UNMOVED:
-            found[i] = alike
-    return found, trouble
-
-
-def draws_noise(sampler: Any) -> bool:
-    """Does a sampler draw noise of its own at its steps? k-diffusion's say so by what they take."""
-    function = getattr(sampler, "sampler_function", None)
-    return function is None or "noise_sampler" in inspect.signature(function).parameters
 
 
 def _before(guider: Any, lora: Lora) -> Any:

@@ -37,7 +37,6 @@ from ..core.sampler_call import (
     run_arguments_of,
     with_callback,
 )
-from .common_change import acquitted
 from .live_view import live
 from .lora_watch import Lora, note_agreement
 from .methods import Guard, lora_of, redrawing, strategy_of
@@ -46,6 +45,7 @@ from .records import Record, numbers, so_far
 from .restart import Phase, Restart, restarted
 from .runs import Run, Stage
 from .strategies import Correction, Draw, Look, Redrawing, compared_with, looks_of, of_redrawn
+from .trial import acquitted
 from .verdicts import Verdict, regions_of
 from .watching import Watch, counted, new_watch
 
@@ -138,12 +138,12 @@ class _Control:
         if run.before is not None and run.before.watch.agreements:
             trouble = ""  # the first steps were those of an earlier stage
         run.watch.kept.clear()
-        verdict = self._guard.judge(run.whole, self._lora, trouble)
+        run.verdict = verdict = self._guard.judge(run.whole, self._lora, trouble)
         if verdict.by_lora is not None and bool(verdict.by_lora.any()) and run.from_nothing(call):
             self._line.send("trial", {"samples": torch.nonzero(verdict.by_lora).flatten().tolist()})
             run.acquitted, run.untried = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
+            run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)
         self._correcting = False
-        run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)
 
     def _corrected(self, run: Run, verdict: Verdict, result: Tensor, call: RunCall) -> Tensor:
         if run.correction is None or not bool(verdict.flagged.any()):

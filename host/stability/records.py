@@ -73,7 +73,7 @@ REPORT = {
     "mode": facts.text(), "method": facts.text(), "detector": facts.text(), "limit": facts.number(-1e30, 1e30),
     "memorized": facts.several(facts.flag(), 1, SAMPLES), "not_judged": facts.several(facts.text(2000), 1, SAMPLES),
     "scores": facts.several(NUMBER, 1, SAMPLES),
-    "acquitted": facts.Fact("a likeness by sample", lambda v: v == {} or facts.table(facts.number(-1, 1.001)).holds(v)),
+    "acquitted": facts.Fact("a likeness by sample", lambda v: v == {} or facts.table(facts.number(-1, 1)).holds(v)),
     "restarted": facts.several(facts.whole(0, SAMPLES), 0, SAMPLES),
     "redrawn": facts.Fact("looks by sample", lambda v: isinstance(v, dict) and all(_is_look(look) for look in v.values())),
     "edited_steps": facts.Fact(

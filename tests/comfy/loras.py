@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 HOW = {
@@ -26,3 +27,12 @@ def dense(tensors: dict[str, Tensor], name: str) -> Tensor | float:
 def layer_names(tensors: dict[str, Tensor]) -> list[str]:
     """Of kohya's keys."""
     return sorted({k.split(".")[0] for k in tensors})
+
+
+def attention_patched(model, change):
+    """MODEL under a patch of every attention's output, `change(weight, generator)` of each."""
+    generator = torch.Generator().manual_seed(5)
+    names = [k for k in model.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
+    clone = model.clone()
+    clone.add_patches({k: (change(model.model.state_dict()[k], generator),) for k in names})
+    return clone

@@ -20,7 +20,7 @@ LEAST_LIKENESS = 0.4
 """Pictures that are less alike do not agree, however rare that is among these."""
 BEYOND = 0.2
 """A group leaks that agrees by so much more than it is like what the base draws: `nox -s sweep -- leak_probe`, where memories have .27 and
-more under their captions, styles and concepts .12 and less."""
+more under their captions, frames, nights and concepts .12 and less. A style that covers the whole picture has more."""
 
 
 def extrapolated(base: Tensor, lora: Tensor, w: float) -> Tensor:

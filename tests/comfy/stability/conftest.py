@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ..judging import STEPS
+from ..loras import attention_patched
 
 
 @pytest.fixture
@@ -34,3 +35,40 @@ def advanced(demo, encode):
 def judge_parts(host, monkeypatch):
     """Here runs that were seen in part are judged too: it is the corrections that are looked at."""
     monkeypatch.setattr(host("stability.verdicts"), "why_not", lambda watch, profile: "")
+
+
+@pytest.fixture(scope="module")
+def changed(demo):
+    """The demo model under a LoRA that changes something."""
+    return attention_patched(demo[0], lambda w, g: 0.5 * w.float().std() * torch.randn(w.shape, generator=g))
+
+
+@pytest.fixture
+def lora_guard(demo, changed, guarding, host):
+    """lora_guard(mode, ...) -> the changed model under guard by its parent, without a profile; and the record."""
+
+    def make(mode="detect", model=None, **more):
+        methods = host("stability.methods")
+        asked = methods.Guard(more.pop("stored", None), mode, parent=more.pop("parent", demo[0]), **more)
+        methods.check(asked, model or changed)
+        return guarding.guarded(model or changed, asked)
+
+    return make
+
+
+@pytest.fixture
+def common(host):
+    """The module that corrects under a LoRA."""
+    return host("stability.common_change")
+
+
+@pytest.fixture
+def trial(host):
+    """The module that tries."""
+    return host("stability.trial")
+
+
+@pytest.fixture
+def guilty(trial, monkeypatch):
+    """No trial acquits."""
+    monkeypatch.setattr(trial, "UNMOVED", 2.0)

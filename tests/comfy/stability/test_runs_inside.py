@@ -67,7 +67,7 @@ def patches(demo):
 
 def test_a_wrapper_works_once_in_a_loras_correction(guarding, draw, counted, demo, patches, monkeypatch):
     """On trial, and in the redraw."""
-    monkeypatch.setattr(importlib.import_module("unmemorize_pack.host.stability.common_change"), "UNMOVED", 2.0)
+    monkeypatch.setattr(importlib.import_module("unmemorize_pack.host.stability.trial"), "UNMOVED", 2.0)
     model, seen = counted
     under = model.clone()
     under.add_patches(patches)
