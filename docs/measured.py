@@ -33,7 +33,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "iou_be_tv": (".2", "the same by Bright Ending, the published baseline"),
         "iou_allones_tv": (".2", "the same by calling every pixel stored: the floor"),
         "auroc_best_tv": (".3", "the same, pixel by pixel (AUROC, 1 is best)"),
-        "evals_default": (".0", "model evaluations a map costs, at the probes that were measured"),
+        "evals_default": (".0", "model evaluations a map costs"),
         "cost_ratio_r99": ("x", "cost of a map that agrees with the exact one, against the paper's way"),
         "peak_memory_ratio_fd": ("x", "peak memory, against one guided model evaluation"),
     }),

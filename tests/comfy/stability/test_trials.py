@@ -74,7 +74,7 @@ def test_under_a_mask_no_trial_acquits(lora_guard, draw, monkeypatch, host):
     assert record.facts["memorized"] == [True] and record.facts["acquitted"] == {}
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "lcm", "uni_pc"])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2s_ancestral", "lcm", "uni_pc"])
 def test_a_trial_is_compared_with_the_same_noise(lora_guard, draw, changed, keeps, sampler):
     """Alone, a sample of a batch meets other noise at its steps, and UniPC writes into its sigmas: with nothing left out it is the LoRA's
     own picture all the same."""
@@ -95,6 +95,29 @@ def test_the_trial_asks_where_the_prompt_is(lora_guard, draw, encode, monkeypatc
     draw(clone, prompt=[[c, {**facts, "mask": mask, "mask_strength": 1.0}] for c, facts in encode("a red ring")])
     inside = [None if region is None else float(region.float().mean()) for region in seen]
     assert inside and all((1.0 if share is None else share) == pytest.approx(float(mask.mean())) for share in inside)
+
+
+def test_each_sample_is_tried_where_it_counts(trial, monkeypatch):
+    """A region of two rows: the second sample hardly changes there, and is another picture elsewhere."""
+    first, other = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    region = torch.zeros(2, 1, 8, 8)
+    region[0, ..., :4], region[1, ..., 4:] = 1, 1
+    asked = []
+    monkeypatch.setattr(trial, "CommonChange", lambda _: SimpleNamespace(obstacle=lambda *_: ""))
+    monkeypatch.setattr(trial, "call_of_one", lambda call, i, _n: SimpleNamespace(i=i))
+    monkeypatch.setattr(trial, "replace", lambda alone, **_: alone)
+    monkeypatch.setattr(trial, "draws_noise", lambda _: False)
+
+    def drawn(alone, _lora, _bare, _until, _keeps, inside):
+        asked.append(inside)
+        return torch.where(region[1:] > 0, first, other)[alone.i : alone.i + 1]
+
+    monkeypatch.setattr(trial, "drawn_without_leak", drawn)
+    call = SimpleNamespace(guider=None, sigmas=torch.linspace(1, 0, 5), noise=first, sampler=None)
+    lora = SimpleNamespace(region=SimpleNamespace(keeps=0.2))
+    found, trouble = trial.acquitted(call, lora, torch.tensor([True, True]), first, region)
+    assert list(found) == [1] and found[1] == pytest.approx(1.0) and trouble == ""
+    assert all(torch.equal(inside, region[i : i + 1]) for i, inside in enumerate(asked))
 
 
 @pytest.mark.parametrize("mode", ["detect", "correct"])
@@ -152,3 +175,6 @@ def test_a_memory_of_the_models_own_is_not_acquitted_with_the_loras(lora_guard, 
     assert record.facts["memorized"] == [True] and list(record.facts["acquitted"]) == ["0"] and record.facts["restarted"] == [0]
     assert "stays as it was" not in " ".join(record.facts["warnings"])
     assert chart.verdict(record.facts, 0).startswith("memorized, sampled again")
+    clone, record = lora_guard("detect", limit=-1e9, stored=stored)
+    draw(clone)
+    assert list(record.facts["acquitted"]) == ["0"] and chart.verdict(record.facts, 0) == "memorized" and chart.final(record.facts, 0) == ""
