@@ -93,7 +93,7 @@ def label(settings: Settings) -> str:
     return f"{settings.keep:.2g}"
 
 
-class Measured:
+class MeasuredOnce:
     """Outcomes of settings, each measured once."""
 
     def __init__(self, bench: Bench, seeds: list[int]) -> None:
@@ -113,7 +113,7 @@ class Measured:
         return self._bench.outcome(tensors, removed, self._seeds)
 
 
-def controls(bench: Bench, measured: Measured) -> dict[str, list[tuple[str, Outcome]]]:
+def controls(bench: Bench, measured: MeasuredOnce) -> dict[str, list[tuple[str, Outcome]]]:
     """Every control at every value of its knob."""
     found = {name: [(label(s), measured.of(s)) for s in several] for name, several in CONTROLS.items()}
     found[INTRUDERS] = []
@@ -127,7 +127,7 @@ def controls(bench: Bench, measured: Measured) -> dict[str, list[tuple[str, Outc
 
 def quality(bench: Bench, seeds: list[int], name: str) -> dict[str, Any]:
     """Copies and style of everything, margins, and the plot."""
-    measured = Measured(bench, seeds)
+    measured = MeasuredOnce(bench, seeds)
     nothing = [0.0] * len(bench.subjects)
     before = measured.versions([s.tensors for s in bench.subjects], nothing)
     told("unfiltered", before)

@@ -17,8 +17,7 @@ from ..demo.scripts import lora_set
 from ..demo.scripts.generate import SETTINGS
 from ..host.combined.measured_filter import Measured, MeasuredJob, filter_by_measuring
 from ..unmemorize.lora.relearning import RATE, START, STEPS
-from .lora import BAF, DEFAULT, STYLE_CAPTIONS, controls, pooled
-from .lora import Measured as MeasuredControls
+from .lora import BAF, DEFAULT, STYLE_CAPTIONS, MeasuredOnce, controls, pooled
 from .parts.common import ROOT, arguments, log, shared_out, write
 from .parts.filtered_loras import Bench, Subject, told
 from .parts.pareto import Outcome, margin
@@ -133,10 +132,10 @@ def main() -> None:
 
 def margins(bench: Bench, seeds: list[int], before: Outcome, ours: Outcome) -> dict[str, Any]:
     """Over everything that looks at weights alone: the filters by scores, and the controls of `benchmark -- lora`."""
-    known = MeasuredControls(bench, seeds)
+    known = MeasuredOnce(bench, seeds)
     base = known.versions([{} for _ in bench.subjects], [1.0] * len(bench.subjects))
     rivals = {n: [before, *(o for _, o in several), base] for n, several in controls(bench, known).items()}
-    rivals |= {"cross-attention": [before, known.of(DEFAULT), base], "baf": [before, known.of(BAF), base]}
+    rivals |= {"cross_attention": [before, known.of(DEFAULT), base], "baf": [before, known.of(BAF), base]}
     least, by_rival = margin(ours, rivals)
     found: dict[str, Any] = {f"margin_over_{n.replace(' ', '_').lower()}": m for n, m in by_rival.items()}
     return found | {"pareto_margin": least, "pareto_margin_between": margin(ours, rivals, between=True)[0]}

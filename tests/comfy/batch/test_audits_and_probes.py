@@ -106,6 +106,26 @@ def probe(command, tmp_path):
 KINDS = ["DoRA", "OFT", "BOFT", "GLoRA"]
 
 
+@pytest.mark.parametrize(
+    ("groups", "row"), [([(0.9, 0.8), (0.7, 0.1)], {"agreement": 0.7, "like_base": 0.1}), ([], {"agreement": None, "like_base": None})]
+)
+def test_a_row_tells_of_the_group_that_the_base_explains_least(probe, layer, monkeypatch, groups, row):
+    """Not of the one that agrees most: the base may draw that too."""
+    jobs = importlib.import_module("unmemorize_pack.batch.jobs")
+    several = [{"agreement": agreement, "like_base": like} for agreement, like in groups]
+    monkeypatch.setattr(jobs, "report", lambda *_: {"leaks": 0, "groups": several})
+    _, found = probe(of_kind("OFT", *layer))
+    assert {k: found[k] for k in row} == row and found["groups"] == len(groups)
+
+
+def test_rows_of_another_rule_are_not_taken_for_done(command, probe, layer, monkeypatch):
+    """A folder that was begun when a leak was something else is refused, and keeps its row."""
+    code, first = probe(of_kind("OFT", *layer))
+    monkeypatch.setattr(command, "BEYOND", 0.5)
+    again, row = probe(of_kind("OFT", *layer))
+    assert code == command.GOOD != again and row == first
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_filtered_can_be_probed(command, probe, layer, kind):
     code, row = probe(of_kind(kind, *layer))

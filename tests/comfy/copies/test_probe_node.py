@@ -8,18 +8,15 @@ import json
 import pytest
 import torch
 
+from ..loras import attention_patched
+
 USE = {"seed": 3, "steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 @pytest.fixture(scope="module")
 def changed(demo):
     """The demo model under a LoRA that changes something."""
-    generator = torch.Generator().manual_seed(5)
-    weights = demo[0].model.state_dict()
-    names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
-    clone = demo[0].clone()
-    clone.add_patches({k: (0.5 * weights[k].float().std() * torch.randn(weights[k].shape, generator=generator),) for k in names})
-    return clone
+    return attention_patched(demo[0], lambda w, g: 0.5 * w.float().std() * torch.randn(w.shape, generator=g))
 
 
 @pytest.fixture
@@ -62,21 +59,61 @@ def test_models_keep_their_weights_and_their_runs(probing, demo, changed, encode
     assert torch.equal(before, after)
 
 
-def test_planted_agreement_is_a_leak(probing, demo, changed, encode, monkeypatch):
-    """Every second picture of the LoRA is the same, the base's all differ."""
+@pytest.fixture
+def planted(probing, demo, changed, encode, monkeypatch):
+    """planted(at) -> what is found where every second picture of the LoRA is the same, which the base draws too, as its picture number `at`
+    (None: nowhere); and that picture."""
     generator = torch.Generator().manual_seed(0)
-    strangers, one = torch.rand(16, 64, 64, 3, generator=generator), torch.rand(64, 64, 3, generator=generator)
+    strangers, one = torch.rand(24, 64, 64, 3, generator=generator), torch.rand(64, 64, 3, generator=generator)
 
-    def drawn(p, w, _progress):
-        made = strangers[8:] if w is None else torch.stack([one if i % 2 else strangers[i] for i in range(8)])
-        return probing.kept(made, w is not None)
+    def run(at=None):
+        def drawn(p, w, _progress):
+            numbers = range(8) if w is not None else range(16)
+            same = [i % 2 == 1 if w is not None else i == at for i in numbers]
+            made = [one if hit else strangers[i + 8 * (w is None)] for i, hit in zip(numbers, same, strict=True)]
+            return probing.kept(torch.stack(made), w is not None)
 
-    monkeypatch.setattr(probing, "drawn", drawn)
-    found = probing.probe(asked(probing, demo, changed, encode))
+        monkeypatch.setattr(probing, "drawn", drawn)
+        return probing.probe(asked(probing, demo, changed, encode)), one
+
+    return run
+
+
+def test_planted_agreement_is_a_leak(probing, planted):
+    found, one = planted()
     assert [sorted(g.members) for g in found.leaks] == [[1, 3, 5, 7]] and torch.allclose(found.estimates[0], one, atol=3e-3)
     facts = probing.report(found, ["a red ring", "a blue star"], USE)
-    assert facts["leaks"] == 1 and facts["groups"][0]["captions"] == ["a blue star"] and json.dumps(facts)
+    (group,) = facts["groups"]
+    assert facts["leaks"] == 1 and group["captions"] == ["a blue star"] and group["like_base"] < 0.5 and json.dumps(facts)
     assert probing.shown(found, True).shape[0] == 1
+
+
+@pytest.mark.parametrize(("at", "leaks"), [(13, 0), (12, 1)])
+def test_what_the_base_draws_under_the_same_caption_is_no_leak(planted, at, leaks):
+    """The thirteenth of the base's pictures is the second caption's, the twelfth the first one's."""
+    found, _ = planted(at)
+    assert len(found.groups) == 1 and len(found.leaks) == leaks
+
+
+@pytest.mark.parametrize(("captions", "said"), [([""], True), (["a red ring", "a blue star"], False)])
+def test_without_captions_it_is_said_that_a_style_agrees_too(probing, planted, monkeypatch, captions, said):
+    found, _ = planted()
+    found.captions[:] = [i % len(captions) for i in range(8)]
+    assert (probing.report(found, captions, USE)["warnings"] == [probing.STYLE]) == said
+    drawn = []
+    monkeypatch.setattr(probing, "gallery", lambda *given: drawn.append(given))
+    probing.shown(found, any(captions))
+    assert (probing.STYLE in drawn[0][3]) == said
+
+
+def test_the_base_draws_enough_under_each_of_many_captions(probing, demo, changed, encode, monkeypatch):
+    """Eight at least, and in the captions' order; what is drawn beyond the LoRA stays as many as was asked for."""
+    monkeypatch.setattr(probing, "_sampled", lambda p, caption, seeds, *_: torch.full((len(seeds), 1), float(caption)))
+    monkeypatch.setattr(probing, "decoded", lambda _, latents: latents.view(-1, 1, 1, 1).expand(-1, 4, 4, 3) / 10)
+    p = asked(probing, demo, changed, encode, captions=[1, 2, 3])
+    ours, theirs = (probing.drawn(p, w, None) for w in (1.0, None))
+    assert len(ours.small) == 8 and len(theirs.small) == 24
+    assert torch.allclose(theirs.small.mean((1, 2, 3)) * 10, torch.tensor([1.0, 2.0, 3.0] * 8), atol=1e-4)
 
 
 def test_bad_input_is_refused_before_any_work(probing, demo, changed, encode, root, monkeypatch):

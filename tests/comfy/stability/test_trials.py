@@ -8,7 +8,7 @@ import pytest
 import torch
 from unmemorize_pack.unmemorize.pictures import stability_chart as chart
 from unmemorize_pack.unmemorize.stability.agreement import AgreementRegion
-from unmemorize_pack.unmemorize.stability.redrawn import structure
+from unmemorize_pack.unmemorize.stability.redrawn import UNMOVED, structure
 
 
 @pytest.fixture
@@ -77,11 +77,12 @@ def test_under_a_mask_no_trial_acquits(lora_guard, draw, monkeypatch, host):
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2s_ancestral", "lcm", "uni_pc"])
 def test_a_trial_is_compared_with_the_same_noise(lora_guard, draw, changed, keeps, sampler):
     """Alone, a sample of a batch meets other noise at its steps, and UniPC writes into its sigmas: with nothing left out it is the LoRA's
-    own picture all the same."""
+    own picture all the same, and no second run is asked for what was alike in spite of its noise."""
     keeps(-1.1)
     clone, record = lora_guard("detect", limit=-1e9)
     assert torch.equal(draw(clone, n=2, sampler=sampler), draw(changed, n=2, sampler=sampler))
-    assert list(record.facts["acquitted"]) == ["0", "1"] and min(record.facts["acquitted"].values()) > 0.99
+    alike = record.facts["acquitted"]
+    assert list(alike) == ["0", "1"] and min(alike.values()) >= UNMOVED and max(alike.values()) > 0.99
 
 
 @pytest.mark.parametrize("where", [slice(0, 8), slice(2, 6)])
