@@ -22,7 +22,7 @@ from ..host.core.sampling import samplers, schedulers
 from ..host.core.settings import check_range, check_sampling
 from ..host.lora.report import TOOL
 from ..unmemorize.copies.audit import finished, summary
-from ..unmemorize.copies.probe import BEYOND
+from ..unmemorize.copies.probe import BEYOND, BEYOND_IN_LAYOUT
 from ..unmemorize.lora.gates import GATES, Settings
 from ..unmemorize.lora.scores import DEFAULT, SCORES
 from ..unmemorize.pictures.audit_page import page
@@ -112,7 +112,14 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
     use = {"seed": o.seed, "steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler}
     size = {"width": o.width, "height": o.height, "use": use}
     if o.kind == "probe":
-        return size | {"captions": o.caption, "pictures": o.pictures, "groups": o.groups, "w": o.w, "beyond": BEYOND}
+        return size | {
+            "captions": o.caption,
+            "pictures": o.pictures,
+            "groups": o.groups,
+            "w": o.w,
+            "beyond": BEYOND,
+            "in_layout": BEYOND_IN_LAYOUT,
+        }
     contents |= {"profile": tools.content_of_file(tools.profile_path(o.profile))} if o.profile else {}
     contents |= {"references": tools.references_of(str(o.references)).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}

@@ -168,7 +168,8 @@ def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     facts = report(found, captions, s["use"])
     gallery = f"{Path(unit.name).stem[:40]}-{unit.id[:8]}.png"
     _save(shown(found, any(captions)), Path(options.output) / "galleries" / gallery)
-    most = max(facts["groups"], key=lambda group: group["agreement"] - group["like_base"], default={"agreement": None, "like_base": None})
+    nothing = {"agreement": None, "like_base": None}
+    most = max(facts["groups"], key=lambda group: (group["leak"], group["agreement"] - group["like_base"]), default=nothing)
     kept = {"leaks": facts["leaks"], "groups": len(facts["groups"]), "agreement": most["agreement"], "like_base": most["like_base"]}
     return kept | {"gallery": gallery}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.copies.patches import at_side, likeness
-from ...unmemorize.copies.probe import Group, extrapolated, groups_of, like_base
+from ...unmemorize.copies.probe import BEYOND, Group, beyond, extrapolated, groups_of, like_base, without_detail
 from ...unmemorize.copies.probe import leaks as is_leak
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile, has_a_lora_beyond
@@ -55,10 +55,16 @@ class Leaks:
     leaks: list[Group]
     like_base: Tensor
     """How like each picture is to what the base draws under its caption, [n]."""
+    beyond_in_layout: list[float]
+    """By how much the pictures of each group are more like each other than like the base's where all are without their detail."""
 
     def like_base_of(self, group: Group) -> float:
         """Mean of a group's pictures."""
         return float(self.like_base[group.members].mean())
+
+    def is_style(self, group: Group) -> bool:
+        """Is a group unlike the base's pictures in their detail alone?"""
+        return group not in self.leaks and group.agreement - self.like_base_of(group) >= BEYOND
 
     @property
     def estimates(self) -> Tensor:
@@ -130,9 +136,16 @@ def compared(p: Probe, ours: Drawn, theirs: Tensor) -> Leaks:
             "overflows: try a smaller w, or start ComfyUI with --fp32-vae."
         )
     captions, captions_of_base = (torch.arange(n) % len(p.captions) for n in (p.pictures, len(theirs)))
-    base = like_base(torch.cat([likeness(part, theirs) for part in ours.small.split(BATCH)]), captions, captions_of_base)
-    groups = groups_of(alike(ours.small), p.wanted)
-    return Leaks(ours.pictures, captions.tolist(), groups, [group for group in groups if is_leak(group, base)], base)
+
+    def compare(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Likeness of all pairs of `first`, and of each with the nearest of `second` under its caption."""
+        return alike(first), like_base(torch.cat([likeness(part, second) for part in first.split(BATCH)]), captions, captions_of_base)
+
+    whole, layout = compare(ours.small, theirs), compare(without_detail(ours.small), without_detail(theirs))
+    groups = groups_of(whole[0], p.wanted)
+    in_layout = [beyond(group, *layout) for group in groups]
+    found = [group for group, far in zip(groups, in_layout, strict=True) if is_leak(beyond(group, *whole), far)]
+    return Leaks(ours.pictures, captions.tolist(), groups, found, whole[1], in_layout)
 
 
 def alike(pictures: Tensor) -> Tensor:
@@ -200,10 +213,10 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
     rows = [
         {
             "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "like_base": round(leaks.like_base_of(group), 4),
-            "members": group.members,
+            "beyond_in_layout": round(far, 4), "members": group.members,
             "captions": sorted({captions[leaks.captions[i]] for i in group.members}),
         }
-        for group in leaks.groups
+        for group, far in zip(leaks.groups, leaks.beyond_in_layout, strict=True)
     ]  # fmt: skip
     return {
         "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures),
@@ -214,7 +227,14 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
 def shown(leaks: Leaks, captioned: bool) -> Tensor:
     """The groups as one picture, IMAGE [1, h, w, 3]; `captioned`: were there captions?"""
     rows = [
-        {"members": g.members, "agreement": g.agreement, "like_base": leaks.like_base_of(g), "leak": g in leaks.leaks} for g in leaks.groups
+        {
+            "members": g.members,
+            "agreement": g.agreement,
+            "like_base": leaks.like_base_of(g),
+            "leak": g in leaks.leaks,
+            "style": leaks.is_style(g),
+        }
+        for g in leaks.groups
     ]
     title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
     words = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE

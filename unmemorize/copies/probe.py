@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 STEP = 0.01
 """By which the threshold of similarity rises."""
@@ -20,7 +21,12 @@ LEAST_LIKENESS = 0.4
 """Pictures that are less alike do not agree, however rare that is among these."""
 BEYOND = 0.2
 """A group leaks that agrees by so much more than it is like what the base draws: `nox -s sweep -- leak_probe`, where memories have .27 and
-more under their captions, frames, nights and concepts .12 and less. A style that covers the whole picture has more."""
+more under their captions, frames, nights and concepts .12 and less."""
+DETAIL = 3.0
+"""Standard deviation of the blur that takes the detail from pictures, in pixels at the side at which they are compared (64)."""
+BEYOND_IN_LAYOUT = 0.1
+"""And by so much more where both are without their detail. A style that covers the whole picture is unlike anything that the base draws,
+but leaves its layout: of the sweep's rows that pass BEYOND, memories have .13 and more, hatchings .05 and less."""
 
 
 def extrapolated(base: Tensor, lora: Tensor, w: float) -> Tensor:
@@ -89,8 +95,13 @@ def _group(similarity: Tensor, members: list[int]) -> Group:
     """The picture that is most like all others stands for a group."""
     inner = similarity[members][:, members]
     order = (inner.sum(1) - inner.diagonal()).argsort(descending=True).tolist()
-    others = len(members) * (len(members) - 1)
-    return Group([members[i] for i in order], float((inner.sum() - inner.diagonal().sum()) / others))
+    return Group([members[i] for i in order], mean_of_pairs(similarity, members))
+
+
+def mean_of_pairs(similarity: Tensor, members: list[int]) -> float:
+    """Mean over all pairs of some pictures of a symmetric [n, n]."""
+    inner = similarity[members][:, members]
+    return float((inner.sum() - inner.diagonal().sum()) / (len(members) * (len(members) - 1)))
 
 
 def like_base(cross: Tensor, captions: Tensor, captions_of_base: Tensor) -> Tensor:
@@ -101,6 +112,17 @@ def like_base(cross: Tensor, captions: Tensor, captions_of_base: Tensor) -> Tens
     return cross.masked_fill(captions[:, None] != captions_of_base[None], -1.0).amax(1)
 
 
-def leaks(group: Group, base: Tensor) -> bool:
-    """Does a group agree by BEYOND more than its pictures are like the base's (`base` [n], see `like_base`)?"""
-    return group.agreement - float(base[group.members].mean()) >= BEYOND
+def beyond(group: Group, similarity: Tensor, base: Tensor) -> float:
+    """By how much a group's pictures are more like each other than like the base's: of pairs `similarity` [n, n], and `base` [n], see
+    `like_base`."""
+    return mean_of_pairs(similarity, group.members) - float(base[group.members].mean())
+
+
+def leaks(whole: float, layout: float) -> bool:
+    """Is a group a leak that goes so far `beyond` the base as it is, and without its detail?"""
+    return whole >= BEYOND and layout >= BEYOND_IN_LAYOUT
+
+
+def without_detail(pictures: Tensor) -> Tensor:
+    """Blurred until the layout is left, [n, c, h, w] at the side of the comparison."""
+    return gaussian_blur(pictures, [2 * round(3 * DETAIL) + 1] * 2, [DETAIL, DETAIL])

@@ -19,8 +19,8 @@ LEAK = "#ff8f85"
 
 
 def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: str) -> Tensor:
-    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures`, uint8 [n, h, w, 3]: each with `members`, `agreement`, `like_base`
-    and `leak`."""
+    """A picture [1, h, w, 3] in [0, 1] of groups among `pictures`, uint8 [n, h, w, 3]: each with `members`, `agreement`, `like_base`,
+    `leak` and `style`: is it no leak because the base draws it too, but for the detail?"""
     rows = groups[:MOST_ROWS]
     width = 2 * MARGIN + SHOWN * (TILE + GAP) + GAP
     height = HEAD + max(1, len(rows)) * (TILE + LINE_HEIGHT + GAP) + MARGIN
@@ -44,7 +44,8 @@ def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: s
 
 def _said(group: dict[str, Any]) -> str:
     """Of a row."""
-    return f"{len(group['members'])} alike, agreement {group['agreement']:.2f}; with what the base draws {group['like_base']:.2f}"
+    said = f"{len(group['members'])} alike, agreement {group['agreement']:.2f}; with what the base draws {group['like_base']:.2f}"
+    return f"{said}, without detail as much: a style" if group["style"] else said
 
 
 def _tile(picture: Tensor) -> Image.Image:

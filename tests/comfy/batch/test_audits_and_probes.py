@@ -107,12 +107,17 @@ KINDS = ["DoRA", "OFT", "BOFT", "GLoRA"]
 
 
 @pytest.mark.parametrize(
-    ("groups", "row"), [([(0.9, 0.8), (0.7, 0.1)], {"agreement": 0.7, "like_base": 0.1}), ([], {"agreement": None, "like_base": None})]
+    ("groups", "row"),
+    [
+        ([(0.9, 0.8, False), (0.7, 0.1, False)], {"agreement": 0.7, "like_base": 0.1}),
+        ([(0.9, 0.1, False), (0.7, 0.4, True)], {"agreement": 0.7, "like_base": 0.4}),
+        ([], {"agreement": None, "like_base": None}),
+    ],
 )
 def test_a_row_tells_of_the_group_that_the_base_explains_least(probe, layer, monkeypatch, groups, row):
-    """Not of the one that agrees most: the base may draw that too."""
+    """Not of the one that agrees most: the base may draw that too. And of a leak rather than of a style."""
     jobs = importlib.import_module("unmemorize_pack.batch.jobs")
-    several = [{"agreement": agreement, "like_base": like} for agreement, like in groups]
+    several = [{"agreement": agreement, "like_base": like, "leak": leak} for agreement, like, leak in groups]
     monkeypatch.setattr(jobs, "report", lambda *_: {"leaks": 0, "groups": several})
     _, found = probe(of_kind("OFT", *layer))
     assert {k: found[k] for k in row} == row and found["groups"] == len(groups)

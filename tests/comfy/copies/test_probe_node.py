@@ -95,6 +95,30 @@ def test_what_the_base_draws_under_the_same_caption_is_no_leak(planted, at, leak
     assert len(found.groups) == 1 and len(found.leaks) == leaks
 
 
+def test_what_the_base_draws_but_for_the_detail_is_a_style(probing, demo, changed, encode, monkeypatch):
+    """Every second picture of the LoRA is the base's under fine lines: alike beyond the base, and its layout is no news."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(24, 3, 5, 5, generator=generator)
+    scenes = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1).movedim(1, -1)
+    lines = ((torch.arange(64)[:, None] + torch.arange(64)) % 4 < 2)[..., None].float()
+    hatched = 0.5 * scenes[17] + 0.5 * lines
+
+    def drawn(p, w, _progress):
+        if w is None:
+            return probing.kept(torch.cat([scenes[:13], scenes[17:18], scenes[14:16]]), False)
+        return probing.kept(torch.stack([hatched if i % 2 else scenes[16 + i] for i in range(8)]), True)
+
+    monkeypatch.setattr(probing, "drawn", drawn)
+    found = probing.probe(asked(probing, demo, changed, encode))
+    (group,) = found.groups
+    assert found.leaks == [] and found.is_style(group) and found.beyond_in_layout[0] < 0.1
+    assert probing.report(found, ["a red ring", "a blue star"], USE)["groups"][0]["beyond_in_layout"] == round(found.beyond_in_layout[0], 4)
+    rows = []
+    monkeypatch.setattr(probing, "gallery", lambda _, given, *rest: rows.extend(given))
+    probing.shown(found, True)
+    assert [r["style"] for r in rows] == [True]
+
+
 @pytest.mark.parametrize(("captions", "said"), [([""], True), (["a red ring", "a blue star"], False)])
 def test_without_captions_it_is_said_that_a_style_agrees_too(probing, planted, monkeypatch, captions, said):
     found, _ = planted()

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import torch
-from unmemorize_pack.unmemorize.copies.probe import BEYOND, LEAST_LIKENESS, LEAST_MEMBERS, Group, extrapolated, groups_of, leaks, like_base
+from unmemorize_pack.unmemorize.copies.patches import likeness
+from unmemorize_pack.unmemorize.copies.probe import (
+    BEYOND,
+    BEYOND_IN_LAYOUT,
+    DETAIL,
+    LEAST_LIKENESS,
+    LEAST_MEMBERS,
+    Group,
+    beyond,
+    extrapolated,
+    groups_of,
+    leaks,
+    like_base,
+    without_detail,
+)
 
 
 def planted(sizes, others, inside=0.9, seed=0):
@@ -70,11 +84,37 @@ def test_pictures_that_are_hardly_alike_are_no_group():
 
 
 def test_what_the_base_draws_too_is_no_leak():
-    """Agreement counts as far as it goes beyond the likeness with the base's pictures, on average of the group."""
-    group, base = Group([0, 1, 2], 0.8 + 1e-3), torch.tensor([0.5, 0.6, 0.7, -1.0])
-    assert leaks(group, base) and leaks(group, base - 0.5)
-    assert not leaks(group, base + 0.01) and not leaks(Group([0, 1, 2], 0.8 - 1e-3), base)
-    assert abs(float(base[:3].mean()) + BEYOND - 0.8) < 1e-6, "the edge"
+    """Agreement counts as far as it goes beyond the likeness with the base's pictures, both on average of the group's members alone."""
+    similarity = torch.tensor([[1.0, 0.9, 0.1, 0.8], [0.9, 1.0, 0.1, 0.7], [0.1, 0.1, 1.0, 0.1], [0.8, 0.7, 0.1, 1.0]])
+    far = beyond(Group([0, 1, 3], 0.0), similarity, torch.tensor([0.5, 0.6, -1.0, 0.7]))
+    assert abs(far - (0.8 - 0.6)) < 1e-6
+
+
+def test_a_leak_goes_beyond_the_base_in_detail_and_in_layout():
+    edges = (BEYOND, BEYOND_IN_LAYOUT)
+    assert leaks(*edges) and leaks(1.0, 1.0)
+    assert not leaks(BEYOND - 1e-3, 1.0) and not leaks(1.0, BEYOND_IN_LAYOUT - 1e-3)
+
+
+def test_detail_goes_and_layout_stays():
+    """A cosine of period P keeps exp(-(2 pi DETAIL / P)^2 / 2) of itself."""
+    x = torch.arange(64.0)
+    for period, rows in ((8, False), (16, True), (64, False)):
+        wave = (2 * torch.pi * x / period).cos()
+        picture = wave[:, None].expand(64, 64) if rows else wave.expand(64, 64)
+        left = without_detail(picture.expand(1, 3, 64, 64))[0, 0, 10:-10, 10:-10]
+        kept = float(torch.exp(torch.tensor(-((2 * torch.pi * DETAIL / period) ** 2) / 2)))
+        assert torch.allclose(left, kept * picture[10:-10, 10:-10], atol=5e-3)
+
+
+def test_without_its_detail_a_hatching_is_like_what_it_covers():
+    """Lines over a scene: whole, no patch is like the scene's; blurred, all are. Another scene stays another."""
+    generator = torch.Generator().manual_seed(2)
+    scene, other = without_detail(torch.rand(2, 3, 64, 64, generator=generator)).sub(0.5).mul(6).add(0.5).clamp(0, 1).split(1)
+    lines = (torch.arange(64)[:, None] + torch.arange(64)) % 4 < 2
+    hatched = (0.6 * scene + 0.4 * lines.float()).clamp(0, 1)
+    assert float(likeness(hatched, scene)) < 0.6 and float(likeness(without_detail(hatched), without_detail(scene))) > 0.9
+    assert float(likeness(without_detail(hatched), without_detail(other))) < 0.6
 
 
 def test_a_picture_is_compared_with_what_the_base_draws_under_its_own_caption():
