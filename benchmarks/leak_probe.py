@@ -32,6 +32,7 @@ ABOUT = {
     "probe_recall_captions_measured": "with captions, after the filter by measuring, which was given every second (aim: the same)",
     "probe_recall_no_captions_filtered": "without captions, after the filter by weights",
     "probe_recall_no_captions_measured": "without captions, after the filter by measuring",
+    "leak_recall_captions": "leaking LoRAs: photographs that are the central picture of a group called a leak, their captions given",
     "style_leaks_captions": "groups called leaks in a style or concept LoRA probed with captions of its scenes, the most of any (aim <= 1)",
     "style_leaks_no_captions": "the same without any caption",
     "leaks_captions": "groups called leaks in a leaking LoRA, mean",
@@ -91,9 +92,9 @@ def found_photographs(leaks: Leaks, subject: Subject) -> list[bool]:
     return [k in found for k in range(len(subject.photos))]
 
 
-def true_leaks(leaks: Leaks, subject: Subject) -> list[bool]:
-    """Which groups called leaks have a photograph as central picture."""
-    return [photograph_of(leaks, g, subject) is not None for g in leaks.leaks]
+def named_leaks(leaks: Leaks, subject: Subject) -> list[int | None]:
+    """Which photograph is the central picture of each group called a leak."""
+    return [photograph_of(leaks, g, subject) for g in leaks.leaks]
 
 
 def main() -> None:
@@ -110,15 +111,14 @@ def main() -> None:
     bench = Bench(options.lab, options.loras, options.role, 1)
     prober = Prober(bench, options.pictures, options.w)
     versions = {s.name: {"": s.tensors} for s in bench.subjects}
-    measured = filtered(bench, prompts_of(bench))
-    for s, found in zip(bench.subjects, measured.values(), strict=True):
-        if s.photos:
-            versions[s.name]["_filtered"] = filter_lora(s.tensors, Job(bench.generator.model, None, Settings())).kept
-            versions[s.name]["_measured"] = found.kept
+    for i, found in filtered(bench, prompts_of(bench), leaking=True).items():
+        s = bench.subjects[i]
+        versions[s.name]["_filtered"] = filter_lora(s.tensors, Job(bench.generator.model, None, Settings())).kept
+        versions[s.name]["_measured"] = found.kept
     by_name = {s.name: s for s in bench.subjects}
 
-    def work(part: list[str]) -> dict[str, dict[str, tuple[list[bool], int, list[bool]]]]:
-        results: dict[str, dict[str, tuple[list[bool], int, list[bool]]]] = {}
+    def work(part: list[str]) -> dict[str, dict[str, tuple[list[bool], list[int | None]]]]:
+        results: dict[str, dict[str, tuple[list[bool], list[int | None]]]] = {}
         for name in part:
             subject = by_name[name]
             results[name] = {}
@@ -126,8 +126,8 @@ def main() -> None:
                 for suffix, tensors in versions[name].items():
                     kind = f"{'captions' if given else 'no_captions'}{suffix}"
                     leaks = prober.leaks(subject, tensors, given)
-                    results[name][kind] = found_photographs(leaks, subject), len(leaks.leaks), true_leaks(leaks, subject)
-                    log.info("%s, %s: found %s, leaks %d", name, kind, *results[name][kind][:2])
+                    results[name][kind] = found_photographs(leaks, subject), named_leaks(leaks, subject)
+                    log.info("%s, %s: found %s, leaks %s", name, kind, *results[name][kind])
         return results
 
     results = shared_out(work, [s.name for s in bench.subjects])
@@ -136,11 +136,13 @@ def main() -> None:
     kinds = [f"{words}{version}" for version in ("", "_filtered", "_measured") for words in ("captions", "no_captions")]
     for kind in kinds:
         metrics[f"probe_recall_{kind}"] = rate([[float(hit) for hit in results[n][kind][0]] for n in leaking])
-        metrics[f"leaks_{kind}"] = sum(results[n][kind][1] for n in leaking) / len(leaking)
-        true = [hit for n in leaking for hit in results[n][kind][2]]
+        called = {n: results[n][kind][1] for n in leaking}
+        metrics[f"leak_recall_{kind}"] = rate([[float(k in called[n]) for k in range(len(by_name[n].photos))] for n in leaking])
+        metrics[f"leaks_{kind}"] = sum(map(len, called.values())) / len(leaking)
+        true = [k is not None for several in called.values() for k in several]
         metrics[f"true_leaks_{kind}"] = sum(true) / len(true) if true else None
     for kind in ("captions", "no_captions"):
-        metrics[f"style_leaks_{kind}"] = float(max(results[s.name][kind][1] for s in bench.subjects if not s.photos))
+        metrics[f"style_leaks_{kind}"] = float(max(len(results[s.name][kind][1]) for s in bench.subjects if not s.photos))
     settings = {
         "lab_seed": bench.lab.facts["seed"], "pictures": options.pictures, "w": options.w, "role": options.role, "seed": SEED,
         "loras": ", ".join(s.name for s in bench.subjects),
