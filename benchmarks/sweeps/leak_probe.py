@@ -1,5 +1,5 @@
 """How far beyond a LoRA, and from which agreement on is a group of pictures a leak? On the LoRAs of the selection set and the bundled ones,
-whose hatching no LoRA of that set has.
+whose hatching no LoRA of that set has (at the largest w alone, which the set chose).
 
 A row a LoRA, prompts and w: every group as [agreement, likeness with what the base draws, agreement less likeness without detail, members,
 which photograph its central picture is or null, called a leak].
@@ -43,7 +43,7 @@ def main() -> None:
         found: dict[tuple[int, bool], list[dict[str, Any]]] = {}
         for i, given in part:
             of, found[i, given], base = subjects[i], [], None
-            for w, prober in probers.items():
+            for w, prober in probers.items() if i < len(bench.subjects) else [(FURTHER[-1], probers[FURTHER[-1]])]:
                 base = prober.base(of, given) if base is None else base
                 leaks = prober.leaks(of, of.tensors, given, base)
                 groups = [told(leaks, k, of) for k in range(len(leaks.groups))]

@@ -45,7 +45,7 @@ def gallery(pictures: Tensor, groups: list[dict[str, Any]], title: str, words: s
 def _said(group: dict[str, Any]) -> str:
     """Of a row."""
     said = f"{len(group['members'])} alike, agreement {group['agreement']:.2f}; with what the base draws {group['like_base']:.2f}"
-    return f"{said}, without detail as much: a style" if group["style"] else said
+    return f"{said}; blurred, the base draws it too: a style" if group["style"] else said
 
 
 def _tile(picture: Tensor) -> Image.Image:

@@ -116,7 +116,9 @@ def test_what_the_base_draws_but_for_the_detail_is_a_style(probing, demo, change
     rows = []
     monkeypatch.setattr(probing, "gallery", lambda _, given, *rest: rows.extend(given))
     probing.shown(found, True)
+    said = importlib.import_module("unmemorize_pack.unmemorize.pictures.gallery")._said
     assert [r["style"] for r in rows] == [True]
+    assert "a style" in said(rows[0]) and "style" not in said({**rows[0], "style": False})
 
 
 @pytest.mark.parametrize(("captions", "said"), [([""], True), (["a red ring", "a blue star"], False)])
