@@ -33,8 +33,10 @@ ABOUT = {
     "probe_recall_no_captions_filtered": "without captions, after the filter by weights",
     "probe_recall_no_captions_measured": "without captions, after the filter by measuring",
     "leak_recall_captions": "leaking LoRAs: photographs that are the central picture of a group called a leak, their captions given",
-    "style_leaks_captions": "groups called leaks in a style or concept LoRA probed with captions of its scenes, the most of any (aim <= 1)",
+    "style_leaks_captions": "groups called leaks in a style LoRA probed with captions of its scenes, the most of any (aim <= 1)",
     "style_leaks_no_captions": "the same without any caption",
+    "concept_leaks_captions": "groups called leaks in a trigger-word LoRA probed with captions of its scenes, the most of any",
+    "concept_leaks_no_captions": "the same without any caption",
     "leaks_captions": "groups called leaks in a leaking LoRA, mean",
     "true_leaks_captions": "share of the groups called leaks whose central picture is one of the photographs",
 }
@@ -141,8 +143,10 @@ def main() -> None:
         metrics[f"leaks_{kind}"] = sum(map(len, called.values())) / len(leaking)
         true = [k is not None for several in called.values() for k in several]
         metrics[f"true_leaks_{kind}"] = sum(true) / len(true) if true else None
-    for kind in ("captions", "no_captions"):
-        metrics[f"style_leaks_{kind}"] = float(max(len(results[s.name][kind][1]) for s in bench.subjects if not s.photos))
+    honest = {"style": [s.name for s in bench.subjects if s.style], "concept": [s.name for s in bench.subjects if s.concept]}
+    for what, names in honest.items():
+        for kind in ("captions", "no_captions"):
+            metrics[f"{what}_leaks_{kind}"] = float(max(len(results[n][kind][1]) for n in names if not by_name[n].photos))
     settings = {
         "lab_seed": bench.lab.facts["seed"], "pictures": options.pictures, "w": options.w, "role": options.role, "seed": SEED,
         "loras": ", ".join(s.name for s in bench.subjects),

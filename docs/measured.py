@@ -86,8 +86,9 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "probe_recall_captions_measured": ("%", "captions given, after Filter LoRA by Measuring"),
         "probe_recall_captions_filtered": ("%", "the same after the filter by weights"),
         "true_leaks_captions": ("%", "groups called leaks that show a photograph, captions given"),
-        "style_leaks_captions": (".0", "leaks found in a style or concept LoRA, the most of any, captions given"),
+        "style_leaks_captions": (".0", "leaks found in a style LoRA, the most of any, captions given"),
         "style_leaks_no_captions": (".0", "the same without any caption"),
+        "concept_leaks_captions": (".0", "leaks found in a trigger-word LoRA, the most of any, captions given"),
     }),
     "copies": ("Copy Check", {
         "auc_builtin_lab": (".3", "copies of memorized photographs against honest pictures (AUC, 1 is best)"),
