@@ -107,7 +107,7 @@ def mean_of_pairs(similarity: Tensor, members: list[int]) -> float:
 def like_base(cross: Tensor, captions: Tensor, captions_of_base: Tensor) -> Tensor:
     """How like each picture is to the nearest that the base draws under its caption, [n]; `cross` [n, m], captions [n] and [m].
 
-    What the base draws too, a simple scene or a memory of its own, is no leak of the LoRA, and a style leaves it recognisable.
+    What the base draws too, a simple scene or a memory of its own, is no leak of the LoRA, and a style leaves its layout.
     """
     return cross.masked_fill(captions[:, None] != captions_of_base[None], -1.0).amax(1)
 
