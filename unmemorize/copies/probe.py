@@ -21,7 +21,7 @@ LEAST_LIKENESS = 0.4
 """Pictures that are less alike do not agree, however rare that is among these."""
 BEYOND = 0.2
 """A group leaks that agrees by so much more than it is like what the base draws: `nox -s sweep -- leak_probe`, where memories have .27 and
-more under their captions, frames, nights and concepts .12 and less."""
+more under their captions, frames and nights .12 and less. A shape that the base cannot draw has up to .39 under its word."""
 DETAIL = 3.0
 """Standard deviation of the blur that takes the detail from pictures, in pixels at the side at which they are compared (64)."""
 BEYOND_IN_LAYOUT = 0.1
