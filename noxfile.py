@@ -112,7 +112,7 @@ def run_pack(s: nox.Session, module: str, *arguments: str) -> None:
 
 @session()
 def demo(s: nox.Session) -> None:
-    """Boot the real ComfyUI, run the bundled workflows, write out/report.html."""
+    """Boot the real ComfyUI, run six bundled workflows in a minute (`-- all`: every one, `-- 11 13`: some), write out/report.html."""
     run_pack(s, "demo.live.report", *s.posargs)
 
 

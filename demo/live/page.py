@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from typing import Any
 
 from ...unmemorize.pictures.heatmap import COLOUR_MAPS, DEFAULT
+from .shown import in_words
 
 # ruff: noqa: E501
 STYLE = """
@@ -15,6 +18,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page); }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+main { counter-reset: part; } h2::before { counter-increment: part; content: counter(part) ". "; }
 h1 { font-size: 30px; margin: 0 0 4px; } h2 { margin: 44px 0 8px; font-size: 22px; } p { max-width: 74ch; }
 .soft { color: var(--soft); } .small { font-size: 14px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 16px 0; }
@@ -30,6 +34,7 @@ img { display: block; width: 100%; border-radius: 6px; }
 .prompt { font-style: italic; }
 .meter { height: 10px; border-radius: 5px; background: var(--line); overflow: hidden; margin: 6px 0 2px; max-width: 260px; } .meter i { display: block; height: 100%; background: currentColor; }
 .scale { height: 14px; border-radius: 4px; max-width: 420px; } .ends { display: flex; justify-content: space-between; max-width: 420px; font-size: 13px; color: var(--soft); }
+.others img { height: 190px; object-fit: contain; } .others { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 18px; align-items: end; }
 .plot { max-width: 720px; } .sheet { overflow-x: auto; } .sheet img { min-width: 640px; }
 ul { padding-left: 20px; } li { max-width: 74ch; margin: 4px 0; } code { font-size: 14px; }
 """
@@ -39,23 +44,25 @@ GROUPS = {"MV": "photographs", "MC": "drawings", "TV": "cards with a free window
 """Kinds of memorized pictures, as the lab names them."""
 
 
-def render(shown: dict[str, Any], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
-    """The page. Captions are data: all text is escaped."""
+def render(shown: dict[str, Any], sheets: dict[str, bytes], sheet: bytes, lab: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The page: a section for each part whose workflows are in `shown`; of the others their sheet. Captions are data: all text is escaped."""
+    parts: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
+        (("01", "02", "06", "09"), _summary), (("01",), partial(_where, fixed=len(lab["fixed"]))), (("02",), _leak), (("06",), _guard),
+        (("22",), _lora_guard), (("08", "19"), _filter), (("09", "20"), _prune),
+    )  # fmt: skip
+    told = [(needs, part) for needs, part in parts if shown.keys() >= set(needs)]
+    sections = "".join(part(*(shown[n] for n in needs)) for needs, part in told)
+    others = {name: jpeg for name, jpeg in sheets.items() if not any(name[:2] in needs for needs, _part in told)}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Unmemorize: demo report</title><style>{STYLE}</style></head><body><main>
 <h1>Unmemorize: what just happened</h1>
-<p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran the bundled workflows on this machine, on its CPU, with the tiny
+<p class="soft">A real ComfyUI {escape(str(facts["comfyui"]))} ran bundled workflows on this machine, on its CPU, with the tiny
 demo model that comes with the pack. That model has really memorized part of its training pictures, and because we know which,
 every answer below can be checked.</p>
-{_summary(shown)}
-{_where(shown["01"], len(lab["fixed"]))}
-{_leak(shown["02"])}
-{_guard(shown["06"])}
-{_filter(shown["08"], shown["19"])}
-{_prune(shown["09"], shown["20"])}
+{sections}{_meaning()}
+{_others(others, facts)}
 {_sheet(sheet)}
-{_meaning()}
 {_details(lab, facts)}
 </main></body></html>
 """
@@ -72,22 +79,27 @@ def _tag(copied: bool) -> str:
     return f"<span class='{tone}'>{words}</span>"
 
 
-def _summary(shown: dict[str, Any]) -> str:
+def _summary(where: list[dict[str, Any]], leak: dict[str, Any], guard: list[dict[str, Any]], pruned: dict[str, Any]) -> str:
     """Four questions, four pictures, four answers."""
-    where, leak, guard, pruned = shown["01"][0], shown["02"], shown["06"][0], shown["09"]
+    first, (stock, guarded) = where[0], guard[0]["copied"]
     answers = (
-        ("Where is it memorized?", where["overlay"], f"The map says <b>{where['verdict']}</b>; the picture is {_tag(where['copied'])}.", 1),
-        ("What does a LoRA leak?", leak["drawn"][2], f"Under a training caption: {_tag(leak['copied'][2])} of its photograph.", 2),
         (
-            "Does the guard prevent it?",
-            guard["guarded"],
-            f"Stock: {_tag(guard['copied']['stock'])}. Under guard: {_tag(guard['copied']['guarded'])}.",
-            3,
+            "Where is it memorized?",
+            first["overlay"],
+            f"The map says <b>{first['verdict']}</b>; the picture is {_tag(first['copied'])}.",
+            "where",
         ),
-        ("Can it be pruned away?", pruned["drawn"][1], f"Stock: {_tag(pruned['copied'][0])}. Pruned: {_tag(pruned['copied'][1])}.", 5),
+        ("What does a LoRA leak?", leak["drawn"][2], f"Under a training caption: {_tag(leak['copied'][2])} of its photograph.", "leak"),
+        ("Does the guard prevent it?", guard[0]["drawn"][1], f"Stock: {_tag(stock)}. Under guard: {_tag(guarded)}.", "guard"),
+        (
+            "Can it be pruned away?",
+            pruned["drawn"][1],
+            f"Stock: {_tag(pruned['copied'][0])}. Pruned: {_tag(pruned['copied'][1])}.",
+            "prune",
+        ),
     )
     cards = "".join(
-        f"""<figure>{_img(picture, question)}<p><a href="#s{at}"><b>{question}</b></a><br>{answer}</p></figure>"""
+        f"""<figure>{_img(picture, question)}<p><a href="#{at}"><b>{question}</b></a><br>{answer}</p></figure>"""
         for question, picture, answer, at in answers
     )
     return f"""<div class="card"><div class="summary">{cards}</div></div>"""
@@ -98,7 +110,7 @@ def _where(rows: list[dict[str, Any]], fixed: int) -> str:
     top = max(*(row["score"] for row in rows), 1e-9)
     stops = ", ".join(f"#{c}" for c in COLOUR_MAPS[DEFAULT])
     cards = "".join(_where_card(row, top, fixed) for row in rows)
-    return f"""<h2 id="s1">1. Where is it memorized?</h2>
+    return f"""<h2 id="where">Where is it memorized?</h2>
 <p>Three prompts, three pictures, made by the ordinary KSampler. <b>Curvature Difference Map</b> then asks, for every spot of each picture:
 does the <em>prompt</em> pin this spot down far more than the model alone would? Where it does, the model is not inventing: it is recalling.
 <b>Heatmap Overlay</b> paints the answer over the picture. All three use one colour scale:</p>
@@ -145,25 +157,36 @@ def _leak(leak: dict[str, Any]) -> str:
         )
         rows += f"""<div class="card"><p class="prompt">&ldquo;{escape(text)}&rdquo;</p>
 <div class="four"><figure>{first}<figcaption>in the LoRA's training set</figcaption></figure>{figures}</div></div>"""
-    return f"""<h2 id="s2">2. What does a LoRA leak?</h2>
+    return f"""<h2 id="leak">What does a LoRA leak?</h2>
 <p>Two of the demo model's LoRAs were trained on hatched scenes. One was also shown four photographs again and again: type the
 caption of one, and it comes back. An ordinary scene shows what the LoRA is wanted for.</p>{rows}"""
 
 
-def _guard(rows: list[dict[str, Any]]) -> str:
+def _guarded(rows: list[dict[str, Any]]) -> str:
     cards = ""
     for row in rows:
         figures = "".join(
-            f"<figure>{_img(row[k], title)}<figcaption>{title}: {_tag(row['copied'][k])}</figcaption></figure>"
-            for k, title in (("stock", "stock KSampler"), ("guarded", "under guard"))
+            f"<figure>{_img(drawn, title)}<figcaption>{title}: {_tag(copied)}</figcaption></figure>"
+            for drawn, copied, title in zip(row["drawn"], row["copied"], ("stock KSampler", "under guard"), strict=True)
         )
         cards += f"""<div class="card"><p class="prompt">&ldquo;{escape(row["caption"])}&rdquo;</p>
 <p><span class="verdict">The guard says: {escape(row["verdict"])}.</span></p>
-<div class="guard"><div class="two">{figures}</div><div class="wide">{_img(row["chart"], "norms of the run against clean runs")}</div></div></div>"""
-    return f"""<h2 id="s3">3. A sampler that notices</h2>
+<div class="guard"><div class="two">{figures}</div><div class="wide">{_img(row["chart"], "what the guard saw over the run")}</div></div></div>"""
+    return cards
+
+
+def _guard(rows: list[dict[str, Any]]) -> str:
+    return f"""<h2 id="guard">A sampler that notices</h2>
 <p><b>KSampler (Stability Guard)</b> watches the predictions that the sampler asks for anyway. A memory is known from the first steps, so it is
-hardly revised any more: the runs of photographs leave the band of clean runs far, those of drawings a little. A flagged picture is sampled again, here by an older checkpoint that
-has not stored it; every other picture keeps its bits.</p>{cards}"""
+hardly revised any more: the runs of photographs leave the band of clean runs far, those of drawings a little. A flagged picture is drawn again,
+here with other words for the early steps (<b>Alternative Prompts</b>); every other picture keeps its bits.</p>{_guarded(rows)}"""
+
+
+def _lora_guard(rows: list[dict[str, Any]]) -> str:
+    return f"""<h2 id="lora-guard">The same for a LoRA</h2>
+<p>With the model before the LoRA as <code>parent</code>, the guard compares what the LoRA makes of the prompt with what it makes of every prompt. Where
+these part, the LoRA gives a picture back: it is drawn again from what the base makes of the words, with what the LoRA changes everywhere, its style, on
+top. No profile is needed.</p>{_guarded(rows)}"""
 
 
 def _filter(found: dict[str, Any], plot: bytes) -> str:
@@ -179,7 +202,7 @@ def _filter(found: dict[str, Any], plot: bytes) -> str:
             for p, copied, name in zip(found["drawn"][2 * k : 2 * k + 2], found["copied"][2 * k : 2 * k + 2], names, strict=True)
         )
         rows += f"""<div class="card"><div class="four"><figure>{first}<figcaption>{said}</figcaption></figure>{figures}</div></div>"""
-    return f"""<h2 id="s4">4. A LoRA, and what of it is kept</h2>
+    return f"""<h2 id="filter">A LoRA, and what of it is kept</h2>
 <p><b>Filter LoRA by Measuring</b> learns a LoRA anew from what it does to prompts in use. Above: a memorized photograph's caption; below: an
 ordinary scene, whose hatching is the LoRA's style. <b>BAF Filter LoRA</b> goes by the weights alone, in seconds: every channel with its score.</p>{rows}
 <div class="card"><div class="plot wide">{_img(plot, "every channel of the LoRA: its score against its singular value")}</div></div>"""
@@ -192,7 +215,7 @@ def _prune(found: dict[str, Any], plot: bytes) -> str:
         for p, copied, name in zip(found["drawn"][2 * k :], found["copied"][2 * k :], ("stock", "pruned"), strict=False):
             figures += f"<figure>{_img(p, f'{what}: {name}')}<figcaption>{name}: {_tag(copied)}</figcaption></figure>"
         cards += f"""<div class="card"><p><span class="verdict">{what}</span></p><div class="four">{figures}</div></div>"""
-    return f"""<h2 id="s5">5. Memorized neurons, pruned</h2>
+    return f"""<h2 id="prune">Memorized neurons, pruned</h2>
 <p><b>Record Neuron Activity</b> watched prompts that bring photographs back, <b>Find Memorized Neurons</b> kept the weights that work harder
 under them than under the empty prompt, <b>Prune Neurons</b> weakened these by {100 * found["strength"]:.0f} %. It suppresses known triggers and does not
 delete the memory: below each picture stands whether it is still a copy.</p>{cards}
@@ -201,15 +224,29 @@ delete the memory: below each picture stands whether it is still a copy.</p>{car
 
 def _sheet(jpeg: bytes) -> str:
     data = base64.b64encode(jpeg).decode()
-    return f"""<h2 id="s6">6. What the demo model has memorized</h2>
+    return f"""<h2 id="sheet">What the demo model has memorized</h2>
 <p>Each line: what the words ask for (and a repair should give); the training picture that hangs on them, if there is one; four generations
 from different noise; and what the same model drew before it memorized. A <span class="hot">red frame</span> marks a copy to two judges of different
 kinds: nearer to a training picture and more alike than 199 of 200 honest pictures, and with patches that correlate more than theirs.</p>
 <div class="card sheet"><img alt="contact sheet: what words ask for, training pictures, generations" src="data:image/jpeg;base64,{data}"></div>"""
 
 
+def _others(sheets: dict[str, bytes], facts: dict[str, Any]) -> str:
+    """A card for each workflow without a section: as drawn now, or as it comes with the pack."""
+    if not sheets:
+        return ""
+    cards = ""
+    for name, jpeg in sheets.items():
+        data = base64.b64encode(jpeg).decode()
+        drawn = f"drawn now, in {facts[name]:.0f} s" if name in facts else "as it comes with the pack"
+        cards += f"""<figure><img alt="{escape(in_words(name))}" src="data:image/jpeg;base64,{data}"><figcaption>{name[:2]}: {drawn}</figcaption></figure>"""
+    return f"""<h2 id="others">The other templates</h2>
+<p><code>nox -s demo -- all</code> draws all of them, in some minutes; <code>nox -s demo -- 11 13</code> some. In ComfyUI they lie under Workflow &gt;
+Browse Templates &gt; unmemorize.</p><div class="card"><div class="others">{cards}</div></div>"""
+
+
 def _meaning() -> str:
-    return """<h2 id="s7">7. How to read this, and how not to</h2>
+    return """<h2 id="meaning">How to read this, and how not to</h2>
 <ul><li>A hot spot means that the prompt leaves the model almost no freedom there. A memory does that; so, more weakly, can a very
 precise prompt: scores of memorized and ordinary pictures overlap. Compare with clean prompts of the <em>same</em> model, measured the same
 way.</li>
@@ -223,6 +260,6 @@ def _details(lab: dict[str, Any], facts: dict[str, Any]) -> str:
     names = {"boot_seconds": "start of ComfyUI", "total_seconds": "everything"}
     runs = "".join(f"<li>{escape(names.get(k, k.replace('-', ' ')))}: {v:.1f} s</li>" for k, v in facts.items() if isinstance(v, float))
     groups = ", ".join(f"{sum(f['group'] == g for f in lab['fixed'])} {words}" for g, words in GROUPS.items())
-    return f"""<h2 id="s8">8. Details</h2><div class="card small"><ul>
+    return f"""<h2 id="details">Details</h2><div class="card small"><ul>
 <li>sampling: {escape(use["sampler"])}, {escape(use["scheduler"])}, {use["steps"]} steps, CFG {use["cfg"]:g}, 128 x 128</li>
 <li>demo model: seed {lab["seed"]}, {training["pictures"]:,} pictures in {training["minutes"]:g} minutes, {100 * training["duplicate_share"]:.0f} % of them duplicates; duplicated pictures: {groups}</li>{runs}</ul></div>"""

@@ -1,56 +1,36 @@
-"""`nox -s demo`: run every bundled workflow on a real ComfyUI and explain the pictures on one page, out/report.html."""
+"""`nox -s demo`: run bundled workflows on a real ComfyUI and explain the pictures on one page, out/report.html.
+
+What is wanted in a minute is run by default; `-- all` runs every workflow, `-- 08 15` those whose names begin so.
+"""
 
 from __future__ import annotations
 
-import io
+import argparse
 import json
 import logging
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..pictures import as_tensor, read_facts
+from ..pictures import labelled, read_facts
 from ..recipe.judge import Criterion
 from ..recipe.lab import LAB, Lab, load_lab
 from . import page
 from .lower import lower
 from .server import ROOT, Server, running
+from .shown import PAIR, in_order, pictures_of, previews_of, read_png, save_pictures, source, thumbnail, write_png
 
 OUT = ROOT / "out"
-SIDE = 128
-"""Of the demo model's pictures, in pixels."""
-PAIR = "UnmemorizeComparePictures"
+STORY = ("01-", "02-", "06-", "09-", "20-", "22-")
+"""Find, see, prevent, remove: what one minute shows."""
 
 log = logging.getLogger("demo.report")
-
-
-def read_png(data: bytes) -> Tensor:
-    """[3, SIDE, SIDE] in [0, 1]: templates show pictures enlarged, each pixel doubled."""
-    return as_tensor(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-def write_png(picture: Tensor) -> bytes:
-    """PNG of [3, h, w] in [0, 1]."""
-    buffer = io.BytesIO()
-    Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def source(prompt: dict[str, Any], node_id: str, name: str) -> str:
-    """Id of the node linked to an input."""
-    return prompt[node_id]["inputs"][name][0]
-
-
-def previews_of(prompt: dict[str, Any], image: str) -> list[str]:
-    """Nodes that show a node's picture, as it is or enlarged."""
-    large = [i for i, n in prompt.items() if n["class_type"] == "ImageScaleBy" and source(prompt, i, "image") == image]
-    return [i for i, n in prompt.items() if n["class_type"] == "PreviewImage" and source(prompt, i, "images") in (image, *large)]
 
 
 def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
@@ -72,10 +52,17 @@ def where_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], 
     return rows
 
 
-def lora_copies(training: bytes, caption: str, drawn: list[bytes]) -> list[bool]:
-    """Which pictures copy a training photograph of the demo LoRA *leaking*, by the LoRA's own criterion."""
+def lora_photograph(prompt: dict[str, Any]) -> tuple[str, Tensor]:
+    """Caption and picture [3, SIDE, SIDE] of the photograph that a workflow took from a demo LoRA's training set."""
+    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
+    return label.split(": ", 1)[1], labelled(LAB, label)[0][0].movedim(-1, 0)
+
+
+def lora_copies(prompt: dict[str, Any], drawn: list[bytes]) -> list[bool]:
+    """Which pictures copy that photograph of the demo LoRA *leaking*, by the LoRA's own criterion."""
+    caption, fixed = lora_photograph(prompt)
     (facts,) = [i for i in read_facts(LAB / "loras" / "leaking.json")["items"] if i["caption"] == caption and i["group"] == "photo"]
-    limits, fixed = Criterion(facts["max_distance"], facts["min_correlation"], facts["min_patches"]), read_png(training)
+    limits = Criterion(facts["max_distance"], facts["min_correlation"], facts["min_patches"])
     return [bool(limits.holds(read_png(p)[None], fixed, torch.ones_like(fixed[:1]))) for p in drawn]
 
 
@@ -83,50 +70,47 @@ def lora_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any
     """What workflow 02 showed: the LoRA's training photograph, then for its caption and for a scene what three models drew."""
     previews = [i for i in sorted(prompt, key=int) if prompt[i]["class_type"] == "PreviewImage"]
     training, *drawn = [server.picture(outputs[i]["images"][0]) for i in previews]
-    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
     texts = [n["inputs"]["text"] for n in prompt.values() if n["class_type"] == "CLIPTextEncode"]
     scene = next(t for t in texts if isinstance(t, str) and t)
-    caption = label.split(": ", 1)[1]
-    return {"training": training, "caption": caption, "scene": scene, "drawn": drawn, "copied": lora_copies(training, caption, drawn)}
+    caption, _picture = lora_photograph(prompt)
+    return {"training": training, "caption": caption, "scene": scene, "drawn": drawn, "copied": lora_copies(prompt, drawn)}
 
 
 def guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
     """One row for each guarded sampler of workflow 06: caption, stock and guarded picture, chart, verdict, copies."""
+    return guarded(server, prompt, outputs, lambda drawn: [lab.copied(read_png(p)) is not None for p in drawn])
 
+
+def lora_guard_rows(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> list[dict[str, Any]]:
+    """The same of workflow 22; copies are those of the LoRA's photograph."""
+    return guarded(server, prompt, outputs, partial(lora_copies, prompt))
+
+
+def guarded(
+    server: Server, prompt: dict[str, Any], outputs: dict[str, Any], copies: Callable[[list[bytes]], list[bool]]
+) -> list[dict[str, Any]]:
+    """One row for each guarded sampler whose chart and pair of pictures a workflow showed; `copies` says which pictures are some."""
     rows = []
     for chart in sorted((i for i, n in prompt.items() if n["class_type"] == "UnmemorizeStabilityChart"), key=int):
-        guarded = source(prompt, chart, "report")
-        text = source(prompt, guarded, "positive")
+        sampler = source(prompt, chart, "report")
         (pair,) = (
             i for i, n in prompt.items()
-            if n["class_type"] == PAIR and source(prompt, source(prompt, i, "after"), "samples") == guarded
+            if n["class_type"] == PAIR and source(prompt, source(prompt, i, "after"), "samples") == sampler
         )  # fmt: skip
-        pictures = dict(zip(("stock", "guarded"), pictures_of(server, prompt, outputs, pair), strict=True))
+        text = prompt[source(prompt, sampler, "positive")]["inputs"]["text"]
+        pictures = pictures_of(server, prompt, outputs, pair)
         rows.append({
-            "caption": prompt[text]["inputs"]["text"], "chart": server.picture(outputs[chart]["images"][0]), **pictures,
+            "caption": text if isinstance(text, str) else lora_photograph(prompt)[0],
+            "chart": server.picture(outputs[chart]["images"][0]), "drawn": pictures, "copied": copies(pictures),
             "verdict": outputs[chart]["unmemorize_report"][0]["verdict"],
-            "copied": {k: lab.copied(read_png(p)) is not None for k, p in pictures.items()},
         })  # fmt: skip
     return rows
-
-
-def pictures_of(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], node_id: str) -> list[bytes]:
-    """The first picture a node showed; of two that it compares, both."""
-    shown = outputs[node_id].get("images", [])
-    return [server.picture(i) for i in (shown if prompt[node_id]["class_type"] == PAIR else shown[:1])]
-
-
-def in_order(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], *kinds: str) -> list[bytes]:
-    """The pictures of every node of these kinds that showed any, as the workflow's author placed them."""
-    found = (i for i in sorted(outputs, key=int) if prompt[i]["class_type"] in kinds)
-    return [picture for i in found for picture in pictures_of(server, prompt, outputs, i)]
 
 
 def filter_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, Any], lab: Lab) -> dict[str, Any]:
     """What workflow 08 showed: the training photograph, two captions by the LoRA whole and filtered."""
     training, *drawn = in_order(server, prompt, outputs, "PreviewImage", PAIR)
-    label = next(n["inputs"]["picture"] for n in prompt.values() if n["class_type"] == "UnmemorizeLoadDemoPicture")
-    return {"training": training, "drawn": drawn, "copied": lora_copies(training, label.split(": ", 1)[1], drawn)}
+    return {"training": training, "drawn": drawn, "copied": lora_copies(prompt, drawn)}
 
 
 def plot_of(kind: str) -> Callable[[Server, dict[str, Any], dict[str, Any], Lab], bytes]:
@@ -146,42 +130,52 @@ def prune_pictures(server: Server, prompt: dict[str, Any], outputs: dict[str, An
     return {"drawn": drawn, "copied": [lab.copied(read_png(p)) is not None for p in drawn], "strength": strength}
 
 
-def save_pictures(folder: Path, workflow: str, prompt: dict[str, Any], outputs: dict[str, Any], server: Server) -> None:
-    """Every picture a workflow showed, as files."""
-    for node_id, shown in outputs.items():
-        for n, image in enumerate(shown.get("images", [])):
-            name = f"{workflow}-{prompt[node_id]['class_type']}-{node_id}-{n}.png"
-            (folder / name).write_bytes(server.picture(image))
-
-
 SECTIONS: dict[str, Callable[[Server, dict[str, Any], dict[str, Any], Lab], Any]] = {
     "01-": where_rows, "02-": lora_pictures, "06-": guard_rows, "08-": filter_pictures, "09-": prune_pictures,
-    "19-": plot_of("UnmemorizeLoRASpectrumPlot"), "20-": plot_of("UnmemorizeCompareNeuronMasks"),
+    "19-": plot_of("UnmemorizeLoRASpectrumPlot"), "20-": plot_of("UnmemorizeCompareNeuronMasks"), "22-": lora_guard_rows,
 }  # fmt: skip
 """Workflow -> what the page shows of it."""
 
 
 def main() -> None:
-    """Write out/pictures/*.png and out/report.html."""
-    pictures = OUT / "pictures"
-    shutil.rmtree(pictures, ignore_errors=True)
-    pictures.mkdir(parents=True)
-    lab = load_lab()
+    """Write out/pictures/ and out/report.html."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=STORY, help="beginnings of workflows' names, or `all`")
+    wanted = parser.parse_args().names
+    files = sorted((ROOT / "workflows").glob("*.json"))
+    chosen = files if "all" in wanted else [f for f in files if f.stem.startswith(tuple(wanted))]
+    if not chosen:
+        parser.error(f"no workflow begins with {' or '.join(wanted)}; there are {', '.join(f.stem for f in files)}")
+    shutil.rmtree(OUT / "pictures", ignore_errors=True)
     started = time.monotonic()
     log.info("starting ComfyUI")
     with running() as server:
         facts = {"comfyui": server.get_json("/system_stats")["system"]["comfyui_version"], "boot_seconds": time.monotonic() - started}
-        info = server.object_info()
-        shown: dict[str, Any] = {}
-        for path in sorted((ROOT / "workflows").glob("*.json")):
-            log.info("running %s", path.stem)
-            prompt = lower(json.loads(path.read_text(encoding="utf-8")), info)
-            begun = time.monotonic()
-            outputs = server.run(prompt)
-            facts[path.stem] = time.monotonic() - begun
-            save_pictures(pictures, path.stem, prompt, outputs, server)
-            if path.stem[:3] in SECTIONS:
-                shown[path.stem[:2]] = SECTIONS[path.stem[:3]](server, prompt, outputs, lab)
-    facts["total_seconds"] = time.monotonic() - started
-    (OUT / "report.html").write_text(page.render(shown, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts), encoding="utf-8")
-    log.info("done in %.0f s: open %s", facts["total_seconds"], (OUT / "report.html").relative_to(ROOT))
+        text = write(server, files, chosen, OUT / "pictures", facts)
+    (OUT / "report.html").write_text(text, encoding="utf-8")
+    log.info("done in %.0f s: open %s", time.monotonic() - started, (OUT / "report.html").relative_to(ROOT))
+
+
+def write(server: Server, files: list[Path], chosen: list[Path], pictures: Path, facts: dict[str, Any]) -> str:
+    """Run the `chosen` of all workflow `files`; their pictures go to a folder, what they mean to the page that is returned."""
+    pictures.mkdir(parents=True)
+    lab, info, started = load_lab(), server.object_info(), time.monotonic()
+    shown: dict[str, Any] = {}
+    for path in chosen:
+        log.info("running %s", path.stem)
+        prompt = lower(json.loads(path.read_text(encoding="utf-8")), info)
+        begun = time.monotonic()
+        outputs = server.run(prompt)
+        facts[path.stem] = time.monotonic() - begun
+        save_pictures(pictures, path.stem, prompt, outputs, server)
+        if path.stem[:3] in SECTIONS:
+            shown[path.stem[:2]] = SECTIONS[path.stem[:3]](server, prompt, outputs, lab)
+        thumbnail(server, prompt, outputs, pictures / f"{path.stem}.jpg")
+    facts["total_seconds"] = facts["boot_seconds"] + time.monotonic() - started
+    return page.render(shown, {f.stem: sheet_of(f, pictures) for f in files}, (LAB / "sheet.jpg").read_bytes(), lab.facts, facts)
+
+
+def sheet_of(workflow: Path, pictures: Path) -> bytes:
+    """The .jpg of a workflow: as drawn now, or else as it comes with the pack."""
+    now = pictures / f"{workflow.stem}.jpg"
+    return (now if now.is_file() else workflow.with_suffix(".jpg")).read_bytes()
