@@ -140,7 +140,7 @@ def _filtered(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     job = Job(base.model, base.clip, Settings(**options.settings))
     result = filter_lora(tensors, job, both=False)
     lora_files.check_kept(result.kept)
-    info = {"name": unit.name, "sha256": content_hash(Path(unit.path)), "metadata": metadata, "filter": {}}
+    info = lora_files.info_of(unit.name, content_hash(Path(unit.path)), metadata)
     info["filter"] = provenance(info, job)
     target = Path(options.output) / "filtered"
     # named by its unit: what a kill left here without a row is the same file, and is written over
@@ -149,7 +149,7 @@ def _filtered(unit: Unit, base: Base, options: Options) -> dict[str, Any]:
     facts = report_of(result, job)
     kept = ("method", "layers", "layers_changed", "rank_before", "rank_after", "energy_removed")
     passed = sum(len(keys) for keys in facts["passed_through"].values())
-    return {k: facts[k] for k in kept} | {"passed_through": passed, "written": path.name}
+    return {k: facts[k] for k in kept} | {"passed_through": passed, "warnings": " ".join(result.warnings), "written": path.name}
 
 
 def _probed(unit: Unit, base: Base, options: Options) -> dict[str, Any]:

@@ -219,7 +219,10 @@ class BAFFilterLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora: dict, model: Any, text_encoder: bool, clip: Any = None, info: dict | None = None, **how: Any) -> io.NodeOutput:
         job = Job(model, clip, settings_of(how), text_encoder)
-        result = filter_lora(lora_files.check_model(lora), job)
+        lora = lora_files.check_model(lora)
+        if job.settings.strength == 0:
+            return io.NodeOutput(lora, {}, info, 0.0, None, "{}", ui=OFF)
+        result = filter_lora(lora, job)
         report = report_of(result, job)
         described = {**(info or {}), **lora_files.describe(result.kept or lora), "filter": provenance(info, job)}
         spectrum = spectrum_of(result, job, (info or {}).get("name", "LoRA"))

@@ -50,7 +50,7 @@ class OpenLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name: str) -> io.NodeOutput:
         file = lora_files.read(lora_name, lora_files.cancelled)
-        brief = {k: v for k, v in file.info.items() if k != "metadata"}
+        brief = {k: v for k, v in file.info.items() if k not in ("metadata", "filter")}
         return io.NodeOutput(file.tensors, file.info, json.dumps(file.info, indent=1), ui={"unmemorize_report": [brief]})
 
 

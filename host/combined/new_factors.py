@@ -30,7 +30,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass
 class Factors:
-    """B A of a layer as it is applied, and as it is learnt; float32 on the model's device."""
+    """B A of a layer as it is applied, whole, and as it is learnt; float32 on the model's device."""
 
     update: Update
     module: nn.Module
@@ -76,10 +76,12 @@ def _begun(update: Update, module: nn.Module, device: torch.device) -> Factors |
     """None for a layer that changes nothing."""
     with torch.inference_mode(False):  # what learns may be no inference tensor
         channels = update.layer.adapter.channels(device)
-        sigma = channels.sigma.clone()
-        sigma[MOST_RANK:] = 0
-        b, a = (factor.clone() for factor in refactored(channels, sigma))
-        return Factors(update, module, (b, a), (nn.Parameter(START * b), nn.Parameter(a.clone()))) if len(a) else None
+        largest = channels.sigma.clone()
+        largest[MOST_RANK:] = 0
+        b, a = refactored(channels, channels.sigma)
+        new_b, new_a = refactored(channels, largest)
+        new = (nn.Parameter(START * new_b), nn.Parameter(new_a.clone()))
+        return Factors(update, module, (b.clone(), a.clone()), new) if len(a) else None
 
 
 def module_of(layer: Layer, model: Any) -> tuple[nn.Module | None, str]:
@@ -128,12 +130,10 @@ def written(
     gone = {key: tensors[key] for update in of_text for key in update.keys}
     energies: dict[str, list[tuple[float, float]]] = {}
     for factors in several:
-        update, (b, a), (b_old, a_old) = factors.update, (p.detach() for p in factors.new), factors.old
+        update, (b, a), (old_b, old_a) = factors.update, (p.detach() for p in factors.new), factors.old
         kernel, adapter = kernel_of(update, sizes[False]), update.layer.adapter
-        whole = adapter.channels(b.device)
-        all_b, all_a = refactored(whole, whole.sigma) if len(whole) > MOST_RANK else (b_old, a_old)
         new = adapter.rewritten(b, a, update.names, kernel)
-        rest = adapter.rewritten(torch.cat([all_b, -b], 1), torch.cat([all_a, a]), update.names, kernel)
+        rest = adapter.rewritten(torch.cat([old_b, -b], 1), torch.cat([old_a, a]), update.names, kernel)
         if not all(is_finite(t) for t in (*new.values(), *rest.values())):
             raise ValueError(f"The layer {update.layer.target} cannot be learnt anew: {TOO_LARGE}.")
         changes.append((update, new))

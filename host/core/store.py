@@ -24,7 +24,8 @@ BUNDLED = "demo/"
 METADATA = "unmemorize"
 LONGEST_NAME = 200
 """Bytes."""
-FILE_NAME = r"[^\\/:*?\"<>|\x00-\x1f]+"
+FORBIDDEN = r"[\\/:*?\"<>|\x00-\x1f]"
+FILE_NAME = FORBIDDEN.replace("[", "[^") + "+"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,14 @@ def target_of(store: Store, name: str) -> tuple[Path, str]:
     return folder, stem
 
 
+def possible_name(stem: str) -> str:
+    """The nearest stem that a file may be saved under: what no name may hold becomes _, what is too long is cut."""
+    name = re.sub(FORBIDDEN, "_", stem.encode(errors="replace").decode()).strip().rstrip(".") or "_"
+    while not _short(name):
+        name = name[:-1].rstrip(" .")
+    return name
+
+
 def _short(part: str) -> bool:
     """Room is left for a number and the suffix in the 255 bytes that most file systems give a name; no halves of characters."""
     try:
@@ -122,7 +131,8 @@ def save(store: Store, name: str, tensors: dict[str, Tensor], metadata: dict[str
     folder, stem = target_of(store, name)
     with files.written(folder, tensors, metadata) as temporary:
         path = files.link(temporary, folder, stem)
-    return path.relative_to(store.home()).with_suffix(store.shown_suffix).as_posix()
+    found = path.relative_to(store.home()).with_suffix(store.shown_suffix)
+    return str(found) if store.shown_suffix else found.as_posix()  # as the store's own list writes it: ComfyUI's by the system's habit
 
 
 # --- our own kinds, whose metadata are facts in JSON -----------------------------------------------------------

@@ -232,6 +232,11 @@ class LoKr(Adapter):
         return first[0] * second[0], first[1] * second[1]
 
     @property
+    def alpha(self) -> float | None:
+        """As in the core, it counts only where a factor is itself factored; "full dimension" files hold anything there, infinity too."""
+        return super().alpha if self.parts[0] is None or self.parts[1] is None else None
+
+    @property
     def rank(self) -> int:
         w1, w2, _, _, a1, _, a2, *_ = self.parts
         ranks = (min(len(w), w[0].numel()) if w is not None else len(a) for w, a in ((w1, a1), (w2, a2)))
@@ -245,7 +250,6 @@ class LoKr(Adapter):
             w1, rank = b1 @ a1, len(a1)
         if w2 is None:
             w2, rank = (b2 @ a2 if core is None else torch.einsum("ij...,jr,ip->pr...", core, a2, b2)), len(a2)
-        # as in the core: alpha counts only where a factor is itself factored
         return w1.flatten(1), w2.flatten(1), 1.0 if rank is None else _scale(self.alpha, rank)
 
     def norm(self, device: torch.device) -> Tensor:

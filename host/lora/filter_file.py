@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
+import torch
 from torch import Tensor
 
 from ...unmemorize.lora.channels import refactored
@@ -29,6 +31,9 @@ from .results import Filtered, LayerResult, warnings_of
 from .rewriting import Rewritten, as_read, with_changes
 from .subspaces import Subspaces
 
+WHOLE_KEEPS = "What is a product of products (LoKr, LoHa) is written as plain layers; the score cross-attention keeps its kind and size."
+MUCH_LARGER = 4
+"""Times as many numbers, from which on a user is told."""
 MOST_STRENGTH = 100.0
 """As the stock LoRA loader's widget."""
 
@@ -54,6 +59,7 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
     if SCORES[job.settings.score].needs_base:
         for update in contents.updates:
             weights[update.layer.text_encoder].check_readable(update.layer.target)
+    growth = "" if SCORES[job.settings.score].whole else growth_of(contents.updates, 2 if both else 1)
     subspaces = Subspaces(job.settings.energy)
     result = Filtered({}, {}, [], {k: list(v) for k, v in contents.passed.items()})
     changes: Rewritten = []
@@ -77,8 +83,21 @@ def filter_lora(tensors: dict[str, Tensor], job: Job, both: bool = True) -> Filt
         result.layers.append(LayerResult(layer.target, layer.block, layer.text_encoder, verdict))
     result.kept, result.removed = as_read(with_changes(tensors, changes), tensors), as_read(result.removed, tensors)
     result.subspaces_cached = subspaces.cached
-    result.warnings = warnings_of(result.layers, job.settings)
+    result.warnings = [*warnings_of(result.layers, job.settings), *([growth] if growth else [])]
     return result
+
+
+def growth_of(updates: list[Update], parts: int) -> str:
+    """A warning if layers may grow far larger as plain ones, or "". ValueError before work if memory cannot hold them."""
+    adapters = [update.layer.adapter for update in updates]
+    values = sum(min(math.prod(a.shape), a.rank * sum(a.shape)) for a in adapters)
+    times = values / max(1, sum(t.numel() for a in adapters for t in a.tensors))
+    need, free = 4 * parts * values, comfy.model_management.get_free_memory(torch.device("cpu"))
+    if need > free:
+        raise ValueError(
+            f"Filtered channel by channel, this LoRA needs up to {need / 2**30:.0f} GB of memory; {free / 2**30:.0f} are free. {WHOLE_KEEPS}"
+        )
+    return f"The file may become {times:.0f} times as large. {WHOLE_KEEPS}" if times >= MUCH_LARGER else ""
 
 
 def weights_of(model: Any, clip: Any) -> dict[bool, Weights]:

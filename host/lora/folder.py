@@ -64,9 +64,10 @@ def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Set
             result = filter_lora(file.tensors, job, both=False)
             report = report_of(result, job)
             row |= {k: report[k] for k in ("rank_before", "rank_after", "energy_removed")}
+            row["note"] = " ".join(result.warnings)
             row["passed_through"] = str(sum(len(keys) for keys in result.passed.values()))
             stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(SUFFIX)
-            row["result"] = lora_files.save(f"{output}/{stem}", result.kept, {**file.info, "filter": made})
+            row["result"] = lora_files.save(f"{output}/{store.possible_name(stem)}", result.kept, {**file.info, "filter": made})
             written += 1
         except FAILURES as error:
             row["note"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}"

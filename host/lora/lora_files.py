@@ -46,7 +46,7 @@ class LoRAFile:
 
     tensors: dict[str, Tensor]
     info: dict[str, Any]
-    """name, sha256, metadata, dtype, keys, key_style; LORA_INFO of the nodes."""
+    """name, sha256, metadata, dtype, keys, key_style, and `filter` if it was filtered before; LORA_INFO of the nodes."""
 
 
 def cancelled() -> None:
@@ -84,7 +84,13 @@ def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:
     tensors, metadata = files.read(path, LORAS.noun)
     if not tensors:
         raise ValueError(f"The LoRA {name!r} holds no tensors. Choose another file.")
-    return LoRAFile(tensors, {"name": name, "sha256": sha256(path, tick), "metadata": metadata, **describe(tensors)})
+    return LoRAFile(tensors, info_of(name, sha256(path, tick), metadata) | describe(tensors))
+
+
+def info_of(name: str, digest: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """name, sha256, metadata and, of a file that was filtered before, `filter`: what that filter said of itself."""
+    note = noted(metadata, name)
+    return {"name": name, "sha256": digest, "metadata": metadata} | ({} if note is None else {"filter": note})
 
 
 def describe(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -130,7 +136,10 @@ def _plain(number: str) -> str:
 def check_kept(tensors: dict[str, Tensor]) -> None:
     """ValueError if nothing is left: an empty file would look like a clean LoRA."""
     if not tensors:
-        raise ValueError("There is nothing to save: the filter removed every channel. Lower its threshold or its strength.")
+        raise ValueError(
+            "There is nothing to save: this LoRA is empty. If it is what a filter kept, it removed everything: lower its threshold "
+            "or strength. If it is what a filter removed, it removed nothing."
+        )
 
 
 def new_metadata(tensors: dict[str, Tensor], info: dict[str, Any] | None, beside: Path) -> dict[str, str]:
@@ -169,7 +178,15 @@ def kohya_hashes(tensors: dict[str, Tensor], metadata: dict[str, str], beside: P
 def provenance_of(path: Path) -> dict[str, Any] | None:
     """What a filtered LoRA says about its making; None if it is none of ours."""
     try:
-        found = facts.parsed(path.name, files.metadata(path, LORAS.noun).get(PROVENANCE, "null"))
+        return noted(files.metadata(path, LORAS.noun), path.name)
+    except ValueError:
+        return None
+
+
+def noted(metadata: dict[str, str], name: str) -> dict[str, Any] | None:
+    """The same of a file's metadata; what cannot be read is none."""
+    try:
+        found = facts.parsed(name, metadata.get(PROVENANCE, "null"))
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -10,6 +10,7 @@ from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ...unmemorize.lora.scores import SCORES
 
+NOTHING_REMOVED = "With these settings nothing is removed: lower the threshold or keep, or choose another score or gate."
 FLAT_BASE = "the base's spectrum is flat there: alignment means nothing"
 
 
@@ -46,4 +47,6 @@ def warnings_of(layers: list[LayerResult], settings: Settings) -> list[str]:
     useless = SCORES[settings.score].useless
     if useless and not any(bool((layer.verdict.scores < 0).any()) for layer in layers):
         found.append(useless)
+    elif layers and settings.strength > 0 and not any(layer.verdict.changed for layer in layers):
+        found.append(NOTHING_REMOVED)
     return found

@@ -34,5 +34,5 @@ def attention_patched(model, change):
     generator = torch.Generator().manual_seed(5)
     names = [k for k in model.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
     clone = model.clone()
-    clone.add_patches({k: (change(model.model.state_dict()[k], generator),) for k in names})
+    clone.add_patches({k: (change(model.model.state_dict()[k].cpu(), generator),) for k in names})
     return clone

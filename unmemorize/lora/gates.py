@@ -142,7 +142,7 @@ def new_sigma(sigma: Tensor, g: Tensor, settings: Settings) -> Tensor:
     if settings.strength == 0:
         return sigma
     changed = sigma * (1 - settings.strength * (1 - g))
-    if settings.restore_norm:
+    if settings.restore_norm and not SCORES[settings.score].whole:  # what is weakened as one would be as strong again
         norm = changed.norm()
         changed = torch.where(norm > 0, changed * (sigma.norm() / norm), changed)
     return torch.where((g == 1).all(), sigma, changed)  # chosen where the numbers are: nothing waits for a device

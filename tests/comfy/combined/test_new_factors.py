@@ -107,6 +107,10 @@ def test_only_the_largest_channels_learn_and_the_parts_still_add_up(demo, module
     kept, gone, _ = written(demo, module, factors, updates, tensors)
     both = under(under(demo, kept), gone)[0]
     assert torch.allclose(predicted(demo, both), predicted(demo, whole), atol=1e-4)
+    predicted(demo, whole)
+    with module.learning(factors):
+        taught = predicted(demo, whole)
+    assert torch.allclose(predicted(demo, under(demo, kept)[0]), taught, atol=1e-4), "what is taught is what is written"
 
 
 def test_a_part_of_a_fused_layer_changes_its_own_outputs(module):

@@ -57,7 +57,7 @@ def test_names_cannot_leave_the_folder(nodes, file, loras, name):
 
 
 def test_nothing_left_is_said(nodes, loras):
-    with pytest.raises(ValueError, match="removed every channel"):
+    with pytest.raises(ValueError, match="this LoRA is empty.*removed everything.*removed nothing"):
         nodes["UnmemorizeSaveFilteredLoRA"].execute({}, "x")
 
 
@@ -92,6 +92,37 @@ def test_a_lora_that_was_filtered_twice_says_so(nodes, split, file, loras, demo)
         nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder="demo", output="clean", **HOW | {"deviations": 2.0}).args
     )
     assert written == 3 and "was done before" not in table
+
+
+def test_a_saved_file_tells_of_its_first_filter_when_it_is_filtered_again(nodes, split, file, loras, demo):
+    """The note lies in the file, not in the graph that made it."""
+    once, _, info, *_ = split(deviations=3.0, info=file[1])
+    name = nodes["UnmemorizeSaveFilteredLoRA"].execute(once, "once", info).args[0]
+    importlib.import_module("folder_paths").filename_list_cache.clear()
+    opened = nodes["UnmemorizeOpenLoRA"].execute(name)
+    assert opened.args[1]["filter"] == info["filter"] and "filter" not in opened.ui["unmemorize_report"][0]
+    twice = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=opened.args[0], model=demo[0], info=opened.args[1], **(HOW | {"deviations": 2.0}))
+    assert twice.args[2]["filter"]["after"] == info["filter"]
+
+
+def test_a_folder_tells_what_a_filter_left_alone(nodes, demo, loras):
+    """Published as filtered, a file that no setting touched would be a lie."""
+    table, written = (
+        nodes["UnmemorizeFilterLoRAFolder"].execute(model=demo[0], folder="demo", output="same", **HOW | {"deviations": -99.0}).args
+    )
+    assert written == 3 and table.count("nothing is removed") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"), [("style: v2", "style_ v2"), ("why?", "why_"), ("\u753b" * 70, "\u753b" * 66), ("dots..", "dots")]
+)
+def test_names_that_are_legal_on_one_system_only_get_a_name_of_their_own(run_folder, loras, root, name, becomes):
+    (loras / "odd").mkdir()
+    shutil.copy(root / "demo" / "lab" / "loras" / "style.safetensors", loras / "odd" / f"{name}.safetensors")
+    _, count = run_folder("odd", "named").args
+    assert count == 1 and [p.stem for p in (loras / "named").iterdir()] == [becomes]
+    table, count = run_folder("odd", "named").args
+    assert count == 0 and "was done before" in table
 
 
 def test_a_changed_subfolder_is_noticed_on_windows(host, monkeypatch, tmp_path):

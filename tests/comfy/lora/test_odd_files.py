@@ -312,3 +312,57 @@ def test_a_complex_alpha_is_refused_in_words(filtered):
     tensors = pair(K, (128, 64))
     with pytest.raises(ValueError, match="complex number as its alpha"):
         filtered(tensors | {f"{kohya(K)}.alpha": torch.tensor(1 + 2j)})
+
+
+def kronecker(alpha: float, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    """Two layers as LyCORIS writes LoKr of full dimension: both factors whole."""
+    made = {}
+    for key, n in ((Q, 128), (K, 64)):
+        parts = {"lokr_w1": randn(8, 8), "lokr_w2": randn(16, n // 8, seed=1) / 10, "alpha": torch.tensor(alpha)}
+        made |= {f"{kohya(key)}.{part}": t.to(dtype) for part, t in parts.items()}
+    return made
+
+
+def test_the_alpha_of_a_whole_kronecker_product_counts_for_nothing(filtered, update_of):
+    """Trainers of full dimension write 100000 there, which is infinite in half precision; the core does not look at it."""
+    tensors = kronecker(1e5)
+    assert not torch.isfinite(tensors[f"{kohya(Q)}.alpha"])
+    kept, removed, report = filtered(tensors, score="mean", gate="ratio", keep=0.5)
+    assert report["layers"] == 2 and report["layers_changed"] == 2
+    for key in (Q, K):
+        parts = sum(u.float() for u in (update_of(kept, key), update_of(removed, key)))
+        assert torch.allclose(parts, update_of(tensors, key).float(), atol=2e-2)
+
+
+def test_a_file_that_would_grow_is_foretold_or_refused_before_work(filtered, monkeypatch):
+    tensors = kronecker(1.0)
+    _, _, report = filtered(tensors, score="mean", gate="ratio")
+    assert any("times as large" in w and "cross-attention" in w for w in report["warnings"])
+    assert not any("times as large" in w for w in filtered(tensors, **DEFAULT)[2]["warnings"])
+    assert not any("times as large" in w for w in filtered(pair(Q, (128, 128)), score="mean", gate="ratio")[2]["warnings"])
+    monkeypatch.setattr(importlib.import_module("comfy.model_management"), "get_free_memory", lambda *_: 1 << 10)
+    with pytest.raises(ValueError, match="needs up to .* GB of memory"):
+        filtered(tensors, score="mean", gate="ratio")
+
+
+def test_settings_that_remove_nothing_say_so(filtered):
+    """All layers of one score are ties: the best nine tenths are all of them."""
+    tensors = pair(Q, (128, 128)) | pair(K, (128, 64))
+    kept, _, report = filtered(tensors, **(DEFAULT | {"gate": "ratio of the file", "keep": 0.9}))
+    assert all(kept[k] is t for k, t in tensors.items()) and any("nothing is removed" in w for w in report["warnings"])
+    assert not filtered(tensors, **DEFAULT)[2]["warnings"]
+
+
+def test_a_layer_that_is_weakened_as_one_is_not_made_as_strong_again(filtered, update_of):
+    tensors = pair(Q, (128, 128)) | pair(K, (128, 64))
+    kept, _, _ = filtered(tensors, **DEFAULT, filter_strength=0.5, restore_norm=True)
+    assert torch.allclose(update_of(kept, K), update_of(tensors, K) / 2, atol=1e-5)
+
+
+def test_off_refuses_nothing(nodes, model):
+    """A file that cannot be filtered is given on as it is where the filter is off."""
+    tensors = pair(Q, (128, 128)) | {f"{kohya(Q)}.dora_scale": torch.ones(1, 128)}
+    with pytest.raises(ValueError, match="Nothing in this LoRA"):
+        nodes["UnmemorizeBAFFilterLoRA"].execute(lora=tensors, model=model, **HOW)
+    found = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=tensors, model=model, **(HOW | {"filter_strength": 0.0})).args
+    assert found[0] is tensors and found[1] == {} and found[3] == 0

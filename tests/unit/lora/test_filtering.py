@@ -229,9 +229,10 @@ def test_ratio_of_the_whole_file_pools_energy():
 def test_strength_and_norm():
     g = torch.tensor([1.0, 0.0, 0.5, 0.0], dtype=torch.float64)
     assert gates.new_sigma(SIGMA, g, Settings(strength=0.5)).tolist() == [4, 1.5, 1.5, 0.5]
-    restored = gates.new_sigma(SIGMA, g, Settings(restore_norm=True))
+    restored = gates.new_sigma(SIGMA, g, Settings(score="mean", restore_norm=True))
     assert float(restored.norm()) == pytest.approx(float(SIGMA.norm()))
-    assert gates.new_sigma(SIGMA, torch.zeros(4).double(), Settings(restore_norm=True)).tolist() == [0, 0, 0, 0]
+    assert gates.new_sigma(SIGMA, torch.zeros(4).double(), Settings(score="mean", restore_norm=True)).tolist() == [0, 0, 0, 0]
+    assert torch.equal(gates.new_sigma(SIGMA, g, Settings(restore_norm=True)), SIGMA * g), "a layer judged as one stays as weak"
 
 
 def test_controls(base):
