@@ -95,7 +95,7 @@ def growth_of(updates: list[Update], parts: int) -> str:
     need, free = 4 * parts * values, comfy.model_management.get_free_memory(torch.device("cpu"))
     if need > free:
         raise ValueError(
-            f"Filtered channel by channel, this LoRA needs up to {need / 2**30:.0f} GB of memory; {free / 2**30:.0f} are free. {WHOLE_KEEPS}"
+            f"Filtered channel by channel this LoRA needs up to {need / 2**30:.0f} GB of memory, {free / 2**30:.0f} are free. {WHOLE_KEEPS}"
         )
     return f"The file may become {times:.0f} times as large. {WHOLE_KEEPS}" if times >= MUCH_LARGER else ""
 
