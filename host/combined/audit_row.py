@@ -7,7 +7,6 @@ import io
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.sample
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +21,7 @@ from ..core.another_model import has_a_lora_beyond
 from ..core.latents import decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, empty_of
 from ..core.seeds import later_seed
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..stability.guard import UNWATCHED, guarded
@@ -157,7 +156,7 @@ class RowMaker:
         """[seeds, 3, h, w] in [0, 1], what the guard says of them where it watches, and the first one's latent."""
         a = self._a
         (positive,) = encoded(a.clip, [prompt])
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(a.latent["samples"][:1]))
+        empty = empty_of(model, a.latent)
         made: list[Tensor] = []
         first: Tensor | None = None
         seen = _Seen()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import comfy.sample
 import comfy.sd
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from ..core import store
 from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, empty_of
 from ..core.settings import check_range, check_sampling
 from ..lora import lora_files
 from ..lora.folder import folders
@@ -178,7 +177,7 @@ class _Prober:
 
 def _pictures(c: Comparison, model: Any, clip: Any, progress: Progress) -> Tensor:
     """[captions, h, w, 3]."""
-    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(c.latent["samples"][:1]))
+    empty = empty_of(model, c.latent)
     (negative,) = encoded(clip, [""])
     made = [draw(model, p, negative, {"samples": empty}, c.use, progress.advance) for p in encoded(clip, c.captions)]
     return torch.cat([decoded(c.vae, latent) for latent in made])

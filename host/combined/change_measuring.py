@@ -21,6 +21,7 @@ from ..core.predictions import Point, predict_along
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampler_call import RunCall
+from ..core.sampling import empty_of
 from ..core.seeds import later_seed
 from ..stability.lora_watch import ALTERING
 from ..stability.watching import SAME_LEVEL
@@ -62,7 +63,7 @@ class Latents:
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(use["cfg"])
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(latent["samples"][:1]))
+        empty = empty_of(model, latent)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), use["scheduler"], use["steps"])
         sampler = comfy.samplers.sampler_object(use["sampler_name"])
         wanted = sorted({float(sigmas[int(place * (len(sigmas) - 1))]) for place in self._places}, reverse=True)

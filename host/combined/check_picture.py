@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
 import comfy.utils
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from ..copies.references import References
 from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, first_of
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
@@ -42,7 +41,7 @@ def check_picture(
         raise ValueError("The picture is broken: it holds values that are no numbers. Check what made it.")
     check_single(latent)
     positive, empty = encoded(clip, [prompt, ""])
-    one = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    one = first_of(model, latent)
     profile = profile_for(model, clip, empty, one, use)
     clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
     several = {**one, "samples": one["samples"].repeat(DRAWN, *[1] * (one["samples"].ndim - 1))}

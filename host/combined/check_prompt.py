@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.sample
 from torch import Tensor
 
 from ...unmemorize.pictures.heatmap import DEFAULT
@@ -14,7 +13,7 @@ from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
 from ..core.latents import check_single, decoded
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, first_of
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..curvature.overlays import FULL_OVER_LIMIT, Look, Overlay, overlaid
 from ..curvature.thresholds import fitting
@@ -51,7 +50,7 @@ def check_prompt(
         raise ValueError("There is no prompt. Write the one whose picture you wonder about.")
     check_single(latent)
     positive, empty = encoded(clip, [prompt, ""])
-    one = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    one = first_of(model, latent)
     profile = profile_for(model, clip, empty, one, use)
     clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
     drawn = {**one, "samples": draw(clone, positive, empty, one, use)}

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.sample
 import comfy.sd
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ...unmemorize.lora.relearning import STEPS, wanted
 from ...unmemorize.stability.everyday import EVERYDAY
 from ..core.progress import Progress
 from ..core.prompts import encoded
+from ..core.sampling import empty_of
 from ..core.seeds import later_seed
 from ..core.settings import check_range, check_sampling
 from ..lora import keys
@@ -214,7 +214,7 @@ class _Measuring:
     def _teach(self, model: Any, factors: list[Factors], names: dict[str, str], lessons: list[Lesson]) -> None:
         job = self._job
         prompts = dict(zip([*names.values(), EMPTY], encoded(job.clip, [*names, job.reference]), strict=True))
-        latent = comfy.sample.fix_empty_latent_channels(job.model, torch.zeros_like(job.latent["samples"][:1]))
+        latent = empty_of(job.model, job.latent)
         self._evaluations += teach(model, factors, prompts, lessons, latent, job.learning_steps, job.use["seed"], self._progress)
 
     def _changes(self, ways: list[tuple[Any, Any]], runs: Latents) -> list[Changes]:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 import torch
 
@@ -24,10 +23,11 @@ from ...unmemorize.stability.profile import WINDOW, default_score
 from ..core.noise import noise_levels
 from ..core.progress import Progress
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, first_of
 from ..core.seeds import kept_generators, later_seed
 from ..core.settings import check_range, check_sampling
 from ..stability.profiles import StoredProfile, check_guidance, check_profile
+from ..stability.verdicts import early_steps, serves_steps
 from ..stability.watching import watched
 from .neighbours import vocabulary_of
 
@@ -79,6 +79,11 @@ def words_that_trigger(q: Question) -> Answer:
         dict.fromkeys([q.prompt, *(without(q.prompt, w) for w in words), *(with_another(q.prompt, w, o) for w, o in others.items())])
     )
     steps = _early_steps(q)
+    if q.profile is not None and not serves_steps(steps, len(early_steps(q.profile.profile.angles.tolist()))):
+        raise ValueError(
+            "The stability profile was measured with another number of steps, so that its score tells nothing here. Change the steps, let "
+            "Stability Profile for This Model measure one for them, or disconnect it: the guidance norm needs none."
+        )
     progress = Progress(len(texts) * q.seeds * steps)
     signals = {text: _signal(q, text, steps, progress) for text in texts}
     whole = signals[q.prompt]
@@ -124,7 +129,7 @@ def _signal(q: Question, text: str, steps: int, progress: Progress) -> float:
     clone, runs = watched(q.model)
     if q.use["cfg"] == 1:  # a sampler would not ask the negative prompt
         clone.model_options = {**clone.model_options, "disable_cfg1_optimization": True}
-    latent = {**q.latent, "samples": comfy.sample.fix_empty_latent_channels(q.model, q.latent["samples"][:1])}
+    latent = first_of(q.model, q.latent)
     with kept_generators(q.model.load_device):
         for k in range(q.seeds):
             use = {**q.use, "seed": later_seed(q.use["seed"], k), "last_step": steps}

@@ -22,6 +22,7 @@ from ..core.hooks import as_function
 from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.sampler_call import DRAWN_AGAIN
+from ..core.sampling import empty_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
 
@@ -181,7 +182,7 @@ def kept(pictures: Tensor, shown: bool) -> Drawn:
 
 def _sampled(p: Probe, caption: Any, seeds: list[int], w: float | None, progress: Progress) -> Tensor:
     """Latents of some seeds of one caption."""
-    empty = comfy.sample.fix_empty_latent_channels(p.base, torch.zeros_like(p.latent["samples"][:1]))
+    empty = empty_of(p.base, p.latent)
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
     latent = comfy.utils.repeat_to_batch_size(empty, len(seeds))
     base = without_caches(p.base)

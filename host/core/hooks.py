@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+OURS = "unmemorize_hook"
+"""Attribute of the functions made here."""
+
 
 def as_function(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method as a plain function, for a MODEL's options and wrappers.
@@ -16,4 +19,10 @@ def as_function(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **more: Any) -> Any:
         return method(*arguments, **more)
 
+    setattr(call, OURS, True)
     return call
+
+
+def is_ours(function: Any) -> bool:
+    """Was it made by `as_function`?"""
+    return getattr(function, OURS, False) is True

@@ -11,6 +11,7 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
+from .influences import influences
 from .noise import noise_level
 
 
@@ -56,6 +57,25 @@ def options_of_another_run(guider: Any) -> dict[str, Any]:
     return options | {DRAWN_AGAIN: True}
 
 
+def options_for(parent: Any, guider: Any) -> dict[str, Any]:
+    """Model options for a run of `parent` in the place of a guider's: what other nodes put on the guider's MODEL works on there too, unless
+    the parent has such nodes of its own."""
+    own = parent.model_options
+    return {**own, DRAWN_AGAIN: True} if influences(own, ()) else options_of_another_run(guider)
+
+
+def with_schedule(options: dict[str, Any], sigmas: Tensor) -> dict[str, Any]:
+    """Model options for a part of the run over `sigmas`: a mask that changes with the noise (Differential Diffusion) goes by the whole."""
+    of_run = options.get(MASK_FUNCTION)
+    if of_run is None:
+        return options
+
+    def mask(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        return of_run(sigma, denoise_mask, extra_options={**extra_options, "sigmas": sigmas})
+
+    return {**options, MASK_FUNCTION: mask}
+
+
 def _without(several: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     """Kind -> key -> functions, without one of each that was added."""
     left = {kind: {key: list(functions) for key, functions in by_key.items()} for kind, by_key in several.items()}
@@ -68,6 +88,8 @@ def _without(several: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     return left
 
 
+MASK_FUNCTION = "denoise_mask_function"
+"""The core's name for it in model_options."""
 RECORDING = "unmemorize_recording"
 """In model_options: this run only records, its picture is nobody's."""
 DRAWN_AGAIN = "unmemorize_drawn_again"

@@ -24,6 +24,28 @@ def schedulers() -> list[str]:
     return list(comfy.samplers.KSampler.SCHEDULERS)
 
 
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""Of a LATENT: what ComfyUI 0.33's empty ones were made for."""
+
+
+def fitted(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """A LATENT as a model draws it: an empty one gets its channels and, on ComfyUI 0.33, its size; fitted again it stays as it is."""
+    ratios = {k: latent[k] for k in RATIOS if k in latent}
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+    return {**{k: v for k, v in latent.items() if k not in RATIOS}, "samples": samples}
+
+
+def first_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """The first sample of a LATENT, fitted."""
+    return fitted(model, {**latent, "samples": latent["samples"][:1]})
+
+
+def empty_of(model: Any, latent: dict[str, Any]) -> torch.Tensor:
+    """An empty latent of one picture [1, c, ...], of a LATENT's size, as a model draws it."""
+    samples: torch.Tensor = fitted(model, {**latent, "samples": torch.zeros_like(latent["samples"][:1])})["samples"]
+    return samples
+
+
 def draw(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], use: dict[str, Any], on_step: Callable[[], None] | None = None
 ) -> torch.Tensor:
@@ -32,8 +54,7 @@ def draw(
     With `last_step`, sampling stops before that step and leaves its noise. ValueError on settings that ComfyUI does not have.
     """
     check_sampling(use)
-    ratios = {k: latent[k] for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in latent}  # ComfyUI 0.33's empties
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+    samples = fitted(model, latent)["samples"]
     return comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(samples, use["seed"]),

@@ -16,8 +16,10 @@ from ..core.guiders import other_prompts
 from ..core.hooks import as_function
 from ..core.latents import both, check_picture, check_somewhere, flat, generated, is_marked, marks
 from ..core.noise import NEARLY, noise_level
+from ..core.sampler_call import DRAWN_AGAIN, arguments_of, run_arguments_of
 
 KEY = "unmemorize_score_difference"
+ANOTHER = "A guard drew this picture again, or changed its steps: what was recorded is of the picture that it threw away."
 RECORD_START, RECORD_END = 0.0, 0.3
 """Early steps place things; `nox -s sweep -- curvature` compares windows."""
 
@@ -40,6 +42,12 @@ class Sums:
     """1 where both prompts were active at every call, [n, h, w]; None: everywhere."""
     uncovered: set[int] = field(default_factory=set)
     """Steps that were left out: one of the prompts was not active."""
+    again: bool = False
+    """Does a guard draw a picture again in this run?"""
+    samples: int = 1
+    """Pictures of the run."""
+    made: Tensor | None = None
+    """Marks of what the sampler made."""
     part: str = ""
     """What is missing of a run that does not go from pure noise to the picture, in words."""
 
@@ -62,6 +70,9 @@ class Sums:
         level = noise_level(facts["model"].model_sampling, float(sigma))
         gap = facts["cond_denoised"].float() - facts["uncond_denoised"].float()
         values = channel_sum(score_difference(gap, level)).cpu()
+        if len(values) != self.samples:
+            self.obstacle = f"The sampler draws {len(values)} of the {self.samples} pictures at a time: its steps cannot be told apart."
+            return
         if self.total is not None and values.shape != self.total.shape:
             self.obstacle = "The recorded sampler changed the latent's size on the way, so that its steps cannot be added up."
             return
@@ -112,19 +123,33 @@ class _Recorder:
 
     def whole_run(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
         """Around everything: the sums of a run that ends become the recording's."""
-        sums, recording = Sums(obstacle=other_prompts(executor.class_obj)), self._recording
+        call, recording = run_arguments_of(executor.class_obj, *arguments, **more), self._recording
+        again = executor.class_obj.model_options.get(DRAWN_AGAIN, False)
+        sums = Sums(obstacle=other_prompts(executor.class_obj), again=again, samples=len(call.noise))
         self._running.append(sums)
         try:
             result = executor(*arguments, **more)
-            if sums.total is not None or sums.unguided:
+            if sums.made is not None and not torch.allclose(sums.made, marks(result), rtol=1e-3, atol=1e-3):
+                sums.obstacle = sums.obstacle or ANOTHER
+            if sums.total is not None or sums.unguided or sums.obstacle:
                 recording.sums, recording.marks, recording.shape = sums, marks(result), tuple(result.shape)
             return result
         finally:
             self._running.pop()
 
+    def sampling(self, executor: Any, *arguments: Any, **more: Any) -> Tensor:
+        """Around the sampler: what it made, before anybody changes that."""
+        result = executor(*arguments, **more)
+        if self._running:
+            call = arguments_of(executor.class_obj, *arguments, **more)
+            self._running[-1].made = marks(call.guider.inner_model.process_latent_out(result.float()))
+        return result
+
     def listen(self, facts: dict[str, Any]) -> Tensor:
         """After each call of the guided model."""
-        if self._running:
+        if self._running and facts["model_options"].get(DRAWN_AGAIN, False) and not self._running[-1].again:
+            self._running[-1].obstacle = ANOTHER  # step by step, inside of this very run
+        elif self._running:
             self._running[-1].add(facts, self._recording.start, self._recording.end)
         return facts["denoised"]
 
@@ -136,6 +161,7 @@ def record(model: Any, start: float, end: float) -> tuple[Any, Recording]:
     recording = Recording(start, end)
     recorder, clone = _Recorder(recording), model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, as_function(recorder.whole_run))
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, as_function(recorder.sampling))
     clone.set_model_sampler_post_cfg_function(as_function(recorder.listen))
     return clone, recording
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +18,7 @@ from ..core import facts, store
 from ..core.identity import differences
 from ..core.progress import Progress
 from ..core.prompts import encoded
-from ..core.sampling import draw
+from ..core.sampling import draw, first_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
 from .measuring import ESTIMATORS, How, check, measure_map
@@ -53,7 +52,7 @@ def calibrate(
             f"{len(prompts)} different prompt(s) came in, at least {LEAST_PROMPTS} are needed for a {QUANTILE:.1%} threshold. "
             "Write ordinary prompts that are surely not memorized, one a line."
         )
-    latent = {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])}
+    latent = first_of(model, latent)
     (empty,) = encoded(clip, [""])
     check(model, empty, empty, latent["samples"], how, baseline)
     progress = Progress(len(prompts) * sampling["steps"])

@@ -27,7 +27,7 @@ from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
 from ..core.sampler_call import DRAWN_AGAIN, RECORDING, RunCall
-from ..core.sampling import draw
+from ..core.sampling import draw, first_of
 from ..core.seeds import kept_generators, later_seed
 from ..core.settings import check_range, check_sampling
 from .layers import Layer, layers_of
@@ -167,8 +167,8 @@ def record(
     check_range("window", low, 0)
     layers = layers_of(model, place)
     window = window_of(model, sampling, low, high)
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
-    check_channels(model, samples)
+    latent = first_of(model, latent)
+    check_channels(model, latent["samples"])
     progress = Progress(len(positives) * seeds * window.last_step)
     heard = Activity(len(window.ratios))
     listener = Listener(heard, window)
@@ -179,13 +179,13 @@ def record(
         for positive in positives:
             for k in range(seeds):
                 use = {**sampling, "seed": later_seed(sampling["seed"], k), "last_step": window.last_step}
-                draw(clone, positive, negative, {**latent, "samples": samples}, use, progress.advance)
+                draw(clone, positive, negative, latent, use, progress.advance)
     activity = heard.to("cpu")
     _check_recorded(activity, layers)
     kept = {k: sampling[k] for k in ("seed", "steps", "cfg", "sampler_name", "scheduler")}
     facts = {
         "place": place, **kept, "window": [low, min(high, 1e9)], "levels": window.ratios, "prompts": len(positives), "seeds": seeds,
-        "shape": list(samples.shape[1:]), "model": known,
+        "shape": list(latent["samples"].shape[1:]), "model": known,
     }  # fmt: skip
     return StoredActivity(activity, facts)
 

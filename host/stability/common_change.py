@@ -18,7 +18,7 @@ from ...unmemorize.stability.agreement import agreement, kept_changes, with_chan
 from ..core.another_model import asked, asked_meanwhile
 from ..core.guiders import hooked_loras
 from ..core.hooks import as_function
-from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
+from ..core.sampler_call import RunCall, options_for, options_of_another_run
 from .lora_watch import Lora
 from .restart import in_phases
 from .strategies import Correction, Draw, Redrawing
@@ -80,7 +80,7 @@ def _before(guider: Any, lora: Lora) -> Any:
     """A guider of the model before the LoRA."""
     before = copy.copy(guider)
     before.model_patcher = lora.parent
-    before.model_options = {**lora.parent.model_options, DRAWN_AGAIN: True}
+    before.model_options = options_for(lora.parent, guider)
     return before
 
 

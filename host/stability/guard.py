@@ -139,7 +139,11 @@ class _Control:
             trouble = ""  # the first steps were those of an earlier stage
         run.watch.kept.clear()
         run.verdict = verdict = self._guard.judge(run.whole, self._lora, trouble)
-        if verdict.by_lora is not None and bool(verdict.by_lora.any()) and run.from_nothing(call):
+        if verdict.by_lora is None or not bool(verdict.by_lora.any()):
+            self._correcting = False
+            return
+        run.untried = run.held_by(call)
+        if not run.untried:
             self._line.send("trial", {"samples": torch.nonzero(verdict.by_lora).flatten().tolist()})
             run.acquitted, run.untried = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
             run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)
@@ -204,7 +208,7 @@ class _Control:
         watch.obstacle = (
             (PACKED if self._packed else "") or cached(call.guider) or other_prompts(call.guider) or self._unseen_beginning(call)
         )
-        watch.other_beginning = self._later_beginning(call, watch)
+        watch.other_beginning = self._later_beginning(call, watch) or self._guard.other_influences(call.guider)
         obstacle = "" if self._strategy is None else self._strategy.obstacle(call.guider, call.sigmas)
         correction = None if self._strategy is None or obstacle else self._strategy.begin(watch)
         judgeable = self._lora is None and not (self._before is not None and self._before.first)

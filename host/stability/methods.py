@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...unmemorize.stability.profile import Profile
 from ...unmemorize.stability.rule import Rule
+from ..core.influences import influences
 from . import profiles
 from .common_change import CommonChange
 from .lora_watch import Lora, lora_between
@@ -75,6 +76,11 @@ class Guard:
     def other_guidance(self, cfg: float) -> str:
         """How a run's guidance is too far from the profile's, in words; "" if it is near."""
         return "" if self.stored is None else profiles.other_guidance(self.stored, cfg)
+
+    def other_influences(self, guider: Any) -> str:
+        """How what other nodes do in a run is not what they did when the profile was measured, in words; "" if it is."""
+        conds = (cond for several in guider.original_conds.values() for cond in several)
+        return "" if self.stored is None else profiles.other_influences(self.stored, influences(guider.model_options, conds))
 
     def warnings(self, samples: Tensor, here: dict[str, str]) -> list[str]:
         """What makes the profile fit a run less well, in words; `here` is the identity of the run's model."""

@@ -7,16 +7,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 
 from ...unmemorize.stability.everyday import EVERYDAY
 from ..core import store
 from ..core.identity import differences, identity
+from ..core.influences import influences
 from ..core.noise import noise_levels
 from ..core.prompts import encoded
+from ..core.sampling import first_of
 from ..core.settings import check_sampling
-from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, read_profile, save_profile, warnings_for
+from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, other_influences, read_profile, save_profile, warnings_for
 from .verdicts import MOST_STEPS_RATIO, early_steps, serves_steps
 
 FOLDER = "auto"
@@ -41,13 +42,13 @@ def profile_for(
     """The profile of a MODEL for settings (seed, steps, cfg, sampler_name, scheduler); measured from `prompts`, or EVERYDAY, only if none
     serves. ValueError before any work on settings that ComfyUI does not have."""
     check_sampling(use)
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"][:1])
-    kept = _serving(model, samples, use)
+    latent = first_of(model, latent)
+    kept = _serving(model, negative, latent["samples"], use)
     if kept is not None:
         return kept
     texts = prompts or list(EVERYDAY)
     log.info("No stability profile of this model serves these settings: measuring one, %d runs of %d steps.", len(texts), use["steps"])
-    stored = calibrate(model, encoded(clip, texts), negative, {**latent, "samples": samples}, 1, use)
+    stored = calibrate(model, encoded(clip, texts), negative, latent, 1, use)
     return Found(stored, save_profile(stored, name_of(stored)), f"measured now, {len(texts)} runs of {use['steps']} steps, and kept")
 
 
@@ -58,9 +59,9 @@ def name_of(stored: StoredProfile) -> str:
     return f"{FOLDER}/{model['architecture']}-{model['weights'][:8]}{patches}-{facts['sampler_name']}-{facts['steps']}-cfg{facts['cfg']:g}"
 
 
-def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
+def _serving(model: Any, negative: Any, samples: Any, use: dict[str, Any]) -> Found | None:
     """The nearest of the profiles that are kept for this model, with these LoRAs, and serve these settings without a warning."""
-    here, found = identity(model), []
+    here, found, others = identity(model), [], influences(model.model_options, (extras for _, extras in negative))
     for name, path in store.paths(PROFILES).items():
         try:
             stored = read_profile(path)
@@ -68,7 +69,8 @@ def _serving(model: Any, samples: Any, use: dict[str, Any]) -> Found | None:
         except ValueError as error:  # a damaged file of the folder, or one of an older version, serves nobody
             log.warning("Stability profile %s was left aside: %s", name, error)
             continue
-        fits = not other and not other_guidance(stored, use["cfg"]) and not warnings_for(stored, samples, use, here)
+        fits = not other and not other_guidance(stored, use["cfg"]) and not other_influences(stored, others)
+        fits = fits and not warnings_for(stored, samples, use, here)
         if fits and _as_long(stored, model, use) and (use["cfg"] == 1 or "revision" in stored.profile.mean):
             found.append((_distance(stored, use), name, stored))
     if not found:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.noise import noise_level
-from ..core.sampler_call import DRAWN_AGAIN, RunCall, options_of_another_run
+from ..core.sampler_call import RunCall, options_for, options_of_another_run, with_schedule
 from ..core.seeds import derived_seed
 from .strategies import Correction, Redrawing
 from .watching import Watch
@@ -122,7 +122,9 @@ def in_phases(call: RunCall, phases: list[tuple[float, Callable[[Tensor], Any]]]
         part = sigmas[start : stop + 1]
         shown = None if callback is None else (lambda i, x0, x, _total, start=start: callback(start + i, x0, x, steps))
         phase_seed = seed if start == 0 or seed is None else derived_seed("phase", seed, start)
-        samples = guider_for(part).sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)
+        guider = guider_for(part)
+        guider.model_options = with_schedule(guider.model_options, sigmas)
+        samples = guider.sample(noise, call.latent, call.sampler, part, call.mask, shown, call.disable_pbar, phase_seed)
         if stop < steps:
             noise = _noise_to_go_on(call.guider.model_patcher.model, samples, call.latent, float(sigmas[stop]), call.noise, call.mask)
         start = stop
@@ -133,7 +135,7 @@ def _guider_for(guider: Any, phase: Phase, parent: Any, sigmas: Tensor, seed: in
     other = copy.copy(guider)
     if phase.parent:
         other.model_patcher = parent
-    other.model_options = {**parent.model_options, DRAWN_AGAIN: True} if phase.parent else options_of_another_run(guider)
+    other.model_options = options_for(parent, guider) if phase.parent else options_of_another_run(guider)
     for name in SCALES:
         if getattr(guider, name, 1) != 1:
             setattr(other, name, getattr(guider, name) * phase.cfg)

@@ -7,20 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..core.influences import holding, inside
 from ..core.latents import is_empty, is_marked
-from ..core.noise import NEARLY
 from ..core.sampler_call import RunCall
 from .strategies import Correction, Redrawing
 from .verdicts import Verdict
 from .watching import SAME_LEVEL, Watch
-
-HOLDING = (
-    "control", "gligen", "concat_latent_image", "reference_latents", "unclip_conditioning", "vace_frames", "time_dim_concat",
-    "control_video", "reference_motion", "ref_latent", "pose_video_latent", "keyframe_idxs",
-)  # fmt: skip
-"""What a prompt may carry beside words that holds a picture: ControlNet, places, pictures that an editing or video model goes by."""
-PATCHES = ("patches", "patches_replace")
-"""In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +64,16 @@ class Run:
             found[i : i + 1] = picture
         return found
 
-    def from_nothing(self, call: RunCall) -> bool:
-        """Is the picture drawn from pure noise to its end, in one run, and by its prompts' words alone? What else holds it as it is would
-        make whatever is drawn again look like the first."""
-        most = float(call.guider.model_patcher.get_model_object("model_sampling").sigma_max)
+    def held_by(self, call: RunCall) -> str:
+        """What else than its prompts' words holds the picture as it is, so that whatever is drawn again would look like the first, in
+        words; "" if it is drawn from noise alone to its end, in one run."""
+        if call.mask is not None or not is_empty(call.latent):
+            return "it is drawn over another picture, or in a part of one."
+        if self.before is not None or self.watch.sigmas[-1] != 0 or not bool(call.noise.any()):
+            return "this is a part of a run."
         conds = (cond for several in call.guider.original_conds.values() for cond in several)
-        over_nothing = call.mask is None and is_empty(call.latent)
-        sigmas = self.watch.sigmas  # some samplers write into the call's
-        whole = self.before is None and sigmas[0] >= NEARLY * most and sigmas[-1] == 0
-        inside = call.guider.model_options.get("transformer_options", {})
-        alone = not any(inside.get(name) for name in PATCHES)
-        return over_nothing and whole and alone and not any(cond.get(name) is not None for cond in conds for name in HOLDING)
+        held = [*inside(call.guider.model_options), *holding(conds)]
+        return f"other nodes hold it too ({', '.join(held)})." if held else ""
 
     def expected(self, call: RunCall) -> Tensor:
         """What it was on the way to at its last step, as nodes see it."""

@@ -16,7 +16,7 @@ from ...unmemorize.stability.rule import Rule, active, corrected, renoised, reno
 from ...unmemorize.stability.signals import rms
 from ..core.noise import noise_level
 from ..core.one_sample import one, prompts_of_one
-from ..core.sampler_call import DRAWN_AGAIN, SamplerCall, callback_of_one, end_of
+from ..core.sampler_call import DRAWN_AGAIN, SamplerCall, callback_of_one, end_of, with_schedule
 from ..core.seeds import derived_seed
 from .strategies import Correction
 from .watching import Call, Watch
@@ -148,7 +148,7 @@ def _one_step(s: SamplerCall, watch: Watch, step: int, z: Tensor, i: int, n: int
         heard.append(denoised)
         return denoised
 
-    options = s.extra_args["model_options"]
+    options = with_schedule(s.extra_args["model_options"], s.sigmas)
     listening = {**options, DRAWN_AGAIN: True, "sampler_post_cfg_function": [*options.get("sampler_post_cfg_function", []), hear]}
     # a seed of its own for each step: samplers that add noise would add the same one every time
     arguments = {**s.extra_args, "model_options": listening, "seed": derived_seed("step", int(s.extra_args.get("seed") or 0), step)}

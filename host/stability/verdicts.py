@@ -73,7 +73,7 @@ def judged(detect: Detector, watch: Watch, profile: Profile, limit: float, rule:
 
 def _none(watch: Watch, reason: str) -> Verdict:
     nothing = torch.full((watch.samples,), math.nan)
-    return Verdict(nothing, nothing > 0, "none", watch.observed(), [reason] * watch.samples)
+    return Verdict(nothing, nothing > 0, "none", watch.observed(), [BROKEN if broken else reason for broken in watch.broken()])
 
 
 def _sound(watch: Watch, score: Tensor, no_number: str = BROKEN) -> list[str]:

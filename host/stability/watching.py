@@ -70,7 +70,7 @@ class Watch:
     other_guidance: str = ""
     """Why the profile does not serve this run's guidance, in words."""
     other_beginning: str = ""
-    """Why the profile does not serve what this run begins with, in words."""
+    """Why the profile does not serve what this run begins with, or what other nodes do in it, in words."""
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan

@@ -131,3 +131,9 @@ def test_a_broken_run_says_nothing_of_its_words(ask, demo):
     broken.add_patches({key: (torch.full_like(demo[0].model.state_dict()[key], torch.nan),)})
     with pytest.raises(ValueError, match="no number"):
         ask(model=broken)
+
+
+def test_a_profile_of_other_steps_gives_no_score(ask, stored):
+    """The guard refuses it too."""
+    with pytest.raises(ValueError, match="another number of steps.*guidance norm needs none"):
+        ask(profile=stored, use=USE | {"steps": 100})

@@ -70,3 +70,14 @@ def test_a_filters_settings_are_numbers(name):
     gates = importlib.import_module("unmemorize_pack.unmemorize.lora.gates")
     with pytest.raises(ValueError):
         gates.Settings(**{name: math.nan}).check()
+
+
+def test_an_empty_latent_is_fitted_once(comfy, host, demo, monkeypatch):
+    """ComfyUI 0.33's empty latents say what they were made for; fitted twice, a model of another ratio would draw a quarter of the size."""
+    sampling, asked = host("core.sampling"), []
+    monkeypatch.setattr(sampling.comfy.sample, "fix_empty_latent_channels", lambda _model, samples, **more: asked.append(more) or samples)
+    latent = {"samples": torch.zeros(2, 4, 8, 8), "downscale_ratio_spacial": 8, "noise_mask": "kept"}
+    first = sampling.first_of(demo[0], latent)
+    assert asked == [{"downscale_ratio_spacial": 8}] and len(first["samples"]) == 1 and first["noise_mask"] == "kept"
+    sampling.fitted(demo[0], first)
+    assert asked[1] == {} and sampling.empty_of(demo[0], latent).shape == (1, 4, 8, 8)

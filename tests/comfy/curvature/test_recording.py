@@ -124,3 +124,38 @@ def test_a_cancelled_run_leaves_the_recording_as_it_was(nodes, demo, sample, int
     with interrupted(demo[0], after=2):
         sample(PHOTO, model=model, seed=3)
     assert torch.equal(nodes["UnmemorizeScoreDifferenceMap"].execute(recording, latent).args[0]["values"], before)
+
+
+def test_a_picture_that_a_guard_drew_again_has_no_recorded_map(nodes, demo, draw, stored, guarding, host):
+    """What was recorded is of the memory that was thrown away; where the guard changed nothing, the map is the run's."""
+    methods = host("stability.methods")
+    for mode, method in (("correct", "recommended"), ("correct", "paper"), ("detect", "recommended")):
+        model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+        rule = methods.Rule(tau_mild=0.0, tau_strong=0.0)
+        clone, record = guarding.guarded(model, methods.Guard(stored, mode, method, limit=-1e30, rule=rule))
+        samples = draw(clone, prompt=PHOTO)
+        assert record.facts["memorized"] == [True], record.facts["not_judged"]
+        if mode == "detect":
+            assert nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": samples}).args[1] > 0
+        else:
+            with pytest.raises(ValueError, match="guard drew this picture again.*Use Curvature Difference Map"):
+                nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": samples})
+
+
+def test_a_sampler_that_draws_one_picture_after_another_cannot_be_summed(nodes, demo, encode):
+    import comfy.sample
+    import comfy.samplers
+
+    class OneByOne(comfy.samplers.Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+            euler = comfy.samplers.ksampler("euler")
+            parts = [(noise[i : i + 1], latent_image[i : i + 1]) for i in range(len(noise))]
+            return torch.cat([euler.sample(model_wrap, sigmas, extra_args, None, n, x, denoise_mask, True) for n, x in parts])
+
+    model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args
+    latent, sigmas = torch.zeros(2, 8, 8, 8), torch.tensor([14.6, 5.0, 1.0, 0.0])
+    noise = comfy.sample.prepare_noise(latent, 1)
+    sides = encode("a red ring"), encode("")
+    samples = comfy.sample.sample_custom(model, noise, 2.0, OneByOne(), sigmas, *sides, latent, disable_pbar=True, seed=1)
+    with pytest.raises(ValueError, match="1 of the 2 pictures at a time"):
+        nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": samples})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
 import pytest
@@ -15,6 +16,12 @@ from ..loras import attention_patched
 def guard(demo, guarding, stored):
     """guard(mode=..., limit=..., ...) -> clone of the demo under guard, record."""
     return lambda mode="detect", **more: guarding.guarded(demo[0], guarding.Guard(stored, mode, **more))
+
+
+@pytest.fixture
+def under(stored):
+    """under("model_function_wrapper"): the profile as if it had been measured with other nodes of that kind."""
+    return lambda *influences: dataclasses.replace(stored, facts={**stored.facts, "influences": list(influences)})
 
 
 @pytest.fixture

@@ -173,7 +173,14 @@ def test_the_report_keeps_looks_and_a_forged_one_is_refused(nodes, with_ways):
         read(json.dumps(forged), None, None)
 
 
-PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor([14.6, 3.0, 0.0]), "conds": {}, "inside": {}}
+PLAIN = {
+    "mask": None,
+    "latent": torch.zeros(1, 4, 8, 8),
+    "noise": torch.ones(1, 4, 8, 8),
+    "sigmas": torch.tensor([14.6, 3.0, 0.0]),
+    "conds": {},
+    "inside": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -181,22 +188,22 @@ PLAIN = {"mask": None, "latent": torch.zeros(1, 4, 8, 8), "sigmas": torch.tensor
     [
         ({}, True), ({"latent": torch.full((1, 16, 8, 8), 0.06)}, True), ({"conds": {"control": None}}, True),
         ({"mask": torch.ones(1, 1, 8, 8)}, False), ({"latent": torch.arange(256.0).view(1, 4, 8, 8)}, False),
-        ({"sigmas": torch.tensor([5.0, 3.0, 0.0])}, False), ({"sigmas": torch.tensor([14.6, 3.0])}, False),
+        ({"sigmas": torch.tensor([5.0, 3.0, 0.0])}, True), ({"sigmas": torch.tensor([14.6, 3.0])}, False),
+        ({"noise": torch.zeros(1, 4, 8, 8)}, False),
         ({"conds": {"control": object()}}, False), ({"conds": {"reference_latents": [torch.zeros(1)]}}, False),
         ({"before": object()}, False), ({"inside": {"patches": {}}}, True), ({"inside": {"patches": {"attn1_patch": [1]}}}, False),
         ({"inside": {"patches_replace": {"attn2": {1: 1}}}}, False), ({"conds": {"unclip_conditioning": [1]}}, False),
     ],
 )  # fmt: skip
 def test_a_trial_is_for_pictures_drawn_from_nothing(comfy, changes, fits):
+    """Some schedules begin below the model's highest level: from an empty latent that is noise alone too."""
     runs = importlib.import_module("unmemorize_pack.host.stability.runs")
     given = PLAIN | changes
-    sampling = SimpleNamespace(sigma_max=torch.tensor(14.6))
-    patcher = SimpleNamespace(get_model_object=lambda _: sampling)
     conds = {"positive": [given["conds"]], "negative": [{}]}
-    guider = SimpleNamespace(model_patcher=patcher, original_conds=conds, model_options={"transformer_options": given["inside"]})
-    call = SimpleNamespace(guider=guider, mask=given["mask"], latent=given["latent"])
+    guider = SimpleNamespace(original_conds=conds, model_options={"transformer_options": given["inside"]})
+    call = SimpleNamespace(guider=guider, **{k: given[k] for k in ("mask", "latent", "noise")})
     watch = SimpleNamespace(sigmas=given["sigmas"].tolist())
-    assert runs.Run(watch, None, given.get("before")).from_nothing(call) == fits
+    assert (runs.Run(watch, None, given.get("before")).held_by(call) == "") == fits
 
 
 def test_a_likeness_is_of_the_places_that_count(strategies):

@@ -51,7 +51,7 @@ def test_the_next_way_is_taken_where_one_is_broken(guard, draw, strategy):
 
 
 @pytest.mark.parametrize("ranges", [((0.0, 0.5), (0.5, 1.0)), ((0.0, 1.0),)])
-def test_prompts_for_some_steps_are_heard_there_alone(guarding, stored, demo, draw, encode, ranges):
+def test_prompts_for_some_steps_are_heard_there_alone(guarding, under, demo, draw, encode, ranges):
     """The default redraw gives every step a prompt of its own: one part of the prompt a call, as in the first run."""
     from node_helpers import conditioning_set_values
 
@@ -72,7 +72,7 @@ def test_prompts_for_some_steps_are_heard_there_alone(guarding, stored, demo, dr
     draw(model, prompt=positive, steps=STEPS)
     plain = sum(heard)
     heard.clear()
-    clone, record = guarding.guarded(model, guarding.Guard(stored, "correct", limit=ALL))
+    clone, record = guarding.guarded(model, guarding.Guard(under("model_function_wrapper"), "correct", limit=ALL))
     draw(clone, prompt=positive, steps=STEPS)
     assert record.facts["restarted"] == [0]
     assert plain <= STEPS + 1, "where two ranges meet both are heard"

@@ -39,21 +39,23 @@ def once(seen):
     return seen["evaluations"]
 
 
-def test_a_wrapper_works_once_in_a_redraw(guarding, draw, stored, counted, demo):
+def test_a_wrapper_works_once_in_a_redraw(guarding, draw, under, counted):
     """Of the model itself, with its parts left out; the core adds a MODEL's wrappers to every run anew."""
     model, seen = counted
     draw(model, steps=STEPS)
     plain = once(seen)
-    clone, record = guarding.guarded(model, guarding.Guard(stored, "correct", limit=ALL))
+    clone, record = guarding.guarded(model, guarding.Guard(under("model_function_wrapper"), "correct", limit=ALL))
     draw(clone, steps=STEPS)
     assert once(seen) > 2 * plain and record.facts["restarted"] == [0]
 
 
-def test_a_wrapper_works_once_where_other_words_are_asked_for(guarding, draw, stored, counted, encode):
+def test_a_wrapper_works_once_where_other_words_are_asked_for(guarding, draw, under, counted, encode):
     model, seen = counted
     several = [entry for text in ("a red star", "a blue ring", "a green ring") for entry in encode(text)]
-    clone, _ = guarding.guarded(model, guarding.Guard(stored, "correct", limit=ALL, alternatives=several))
+    profile = under("model_function_wrapper")
+    clone, record = guarding.guarded(model, guarding.Guard(profile, "correct", limit=ALL, alternatives=several))
     draw(clone, steps=STEPS)
+    assert record.facts["restarted"] == [0]
     once(seen)
 
 

@@ -210,9 +210,9 @@ def test_a_restart_scales_guidance_but_gives_none_to_a_run_without(guarding, cfg
     assert restart._guider_for(guider, phase, None, torch.tensor([1.0, 0.0]), 0).cfg == restarted
 
 
-def test_what_comes_behind_the_guard_changes_nothing(guard, draw):
+def test_what_comes_behind_the_guard_changes_nothing(guarding, demo, under, draw):
     """Other nodes clone the MODEL once more, and ComfyUI deep-copies its options then: the record is still the one that was given out."""
-    model, record = guard("correct", limit=ALL)
+    model, record = guarding.guarded(demo[0], guarding.Guard(under("sampler_post_cfg_function"), "correct", limit=ALL))
     later = model.clone()
     later.set_model_sampler_post_cfg_function(lambda facts: facts["denoised"])
     draw(later.clone())

@@ -179,3 +179,13 @@ def test_a_memory_of_the_models_own_is_not_acquitted_with_the_loras(lora_guard, 
     clone, record = lora_guard("detect", limit=-1e9, stored=stored)
     draw(clone)
     assert list(record.facts["acquitted"]) == ["0"] and chart.verdict(record.facts, 0) == "memorized" and chart.final(record.facts, 0) == ""
+
+
+def test_what_was_not_tried_is_said(lora_guard, changed, draw):
+    """Attention patches hold the picture, so that the limit alone decides: the report says so."""
+    patched = changed.clone()
+    patched.set_model_attn2_output_patch(lambda n, _: n)
+    model, record = lora_guard(model=patched, limit=-1e30)
+    draw(model)
+    assert record.facts["memorized"] == [True] and record.facts["acquitted"] == {}
+    assert any("could not be tried" in text and "attn2_output_patch" in text for text in record.facts["warnings"])

@@ -1,0 +1,51 @@
+"""What else than weights, words and noise decides a run: what other nodes do to a model or its predictions, pictures in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .hooks import is_ours
+
+HOLDING = (
+    "control", "gligen", "concat_latent_image", "reference_latents", "unclip_conditioning", "vace_frames", "time_dim_concat",
+    "control_video", "reference_motion", "ref_latent", "pose_video_latent", "keyframe_idxs",
+)  # fmt: skip
+"""What a prompt may carry beside words that holds a picture: ControlNet, places, pictures that an editing or video model goes by."""
+INSIDE = ("patches", "patches_replace")
+"""In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
+AROUND = (
+    "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_calc_cond_batch_function", "sampler_post_cfg_function",
+    "model_function_wrapper",
+)  # fmt: skip
+"""In a model's options: what changes its predictions, or how the two are put together."""
+
+
+def influences(options: Mapping[str, Any], conds: Iterable[Mapping[str, Any]]) -> list[str]:
+    """ComfyUI's own names of what is set, sorted: of a model's options, and of what prompts (dicts) carry. Our own hooks only listen."""
+    return sorted({*_inside(options), *_around(options), *holding(conds)})
+
+
+def _inside(options: Mapping[str, Any]) -> list[str]:
+    inside = options.get("transformer_options", {})
+    return [name for kind in INSIDE for name, several in inside.get(kind, {}).items() if several]
+
+
+def _around(options: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name in AROUND:
+        value = options.get(name)
+        several = value if isinstance(value, list) else [] if value is None else [value]
+        if any(not is_ours(function) for function in several):
+            found.append(name)
+    return found
+
+
+def holding(conds: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What of HOLDING prompts carry."""
+    return sorted({name for cond in conds for name in HOLDING if cond.get(name) is not None})
+
+
+def inside(options: Mapping[str, Any]) -> list[str]:
+    """What other nodes do inside of a model, by ComfyUI's names."""
+    return sorted(_inside(options))
