@@ -16,7 +16,8 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "unmemorize_pack"
-DEVICES = {"cpu": ["--cpu"], "gpu": []}
+DEVICES = {"cpu": ["--cpu"], "gpu": [], "pretend": ["--cpu"]}
+"""pretend: of the tests alone, see tests/pretend_device.py."""
 
 
 def load_pack() -> ModuleType:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import dataclasses
 import importlib
+import io
 import math
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from unmemorize_pack.tests import pretend_device
 
 
 @pytest.fixture(scope="session")
 def comfy(comfyui: Any, launcher: Any) -> Any:
-    """`import comfy` works and runs on the CPU, or with COMFYUI_DEVICE=gpu on a GPU; nodes may be imported."""
+    """`import comfy` works and runs on the CPU, with COMFYUI_DEVICE=gpu on a GPU, with pretend on one that only tells devices apart."""
     launcher.add_comfyui()
+    if os.environ.get("COMFYUI_DEVICE") == "pretend":
+        pretend_device.install()
     torch.set_num_threads(1)
     return importlib.import_module("comfy")
 
@@ -236,6 +243,37 @@ def interrupted(comfy: Any) -> Callable[..., contextlib.AbstractContextManager[l
         assert len(calls) == after, "work went on after Cancel"
 
     return guard
+
+
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """shut(folder): as if it belonged to somebody else; tests may run as root, whom no rights stop. With `names` its files can still be
+    listed."""
+    known: dict[Path, bool] = {}
+
+    def barred(path: Any, listing: bool) -> bool:
+        if not known or not isinstance(path, str | bytes | os.PathLike):
+            return False
+        real = Path(os.path.realpath(os.fsdecode(path)))
+        return any(folder in real.parents or (listing and folder == real and not names) for folder, names in known.items())
+
+    def guard(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def guarded(path: Any, *more: Any, **options: Any) -> Any:
+            if barred(path, name == "scandir"):
+                raise PermissionError(13, "Permission denied", os.fsdecode(path))
+            return real(path, *more, **options)
+
+        monkeypatch.setattr(module, name, guarded)
+
+    for module, name in ((os, "stat"), (os, "scandir"), (io, "open"), (builtins, "open")):
+        guard(module, name)
+
+    def close(folder: Path, names: bool = False) -> None:
+        known[Path(os.path.realpath(folder))] = names
+
+    return close
 
 
 @pytest.fixture(scope="session")

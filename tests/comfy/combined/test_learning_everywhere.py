@@ -34,7 +34,7 @@ def taught(host, name, model, steps=2):
     tensors = lora_of(model)
     with torch.inference_mode():
         whole = importlib.import_module("comfy.sd").load_lora_for_models(model, None, tensors, 1.0, 0.0)[0]
-        factors, passed = factory.factors_of(keys.take_apart(tensors, model, None).updates, whole, torch.device("cpu"))
+        factors, passed = factory.factors_of(keys.take_apart(tensors, model, None).updates, whole, model.load_device)
         assert len(factors) == 2 and not passed
         before = [p.detach().clone() for f in factors for p in f.new]
         x = torch.randn(networks.latent(name).shape, generator=torch.Generator().manual_seed(2))

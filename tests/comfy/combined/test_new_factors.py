@@ -41,7 +41,7 @@ def begun(demo, module, keys, tensors):
     """The MODEL under a LoRA, its updates, the factors that begin, and why the other layers have none."""
     whole = under(demo, tensors)[0]
     updates = keys.take_apart(tensors, *demo[:2]).updates
-    return (whole, updates, *module.factors_of(updates, whole, torch.device("cpu")))
+    return (whole, updates, *module.factors_of(updates, whole, whole.load_device))
 
 
 def written(demo, module, factors, updates, tensors):
@@ -53,8 +53,9 @@ def written(demo, module, factors, updates, tensors):
 def predicted(demo, model):
     importlib.import_module("comfy.model_management").load_models_gpu([model])
     context = demo[1].encode_from_tokens_scheduled(demo[1].tokenize("a small red circle on a gray background"))[0][0]
+    at, context = X.to(model.load_device), context.to(model.load_device)
     with torch.no_grad():
-        return model.model.apply_model(X, torch.tensor([2.0]), c_crossattn=context)
+        return model.model.apply_model(at, torch.tensor([2.0]).to(at), c_crossattn=context).cpu()
 
 
 def test_new_factors_stand_in_the_place_of_the_old_ones(demo, module, keys):
@@ -63,7 +64,7 @@ def test_new_factors_stand_in_the_place_of_the_old_ones(demo, module, keys):
     whole, third = under(demo, tensors)[0], under(demo, tensors, 1 / 3)[0]
     wanted, before = predicted(demo, third), predicted(demo, whole)
     assert not torch.allclose(wanted, before, atol=1e-2)
-    factors, passed = module.factors_of(keys.take_apart(tensors, *demo[:2]).updates, whole, torch.device("cpu"))
+    factors, passed = module.factors_of(keys.take_apart(tensors, *demo[:2]).updates, whole, whole.load_device)
     assert len(factors) == 2 and not passed
     predicted(demo, whole)
     with module.learning(factors):
@@ -76,7 +77,7 @@ def test_what_is_written_does_what_was_learnt_and_adds_up(demo, module, keys):
     whole, updates, factors, _ = begun(demo, module, keys, tensors)
     with torch.no_grad():
         for f in factors:
-            f.new[0].add_(0.1 * torch.randn(f.new[0].shape, generator=torch.Generator().manual_seed(1)))
+            f.new[0].add_(0.1 * torch.randn(f.new[0].shape, generator=torch.Generator().manual_seed(1)).to(f.new[0]))
     kept, gone, groups = written(demo, module, factors, updates, tensors)
     predicted(demo, whole)
     with module.learning(factors):
@@ -137,4 +138,4 @@ def test_layers_of_the_text_encoder_go_and_others_that_cannot_learn_stay(demo, m
     assert not any(k.startswith(stem) for k in kept) and all(gone[k] is t for k, t in tensors.items() if k.startswith(stem))
     odd = [u for u in updates if not u.layer.text_encoder]
     turned = type(odd[0])(module.Layer(odd[0].layer.target, (1, 0, 4), None, False, odd[0].layer.adapter), odd[0].keys, odd[0].names)
-    assert module.factors_of([turned], whole, torch.device("cpu")) == ([], {module.REARRANGED: list(odd[0].keys)})
+    assert module.factors_of([turned], whole, whole.load_device) == ([], {module.REARRANGED: list(odd[0].keys)})

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from ..loras import attention_patched
 from .situations import SITUATIONS, kinds, situation
 
 ALL = -1e30
@@ -67,11 +68,7 @@ def test_a_loras_change_that_is_kept_at_every_step(judge_parts, guarding, demo, 
         lambda self, _: strategies.Redrawing(lambda call: common.drawn_without_leak(call, self.lora, 0.0, self.until, -math.inf)),
     )
     base = kinds(demo, kind)
-    names = [k for k in base.model.state_dict() if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
-    generator, model = torch.Generator().manual_seed(5), base.clone()
-    model.add_patches(
-        {k: (0.5 * base.model.state_dict()[k].std() * torch.randn(base.model.state_dict()[k].shape, generator=generator),) for k in names}
-    )
+    model = attention_patched(base, lambda w, g: 0.5 * w.std() * torch.randn(w.shape, generator=g))
     given = situation(where)
     stock = draw(model, **given)
     lora = watch.Lora(model, watch.before_the_lora(model, base), None, agree.AgreementRegion(0.4, 0.1), True)

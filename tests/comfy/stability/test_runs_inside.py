@@ -64,7 +64,7 @@ def patches(demo):
     """Of every attention's output."""
     weights, generator = demo[0].model.state_dict(), torch.Generator().manual_seed(5)
     names = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
-    return {k: (0.5 * weights[k].std() * torch.randn(weights[k].shape, generator=generator),) for k in names}
+    return {k: (0.5 * weights[k].cpu().std() * torch.randn(weights[k].shape, generator=generator),) for k in names}
 
 
 def test_a_wrapper_works_once_in_a_loras_correction(guarding, draw, counted, demo, patches, monkeypatch):
