@@ -14,7 +14,7 @@ import comfyui_version
 import folder_paths
 import torch
 
-from ...unmemorize.copies.audit import finished, summary
+from ...unmemorize.copies.audit import counts, finished, summary
 from ...unmemorize.pictures.audit_page import page
 from ..core import files, rows
 from ..core.identity import identity, shown
@@ -200,11 +200,12 @@ def _folder(done: Audited) -> str:
 
 
 def gallery(done: Audited) -> dict[str, Any]:
-    """For the view in the node: the most suspicious rows, each with the name of its strip of pictures; JSON-able."""
+    """For the view in the node: counts of all rows, and the most suspicious ones with the names of their strips of pictures; JSON-able."""
     several = [
         {k: row.get(k) for k in ("verdict", "fine", *NUMBERS)}
         | {"prompt": row["prompt"][:LETTERS], "picture": _picture(row) if row.get("thumbnails") else None}
         for row in finished(done.rows)[:SHOWN]
     ]  # fmt: skip
     folder = _folder(done)
-    return {"summary": summary(done.rows), "count": len(done.rows), "folder": folder, "pictures": f"{folder}/{PICTURES}", "rows": several}
+    whole = {"summary": summary(done.rows), "count": len(done.rows), "counts": counts(done.rows)}
+    return whole | {"folder": folder, "pictures": f"{folder}/{PICTURES}", "rows": several}

@@ -59,10 +59,10 @@ export function plain(value, style = PLAIN) {
 
 /**
  * "1 picture", "2 pictures".
- * @param {number} count @param {string} word
+ * @param {number} count @param {string} word @param {string} [several]
  */
-export function counted(count, word) {
-  return `${count} ${word}${count === 1 ? "" : "s"}`;
+export function counted(count, word, several = `${word}s`) {
+  return `${count} ${count === 1 ? word : several}`;
 }
 
 /** A key of a report as words. @param {string} key */

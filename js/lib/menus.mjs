@@ -12,11 +12,13 @@ export function symbolOf(value) {
 }
 
 /**
- * The line of a menu that an old value means, if there is one.
+ * The line of a menu that an old value means, if there is one. Every line of a menu has a symbol (host/core/menus.py); lists of files and
+ * folders have a line without one, and a name in them means itself.
  * @param {unknown} options @param {unknown} value
  * @returns {string | undefined}
  */
 export function lineOf(options, value) {
   if (!Array.isArray(options) || options.includes(value)) return undefined;
-  return options.find((line) => line !== symbolOf(line) && symbolOf(line) === value);
+  if (options.some((line) => String(line) === symbolOf(line))) return undefined;
+  return options.find((line) => symbolOf(line) === value);
 }

@@ -3,7 +3,7 @@
  * @module
  */
 import { el } from "./dom.mjs";
-import { plain, words } from "./format.mjs";
+import { counted, plain, words } from "./format.mjs";
 
 /** Longer lists are cut for the eye; the copy has everything. */
 const MOST = 60;
@@ -40,7 +40,7 @@ function shown(value, style, depth) {
     const inner = /** @type {Record<string, unknown>} */ (value);
     const count = Object.keys(inner).length;
     if (!count) return document.createTextNode("none");
-    const details = el("details", {}, el("summary", { text: `${count} entries` }), listing(inner, style, depth + 1));
+    const details = el("details", {}, el("summary", { text: counted(count, "entry", "entries") }), listing(inner, style, depth + 1));
     details.open = count <= 4;
     return details;
   }

@@ -93,6 +93,7 @@ function neighbours(few, many) {
  * @param {string[]} names
  */
 export function shortNames(names) {
+  if (!names.length) return [];
   const parts = names.map((name) => name.split("."));
   const shortest = Math.min(...parts.map((p) => p.length));
   const alike = (/** @type {(p: string[]) => string} */ pick) => parts.every((p) => pick(p) === pick(parts[0]));

@@ -100,16 +100,21 @@ function ofCopies(report) {
   return unclear ? { kind: "unclear", word: "unclear", text } : { kind: "clean", word: "no copy", text };
 }
 
-/** Does a row of an audit say that its prompt gives a picture back? @param {any} row */
-export const isFound = (row) => row.verdict === "memorized" || row.verdict === "copied";
+/** What an audit says of a prompt that gives a picture back. */
+const FOUND = ["memorized", "copied"];
 
-/** Of an audit: what its prompts were found to be, the worst first. @param {any} gallery @returns {Verdict} */
+/** Does a row of an audit say so? @param {any} row */
+export const isFound = (row) => FOUND.includes(row.verdict);
+
+/** Of all prompts of an audit, also of those that are not shown: what was found, the worst first. @param {any} gallery @returns {Verdict} */
 export function ofAudit(gallery) {
-  const found = gallery.rows.filter(isFound).length;
+  const many = (/** @type {string} */ outcome) => Number(gallery.counts?.[outcome] ?? 0);
+  const found = FOUND.reduce((sum, outcome) => sum + many(outcome), 0);
   const text = String(gallery.summary);
   if (found) return { kind: "memorized", word: `${found} found`, text };
-  const fine = gallery.rows.every((/** @type {any} */ row) => row.fine);
-  return fine ? { kind: "clean", word: "nothing found", text } : { kind: "unclear", word: "not judged", text };
+  return many("nothing found") === gallery.count
+    ? { kind: "clean", word: "nothing found", text }
+    : { kind: "unclear", word: "not judged", text };
 }
 
 /** Of two pictures. @param {number | null} difference @param {Style} style @returns {Verdict} */
@@ -135,12 +140,14 @@ export function ofPairs(differences, style) {
   if (many < 2 || strange === many) return ofPair(differences[0] ?? null, style);
   const changed = differences.filter((one) => one !== null && one > 0).length;
   const most = mostChanged(differences);
-  const rest = strange ? `, ${strange} not comparable` : "";
   if (changed) {
+    const rest = strange ? `, ${strange} not comparable` : "";
     const text = `most by ${share(differences[most] ?? 0, style)} on average, picture ${most + 1}${rest}`;
     return { kind: "note", word: `${changed} of ${many} changed`, text };
   }
-  return { kind: "note", word: "the same", text: `${counted(many - strange, "picture")}, to the bit${rest}` };
+  const same = counted(many - strange, "picture");
+  if (strange) return { kind: "note", word: `${strange} of ${many} not comparable`, text: `${same} the same, to the bit` };
+  return { kind: "note", word: "the same", text: `${same}, to the bit` };
 }
 
 /** @param {any} report @param {Style} style @returns {string} */

@@ -33,7 +33,8 @@ test("numbers keep their digits", () => {
   assert.equal(signed(3.14159), "+3.14");
   assert.equal(share(0.1234), "12.3 %");
   assert.equal(share(0.1234, { ...PLAIN, shares: "fraction" }), "0.123");
-  assert.equal(counted(1, "step"), "1 step");
+  assert.deepEqual([counted(1, "step"), counted(0, "step")], ["1 step", "0 steps"]);
+  assert.deepEqual([counted(1, "entry", "entries"), counted(2, "entry", "entries")], ["1 entry", "2 entries"]);
   assert.equal(words("energy_removed"), "energy removed");
 });
 
@@ -63,6 +64,7 @@ test("enlarging is torch's bilinear without aligned corners", () => {
 test("names lose what all of them share", () => {
   assert.deepEqual(shortNames(["a.b.1.ff", "a.b.2.ff"]), ["1", "2"]);
   assert.deepEqual(shortNames(["only.one"]), ["one"]);
+  assert.deepEqual(shortNames([]), []);
 });
 
 test("the guard's badge", () => {
@@ -159,23 +161,18 @@ test("a check and an audit say what they found, and nothing where they could not
   const check = (/** @type {boolean | null} */ memorized) =>
     ofReport("UnmemorizeMemorizationCheck", { memorized, verdict: "memorized: why" }, PLAIN);
   assert.deepEqual([check(true).kind, check(false).kind, check(null).kind, check(true).text], ["memorized", "clean", "unclear", "why"]);
-  const audit = (/** @type {[string, boolean][]} */ rows) =>
-    ofAudit({ summary: "s", rows: rows.map(([verdict, fine]) => ({ verdict, fine })) }).kind;
-  assert.equal(
-    audit([
-      ["copied", false],
-      ["nothing found", true],
-    ]),
-    "memorized",
-  );
-  assert.equal(audit([["nothing found", true]]), "clean");
-  assert.equal(
-    audit([
-      ["nothing found", true],
-      ["failed: x", false],
-    ]),
-    "unclear",
-  );
+});
+
+test("an audit's badge counts all prompts, also those that are not shown", () => {
+  const audit = (/** @type {Record<string, number>} */ counts) => {
+    const count = Object.values(counts).reduce((sum, one) => sum + one, 0);
+    const { kind, word } = ofAudit({ summary: "s", count, counts, rows: [{ verdict: "nothing found", fine: true }] });
+    return [kind, word];
+  };
+  assert.deepEqual(audit({ "nothing found": 9 }), ["clean", "nothing found"]);
+  assert.deepEqual(audit({ memorized: 1500, copied: 2, "nothing found": 1 }), ["memorized", "1502 found"]);
+  assert.deepEqual(audit({ "nothing found": 1000, failed: 400 }), ["unclear", "not judged"]);
+  assert.deepEqual(audit({ "nothing found": 1000, "not judged": 1 }), ["unclear", "not judged"]);
 });
 
 test("a result is the graph's only if nothing before it changed", () => {
@@ -268,11 +265,26 @@ test("an old workflow's choice is found in the menu, and nothing else is touched
   assert.equal(lineOf(menu, "unknown"), undefined);
   assert.equal(lineOf(["custom", "paper"], "recommended"), undefined);
   assert.equal(lineOf(undefined, "dh_0"), undefined);
+  for (const list of [
+    ["none", "photos (cats)"],
+    ["photos (cats)", "demo/demo"],
+    ["photos (cats)", 3],
+  ]) {
+    assert.equal(lineOf(list, "cats"), undefined, "a folder that is gone is no other folder");
+  }
   assert.deepEqual([symbolOf(menu[1]), symbolOf("hard"), symbolOf(3)], ["dh_0 + dh_~", "hard", "3"]);
 });
 
+const nodes = JSON.parse(readFileSync(new URL("../data/object_info.json", import.meta.url), "utf8"));
+
+test("every line of a menu has its symbol, and no other list is all such lines", () => {
+  const lists = Object.values(nodes).flatMap((/** @type {any} */ { inputs }) => inputs.filter((/** @type {any} */ i) => i.options));
+  const menus = lists.filter(({ options }) => options.every((/** @type {string} */ line) => symbolOf(line) !== line));
+  const names = [...new Set(menus.map(({ id }) => id))].sort();
+  assert.deepEqual(names, ["estimator", "gate", "method", "mode", "preset", "probing", "rows", "score", "stage"]);
+});
+
 test("the rules name widgets that exist", () => {
-  const nodes = JSON.parse(readFileSync(new URL("../data/object_info.json", import.meta.url), "utf8"));
   for (const [type, rules] of Object.entries(RULES)) {
     const known = nodes[type].inputs.map((/** @type {{id: string}} */ input) => input.id);
     for (const name of rules.flatMap((rule) => rule.names)) assert.ok(known.includes(name), `${type}: ${name}`);

@@ -7,6 +7,7 @@ varies. So the agreement of a base model, or of prompts that differ in one word,
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +39,19 @@ def verdict(row: dict[str, Any]) -> str:
     return NOTHING if asked and None not in asked else NOT_JUDGED
 
 
+def outcome(row: dict[str, Any]) -> str:
+    """The verdict of a row, or that it failed and has none."""
+    return FAILED if row.get("error") else verdict(row)
+
+
+def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many rows came out in each way: outcome -> number, the commonest first."""
+    return dict(Counter(map(outcome, rows)).most_common())
+
+
 def summary(rows: list[dict[str, Any]]) -> str:
     """The audit in a sentence."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        word = FAILED if row.get("error") else verdict(row)
-        counts[word] = counts.get(word, 0) + 1
-    return ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda c: -c[1])) or "nothing was audited"
+    return ", ".join(f"{n} {word}" for word, n in counts(rows).items()) or "nothing was audited"
 
 
 def finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,19 +59,19 @@ def finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     was `found` to come back."""
 
     def told(row: dict[str, Any]) -> dict[str, Any]:
-        word = verdict(row)
-        failed = f"{FAILED}: {row['error']}" if row.get("error") else ""
-        return {**row, "verdict": failed or word, "fine": word == NOTHING, "found": word in (MEMORIZED, COPIED)}
+        word = outcome(row)
+        said = f"{FAILED}: {row['error']}" if word == FAILED else word
+        return {**row, "verdict": said, "fine": word == NOTHING, "found": word in (MEMORIZED, COPIED)}
 
     return [told(row) for row in ranked(rows)]
 
 
 def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The most suspicious first: copies, then what the guard flags, then by agreement."""
-    order = {COPIED: 0, MEMORIZED: 1, NOT_JUDGED: 2, NOTHING: 2}
+    """The most suspicious first: copies, what the guard flags, what has no verdict, and last where nothing was found; each by agreement."""
+    order = {COPIED: 0, MEMORIZED: 1, NOT_JUDGED: 2, FAILED: 2, NOTHING: 3}
 
     def key(row: dict[str, Any]) -> tuple[int, float, float]:
         seen = row["agreement"] if row.get("beyond") is None else row["beyond"]
-        return order[verdict(row)], -(row.get("guard_score") or 0.0), -(seen or 0.0)
+        return order[outcome(row)], -(row.get("guard_score") or 0.0), -(seen or 0.0)
 
     return sorted(rows, key=key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pages import cell, document, text
+from .pages import cell, counted, document, text
 
 COLUMNS = (
     ("agreement", "agreement of seeds"), ("beyond", "beyond others'"), ("guard_score", "guard score"), ("map_score", "map score"),
@@ -16,11 +16,9 @@ def page(rows: list[dict[str, Any]], summary: str, facts: dict[str, Any]) -> str
     """HTML of an audit: `rows` in their order (a prompt each, `verdict`, `fine`, `found`, `thumbnails` as data URIs; `base`, shown where
     there are several), `facts` (model, settings, versions, date)."""
     found = sum(not row["fine"] for row in rows)
-    above = (
-        f'<p>{text(summary)}</p>\n<p class="soft">Agreement alone is no verdict: seeds of a plain prompt agree too. {found} row(s) need '
-        "a look.</p>"
-    )
-    title = f"Memorization audit: {len(rows)} prompt{'' if len(rows) == 1 else 's'}"
+    look = f"{counted(found, 'row')} {'needs' if found == 1 else 'need'} a look."
+    above = f'<p>{text(summary)}</p>\n<p class="soft">Agreement alone is no verdict: seeds of a plain prompt agree too. {look}</p>'
+    title = f"Memorization audit: {counted(len(rows), 'prompt')}"
     columns = [(key, name) for key, name in COLUMNS if any(row.get(key) is not None for row in rows)]
     if len({row["base"] for row in rows if row.get("base")}) > 1:
         columns = [("base", "base"), *columns]

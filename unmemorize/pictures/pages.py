@@ -70,5 +70,10 @@ def cell(name: str, value: Any) -> str:
 
 def text(value: Any) -> str:
     """Anything as text of a page: prompts and names are data, whatever they hold; halves of characters are shown as such."""
-    written = value if isinstance(value, str) else json.dumps(value)
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return html.escape(written.encode("utf-8", "backslashreplace").decode())
+
+
+def counted(number: int, word: str, several: str = "") -> str:
+    """A number with its noun: 1 row, 2 rows."""
+    return f"{number} {word if number == 1 else several or word + 's'}"

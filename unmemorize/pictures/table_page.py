@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pages import cell, document, text
+from .pages import cell, counted, document
 
 FIRST = ("name", "error")
 HIDDEN = ("id", "kind", "again", "thumbnails")
@@ -18,7 +18,7 @@ def table_page(rows: list[dict[str, Any]], title: str, facts: dict[str, Any]) ->
     sound = sum("error" not in row for row in rows)
     alike = {k: v[0] for k, v in said.items() if k not in FIRST and len(v) >= max(sound, 2) and all(one == v[0] for one in v)}
     columns = [k for k in names if said[k] and k not in alike]
-    above = f"<p>{text(f'{len(rows)} rows, {len(rows) - sound} failed')}</p>"
+    above = f"<p>{counted(len(rows), 'row')}, {len(rows) - sound} failed</p>"
     ordered = sorted(rows, key=lambda row: "error" not in row)
     same = {k.replace("_", " "): v for k, v in alike.items()}
     return document(title, above, [k.replace("_", " ") for k in columns], [_row(row, columns) for row in ordered], same | facts)

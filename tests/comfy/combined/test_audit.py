@@ -175,6 +175,17 @@ def test_the_node_writes_and_reports(nodes, demo, encode, home):
     assert facts["rows"][0]["beyond"] is None, "nothing to compare with, and that is said"
 
 
+def test_the_view_counts_prompts_that_it_does_not_show(tool, home):
+    def gallery(*several):
+        rows = [{"id": f"{word} {i}", "prompt": word, "agreement": 0.5} | facts for word, n, facts in several for i in range(n)]
+        return tool.gallery(tool.Audited(rows, tool.folder_of("many") / "index.html", {}))
+
+    failed = gallery(("clean", 1000, {"memorized": False}), ("failed", 400, {"agreement": None, "error": "broken"}))
+    assert failed["counts"] == {"nothing found": 1000, "failed": 400} and failed["count"] == 1400
+    assert [r["prompt"] for r in failed["rows"]] == ["failed"] * 400 + ["clean"] * 600
+    assert gallery(("found", 1500, {"memorized": True}))["counts"] == {"memorized": 1500}
+
+
 @pytest.mark.parametrize("other", ["negative", "clip", "model"])
 def test_other_words_encoder_or_options_are_another_audit(audit, demo, encode, other):
     clip, model = demo[1].clone(), demo[0].clone()

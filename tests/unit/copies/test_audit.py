@@ -6,7 +6,7 @@ import html.parser
 
 import pytest
 import torch
-from unmemorize_pack.unmemorize.copies.audit import agreement, beyond, finished, ranked, summary, verdict
+from unmemorize_pack.unmemorize.copies.audit import agreement, beyond, counts, finished, ranked, summary, verdict
 from unmemorize_pack.unmemorize.pictures.audit_page import page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> \ud800 </td></table>'
@@ -35,6 +35,14 @@ def test_the_most_suspicious_come_first():
     rows = [row(prompt="a", beyond=0.1), row(prompt="b", beyond=0.8), row(prompt="c", memorized=True), row(prompt="d", copies=2)]
     assert [r["prompt"] for r in ranked(rows)] == ["d", "c", "b", "a"]
     assert "1 copied" in summary(rows) and summary([]) == "nothing was audited"
+
+
+def test_where_nothing_was_found_comes_last():
+    rows = [row(prompt="clean", memorized=False, guard_score=9.0)] * 3
+    rows += [row(prompt="failed", error="broken", agreement=None), row(prompt="open", memorized=None), row(prompt="found", memorized=True)]
+    assert [r["prompt"] for r in finished(rows)] == ["found", "open", "failed", "clean", "clean", "clean"]
+    assert counts(rows) == {"nothing found": 3, "failed": 1, "not judged": 1, "memorized": 1}
+    assert "3 rows need a look" in page(finished(rows), "", {}) and "1 row needs a look" in page(finished(rows[2:4]), "", {})
 
 
 class Reader(html.parser.HTMLParser):

@@ -20,6 +20,11 @@ def test_names_are_text_and_the_page_asks_nothing_of_others():
     page.encode("utf-8")
 
 
+def test_one_row_is_no_rows_and_lists_are_readable():
+    page = table_page([{"id": "1", "name": "a", "also": ["\u732b.png"]}], "t", {"captions": ["\u732b"]})
+    assert "<p>1 row, 0 failed</p>" in page and page.count("\u732b.png") == 2 and "[&quot;\u732b&quot;]</dd>" in page
+
+
 def test_failures_come_first_and_columns_of_nothing_are_left_out():
     page = table_page(ROWS, "t", {})
     heads = re.findall(r'<button type="button">([^<]*)</button>', page)
