@@ -4,7 +4,7 @@
  */
 import { app } from "../../../scripts/app.js";
 import { everyNode, widgetOf } from "./graph.mjs";
-import { linked } from "./links.mjs";
+import { linked, wired } from "./links.mjs";
 import { lineOf } from "./menus.mjs";
 import { CUSTOM, PRESET, RULES, unused } from "./unused.mjs";
 
@@ -76,14 +76,14 @@ export function follow(node) {
 }
 
 /**
- * What is typed into a preset's value is meant; a program sets several widgets at a time, and a link is not typed.
+ * What is typed into a preset's value is meant; a program sets several widgets at a time, and what a wire brings is not typed.
  * @param {any} node @param {Set<string>} edits since the last time
  */
 function edited(node, edits) {
   const [name, ...others] = edits;
   edits.clear();
   const preset = widgetOf(node, "preset");
-  if (preset && !others.length && PRESET.includes(name) && !linked(node, name))
+  if (preset && !others.length && PRESET.includes(name) && !wired(node, name))
     preset.value = lineOf(preset.options?.values, CUSTOM) ?? CUSTOM;
   fadeAll();
 }

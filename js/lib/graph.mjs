@@ -59,11 +59,11 @@ export function* everyNode() {
 }
 
 /**
- * The node whose output feeds an input, if it is in the same graph.
+ * The node at the other end of an input's wire, whatever its mode, if it is in the same graph.
  * @param {any} node @param {string} input
  * @returns {any}
  */
-export function feeding(node, input) {
+export function neighbour(node, input) {
   const slot = node.findInputSlot(input);
   return slot < 0 ? null : node.getInputNode(slot);
 }

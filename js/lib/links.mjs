@@ -1,5 +1,5 @@
 /**
- * Is an input fed? A wire alone does not say so: what is muted sends nothing, what is bypassed sends what it is given. Pure.
+ * What feeds an input? A wire alone does not say so: what is muted sends nothing, what is bypassed or a Reroute sends what it is given. Pure.
  * @module
  */
 
@@ -19,22 +19,42 @@ function passed(node, output) {
 
 /**
  * @param {any} node @param {number} slot of its inputs @param {Set<any>} [seen]
- * @returns {boolean}
+ * @returns {any} the node that feeds it; undefined if nothing does, null if it is an input of the subgraph: what feeds that is not looked for
  */
-function fed(node, slot, seen = new Set()) {
-  if (node.inputs?.[slot]?.link == null || seen.has(node)) return false;
+function source(node, slot, seen = new Set()) {
+  if (node.inputs?.[slot]?.link == null || seen.has(node)) return undefined;
   seen.add(node);
   const origin = node.getInputNode(slot);
-  if (!origin) return true; // an input of the subgraph: what feeds it is not looked for
-  if (origin.mode === MUTED) return false;
-  if (origin.mode === BYPASSED) return fed(origin, passed(origin, node.getInputLink?.(slot)?.origin_slot ?? 0), seen);
-  return origin.type === "Reroute" ? fed(origin, 0, seen) : true;
+  if (!origin) return null;
+  if (origin.mode === MUTED) return undefined;
+  if (origin.mode === BYPASSED) return source(origin, passed(origin, node.getInputLink?.(slot)?.origin_slot ?? 0), seen);
+  return origin.type === "Reroute" ? source(origin, 0, seen) : origin;
 }
+
+/** @param {any} node @param {string} name of an input */
+const slotOf = (node, name) => node.findInputSlot?.(name) ?? -1;
 
 /**
  * Does something come in by this name?
  * @param {any} node @param {string} name
  */
 export function linked(node, name) {
-  return fed(node, node.findInputSlot?.(name) ?? -1);
+  return source(node, slotOf(node, name)) !== undefined;
+}
+
+/**
+ * The node whose result comes in by this name, if it is in the same graph.
+ * @param {any} node @param {string} name
+ * @returns {any}
+ */
+export function feeding(node, name) {
+  return source(node, slotOf(node, name)) ?? null;
+}
+
+/**
+ * Is there a wire, whatever comes through it? A PrimitiveNode writes its value into the widget even when it is muted.
+ * @param {any} node @param {string} name
+ */
+export function wired(node, name) {
+  return node.inputs?.[slotOf(node, name)]?.link != null;
 }

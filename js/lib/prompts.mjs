@@ -4,7 +4,7 @@
  */
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { byExecutionId, everyNode, feeding } from "./graph.mjs";
+import { byExecutionId, everyNode, neighbour } from "./graph.mjs";
 import { isLink } from "./same_run.mjs";
 
 /** @typedef {import("./same_run.mjs").Prompt} Prompt */
@@ -64,7 +64,7 @@ function changing(prompt) {
     for (const widget of node?.widgets ?? []) {
       const sent = inputs[widget.name];
       const differs = JSON.stringify(sent?.__value__ ?? sent) !== JSON.stringify(widget.value); // lists are sent wrapped
-      const driver = feeding(node, widget.name);
+      const driver = neighbour(node, widget.name);
       const control = [...(widget.linkedWidgets ?? []), ...(driver?.isVirtualNode ? (driver.widgets ?? []) : [])].find(
         (/** @type {any} */ w) => w.name === "control_after_generate" && w.value !== "fixed",
       );

@@ -3,7 +3,8 @@
  * undo, or from the server's history. Nothing waits for it: a result is shown at once, and marked as an earlier run's when that is known.
  * @module
  */
-import { byExecutionId, everyNode, feeding, root } from "./graph.mjs";
+import { byExecutionId, everyNode, root } from "./graph.mjs";
+import { feeding } from "./links.mjs";
 import { came } from "./origins.mjs";
 import { acts, present, ran } from "./prompts.mjs";
 import { Run, filledIn, stillTrue } from "./run.mjs";

@@ -5,8 +5,8 @@
 import { MARKS, colourOf } from "../lib/colours.mjs";
 import { choice, el, labelled, slider, svg } from "../lib/dom.mjs";
 import { counted, number, share } from "../lib/format.mjs";
-import { feeding, setWidget, widgetOf } from "../lib/graph.mjs";
-import { linked } from "../lib/links.mjs";
+import { setWidget, widgetOf } from "../lib/graph.mjs";
+import { feeding, linked } from "../lib/links.mjs";
 import { Plot, keys, line, write } from "../lib/plot.mjs";
 import { clamp, extent, linear } from "../lib/scales.mjs";
 import { style } from "../lib/settings.mjs";

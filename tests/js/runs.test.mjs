@@ -1,7 +1,7 @@
 /** Whose result is it, and what is fed: the rules of js/ that need no browser. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { linked } from "../../js/lib/links.mjs";
+import { feeding, linked, wired as hasWire } from "../../js/lib/links.mjs";
 import { came, originOf } from "../../js/lib/origins.mjs";
 import { Run, STOPPED, UNREACHED, UNUSED, filledIn, stillTrue } from "../../js/lib/run.mjs";
 import { readers } from "../../js/lib/same_run.mjs";
@@ -117,4 +117,15 @@ test("a wire from a muted node feeds nothing, one through a bypassed node what t
   circle.inputs[1].link = 1;
   circle.getInputNode = () => circle;
   assert.ok(!of(circle, 1));
+
+  const from = (/** @type {any} */ node, output = 0) => feeding(wired(node, "CLIP", output), "clip");
+  assert.equal(from(source), source);
+  assert.equal(from(reroute(reroute(source))), source, "the node before its Reroutes");
+  assert.equal(from(loader(source), 1), source);
+  assert.deepEqual(
+    [from({ ...source, mode: 2 }), from(reroute(null)), feeding(inSubgraph, "clip"), feeding({}, "clip")],
+    Array(4).fill(null),
+  );
+  assert.ok(hasWire(wired({ ...source, mode: 2 }, "CLIP"), "clip"), "what is muted hangs on it all the same");
+  assert.ok(!hasWire(wired(null, "CLIP"), "clip") && !hasWire(wired(source, "CLIP"), "none") && !hasWire({}, "clip"));
 });
