@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..core.files import reason
+from ..core.files import beneath, is_closed, reason
 
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic"}
 MOST_PIXELS = 178_000_000
@@ -23,6 +23,8 @@ MOST_PIXELS = 178_000_000
 LARGE = 2048
 """Longest side of a picture that is kept as it is; larger ones are made smaller while they are read."""
 CHUNK = 1 << 20
+WHITES, NEAR = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1), 4
+"""Of whole numbers as cameras and scanners write them; a picture whose highest is not even a quarter of one was written otherwise."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,18 @@ def listed(name: str) -> Listed:
 def listed_at(home: Path) -> Listed:
     """The same of any folder."""
     home = home.resolve()
-    paths, left_out = {}, {}
-    for path in sorted(home.rglob("*")):
+    found, closed = beneath(home)
+    paths, left_out = {}, {path.relative_to(home).as_posix(): "a folder that cannot be opened" for path in closed}
+    for path in found:
         shown = path.relative_to(home).as_posix()
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):  # links in a circle: resolve() raises there
+        # os.path says no where Path raises: in a folder without rights, at links in a circle
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(home):
             left_out[shown] = "a link that leads out of the folder"
-        elif path.suffix.lower() in KINDS and not path.is_dir():
-            if path.is_file():
+        elif path.suffix.lower() in KINDS and not os.path.isdir(path):
+            if os.path.isfile(path):
                 paths[shown] = path
-            else:
-                left_out[shown] = "a link to nothing, or no file"
+            elif shown not in left_out:
+                left_out[shown] = "a file that cannot be opened" if is_closed(path) else "a link to nothing, or no file"
     return Listed(paths, left_out)
 
 
@@ -80,7 +84,7 @@ def stamp(name: str) -> str:
         found = listed(name)
     except ValueError:
         return "missing"
-    facts = [f"{shown}/{path.stat().st_mtime_ns}/{path.stat().st_size}" for shown, path in found.paths.items() if path.exists()]
+    facts = [f"{shown}/{path.stat().st_mtime_ns}/{path.stat().st_size}" for shown, path in found.paths.items() if os.path.exists(path)]
     return hashlib.sha256(os.fsencode("".join(facts))).hexdigest()
 
 
@@ -128,17 +132,24 @@ def read(path: Path) -> Tensor:
 def _upright(image: Image.Image) -> Image.Image:
     image.seek(0)
     turned = ImageOps.exif_transpose(image) or image
-    if turned.mode == "F":
-        values = np.nan_to_num(np.asarray(turned))
-        turned = Image.fromarray((values * (255 if values.max(initial=0) <= 1 else 1)).clip(0, 255).astype(np.uint8))
-    if turned.mode.startswith("I;16") or turned.mode == "I":
-        turned = Image.fromarray((np.asarray(turned).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+    if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
+        turned = _grey(np.asarray(turned).astype(np.float64))
     if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
         over = turned.convert("RGBA")
         turned = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
     turned = turned.convert("RGB")
     turned.thumbnail((LARGE, LARGE), Image.Resampling.BOX)
     return turned
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    """Of real or large whole numbers, which say nowhere what is white: what is so for numbers of a usual size, if the highest is near it;
+    else the highest itself. A picture never becomes black, which nothing is a copy of."""
+    finite = values[np.isfinite(values)]
+    lowest, highest = finite.min(initial=0), finite.max(initial=0)
+    white = 1.0 if highest <= 1 else next((w for w in WHITES if highest <= w < NEAR * highest), highest)
+    kept = np.nan_to_num(values, posinf=white, neginf=lowest).clip(lowest, white)
+    return Image.fromarray(((kept - lowest) / (white - lowest) * 255).round().astype(np.uint8))
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ def of_listed(found: Listed, name: str, tick: Callable[[], None]) -> References:
         hashes.append(digest)
         sources.append(path)
     if not names:
-        why = f" ({len(left_out)} files were left out, {next(iter(left_out.items()))[1]})" if left_out else ""
+        why = f" ({len(left_out)} left out: {next(iter(left_out.items()))[1].rstrip('.')})" if left_out else ""
         raise ValueError(f"The folder {name!r} holds no picture that can be read{why}. Put pictures into it: PNG, JPEG, WebP ...")
     return References(names, hashes, sources, left_out)
 
@@ -171,7 +172,7 @@ CALIBRATION = "calibration of references"
 def recalled(name: str) -> Tensor | None:
     """Best matches of references among themselves, if they were remembered; a damaged file is made anew."""
     path = _calibration(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         return store.read(path, CALIBRATION)[0].get("best")
@@ -199,7 +200,7 @@ def _is_cached(digest: str) -> bool:
 def _cached(digest: str, detector: str) -> Tensor | None:
     """A damaged file of the cache is made anew."""
     path = _path(digest, detector)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         tensors, _ = store.read(path, KIND)

@@ -103,6 +103,25 @@ def link(temporary: Path, folder: Path, stem: str) -> Path:
             return path
 
 
+def beneath(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Everything in a folder and in those inside it, in order, and which of these folders cannot be opened: what lies there is nobody's to
+    see, and is to be said. Links to folders are not followed."""
+    found: list[Path] = []
+    closed: list[Path] = []
+    for at, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        found += [Path(at, name) for name in (*folders, *names)]
+    return sorted(found), sorted(closed)
+
+
+def is_closed(path: Path) -> bool:
+    """May nobody here look at it? A link into a folder of somebody else's; a file of a folder whose names alone may be read."""
+    try:
+        path.stat()
+    except OSError as error:  # a link to nothing or in a circle is none of these
+        return isinstance(error, PermissionError)
+    return False
+
+
 def read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file; ValueError, in which `noun` says what was expected, if it is damaged."""
     with _opened(path, noun) as file:

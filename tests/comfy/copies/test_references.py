@@ -75,6 +75,23 @@ def test_links_out_of_the_folder_are_left_out(tools, home, tmp_path):
     assert "leads out" in found.left_out["link.png"] and "again.png" in found.left_out, "the same picture"
 
 
+def test_what_cannot_be_opened_is_named(tools, home, shut):
+    for k, folder in enumerate(("closed", "listed", "elsewhere")):
+        (home / folder).mkdir()
+        picture(20 + k).save(home / folder / "a.png")
+        shut(home / folder, names=folder == "listed")
+    os.symlink(home / "elsewhere" / "a.png", home / "link.png")
+    found = gathered(tools)
+    assert len(found.names) == 6 and found.left_out == {
+        "closed": "a folder that cannot be opened", "elsewhere": "a folder that cannot be opened",
+        "listed/a.png": "a file that cannot be opened", "link.png": "a file that cannot be opened",
+    }  # fmt: skip
+    assert tools["pictures"].stamp("mine") != "missing"
+    shut(home)
+    with pytest.raises(ValueError, match=r"no picture that can be read \(1 left out: a folder that cannot be opened\)"):
+        gathered(tools)
+
+
 @pytest.mark.parametrize("name", ["", "..", "../user", "/etc", "mine/../..", "nobody", "mine\0", "a" * 5000, "\ud800"])
 def test_folders_outside_are_refused(tools, home, name):
     with pytest.raises(ValueError, match="no folder"):
@@ -114,13 +131,30 @@ def test_every_kind_of_picture_is_read_upright_in_rgb(tools, home):
 
 
 def test_pictures_of_real_numbers_are_not_black(tools, home):
-    """From 0 to 1, or to 255, as programs for science write them."""
+    """From 0 to 1, or to 255, as programs for science write them; beyond 1; below 0; of sizes that whole numbers of 16 and 32 bits hold."""
     ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 64).repeat(64, 0)
-    Image.fromarray(ramp).save(home / "one.tiff")
-    Image.fromarray(ramp * 255).save(home / "byte.tiff")
-    for name in ("one.tiff", "byte.tiff"):
-        found = tools["pictures"].read(home / name)
-        assert torch.allclose(found[0], torch.from_numpy(ramp), atol=0.01)
+    reals = {"one": ramp, "byte": ramp * 255, "beyond": ramp * 2.5, "signed": ramp * 2 - 1, "deep": ramp * 65535, "odd": ramp * 1e6}
+    reals["broken"] = np.where(np.arange(64 * 64).reshape(64, 64) == 5, np.inf, ramp).astype(np.float32)
+    wholes = {"byte32": ramp * 255, "deep32": ramp * 65535, "whole32": ramp * (2**31 - 129), "mask32": ramp.round()}
+    several = reals | {name: values.astype(np.int32) for name, values in wholes.items()}
+    several["camera16"] = (ramp * 4095).astype(np.uint16)
+    for name, values in several.items():
+        Image.fromarray(values).save(home / f"{name}.tiff")
+        found = tools["pictures"].read(home / f"{name}.tiff")[0]
+        wanted = torch.from_numpy(ramp.round() if name == "mask32" else ramp)
+        off = (found - wanted).abs()
+        assert float(off[1:].max()) < 0.01 and float((off > 0.01).float().mean()) < 0.001, name
+
+
+def test_dark_pictures_stay_dark(tools, home):
+    """Where the size of their numbers is known."""
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 64).repeat(64, 0)
+    Image.fromarray(ramp * 0.3).save(home / "real.tiff")
+    Image.fromarray((ramp * 20000).astype(np.uint16)).save(home / "deep.png")
+    for name, brightest in (("real.tiff", 0.3), ("deep.png", 20000 / 65535)):
+        assert float(tools["pictures"].read(home / name).max()) == pytest.approx(brightest, abs=0.01)
+    Image.fromarray(np.zeros((8, 8), dtype=np.int32)).save(home / "black.tiff")
+    assert float(tools["pictures"].read(home / "black.tiff").max()) == 0
 
 
 def test_huge_pictures_are_made_smaller_or_refused(tools, home, monkeypatch):
