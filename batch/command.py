@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from ..host.combined import prompt_files
 from ..host.combined.audit import NEIGHBOURS, SEEDS
 from ..host.copies import checking
 from ..host.copies.probing import LEAST_PICTURES
-from ..host.core.files import replace_text
+from ..host.copies.references import References
+from ..host.core.files import reason, replace_text
 from ..host.core.rows import Writer
 from ..host.core.sampling import samplers, schedulers
 from ..host.core.settings import check_range, check_sampling
@@ -26,13 +28,17 @@ from ..unmemorize.copies.probe import BEYOND, BEYOND_IN_LAYOUT
 from ..unmemorize.lora.gates import GATES, Settings
 from ..unmemorize.lora.scores import DEFAULT, SCORES
 from ..unmemorize.pictures.audit_page import page
+from ..unmemorize.pictures.pages import counted
 from ..unmemorize.pictures.table_page import table_page
 from . import engines, jobs, rows, tools
 
 GOOD, FAILED, WRONG, STOPPED = 0, 1, 2, 130
-"""All units are done; some are rows with an error; nothing was begun; stopped by Ctrl-C, the same command carries on."""
+"""All units are done; some are rows with an error; nothing was begun, or it could not go on; stopped by Ctrl-C. The same command carries
+on from there."""
 SECONDS = 5.0
 """Between two lines of progress."""
+FEW = 5
+"""References that were left out, by name."""
 TITLES = {"filter": "Filtered LoRAs", "probe": "What LoRAs remember", "copies": "Pictures against references"}
 SUMMARY, TABLE, PAGE = "settings.json", "table.csv", "index.html"
 
@@ -105,7 +111,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
         return dict(vars(settings))
     contents = {"detector": tools.content_of_file(o.detector)} if getattr(o, "detector", None) else {}
     if o.kind == "copies":
-        known = tools.references_of(str(o.references))
+        known = known_of(o.references)
         checking.enough(known, None, True, o.false_alarms)
         return {"references": known.digest, "false_alarms": o.false_alarms, **contents}
     check_numbers(o)
@@ -121,9 +127,19 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
             "in_layout": BEYOND_IN_LAYOUT,
         }
     contents |= {"profile": tools.content_of_file(tools.profile_path(o.profile))} if o.profile else {}
-    contents |= {"references": tools.references_of(str(o.references)).digest} if o.references else {}
+    contents |= {"references": known_of(o.references).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}
     return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
+
+
+def known_of(folder: Path) -> References:
+    """The references of a folder; those that nothing is compared with are said."""
+    found = tools.references_of(str(folder))
+    if found.left_out:
+        few = "; ".join(f"{name!r}: {why}" for name, why in list(found.left_out.items())[:FEW])
+        more = f"; and {len(found.left_out) - FEW} more" if len(found.left_out) > FEW else ""
+        log.warning("left out of the references: %s%s", few, more)
+    return found
 
 
 def check_numbers(o: argparse.Namespace) -> None:
@@ -158,6 +174,11 @@ def main(arguments: list[str], comfyui: Sequence[str] = ()) -> int:
     except ValueError as error:
         log.error("%s", error)
         return WRONG
+    except OSError as error:
+        path = error.filename2 or error.filename  # the second is what was to be replaced
+        place = repr(str(path)) if path else "A file"
+        log.error("%s cannot be read or written: %s. Mend its rights or the disk's free space; what is done stays.", place, reason(error))
+        return WRONG
     except KeyboardInterrupt:
         log.info("stopped; the same command carries on from here")
         return STOPPED
@@ -180,7 +201,7 @@ def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
     units = jobs.shard_of(jobs.units_of(o.kind, sources, getattr(o, "base", [""]), settings, jobs.home_of(o.sources)), o.shard)
     known = {row["id"]: row for row in rows.all_rows(o.out) if not row.get("again")}
     todo = [unit for unit in units if unit.id not in known]
-    log.info("%d units, %d of them done before", len(units), len(units) - len(todo))
+    log.info("%s, %d of them done before", counted(len(units), "unit"), len(units) - len(todo))
     note_settings(o.out, {"kind": o.kind, "settings": settings})
     options = tools.Options(str(o.out), settings, paths_of(o), list(comfyui))
     made = engines.ray(todo, options, o.workers) if o.engine == "ray" else engines.local(todo, options)
@@ -212,10 +233,10 @@ def whole_paths(o: argparse.Namespace) -> None:
         if getattr(o, name, None):
             setattr(o, name, getattr(o, name).absolute())
     for name in ("parent", "profile"):
-        if getattr(o, name, None) and Path(getattr(o, name)).is_file():
+        if getattr(o, name, None) and os.path.isfile(getattr(o, name)):
             setattr(o, name, str(Path(getattr(o, name)).absolute()))
     if o.kind not in jobs.NEEDS_NO_BASE:
-        o.base = [str(Path(name).absolute()) if Path(name).is_file() else name for name in o.base]
+        o.base = [str(Path(name).absolute()) if os.path.isfile(name) else name for name in o.base]
 
 
 def made_with(folder: Path) -> dict[str, Any]:
@@ -267,7 +288,7 @@ def merged(folder: Path) -> int:
         written = table_page(found, TITLES[kind], facts)
     replace_text(folder / PAGE, written)
     failed = sum("error" in row for row in found)
-    log.info("%d rows, %d failed: %s", len(found), failed, folder / TABLE)
+    log.info("%s, %d failed: %s", counted(len(found), "row"), failed, folder / TABLE)
     return FAILED if failed else GOOD
 
 

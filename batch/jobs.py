@@ -23,7 +23,7 @@ from ..host.copies.pictures import KINDS as PICTURES
 from ..host.copies.pictures import read as read_picture
 from ..host.copies.probing import Probe, probe, report, shown
 from ..host.core import files
-from ..host.core.files import reason
+from ..host.core.files import beneath, is_closed, reason
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
 from ..host.core.weights import Weights
@@ -75,6 +75,7 @@ class Tools:
         row = row_of(unit)
         try:
             with torch.inference_mode():
+                _check_opened(unit)
                 self._take(unit)
                 return row | ({"error": self._fault, "again": True} if self._fault else WORK[unit.kind](unit, self._held, self._options))
         except FAILURES as error:
@@ -90,6 +91,12 @@ class Tools:
             self._held = TOOLS[unit.kind](unit.base, self._options)
         except Exception as error:  # whatever a file that is no checkpoint ends in
             self._fault = f"nothing could be done with {unit.base or 'these references'}: {_said(error)}"
+
+
+def _check_opened(unit: Unit) -> None:
+    """ValueError on a folder: it is a unit only where nobody may see what lies in it, so that the table has it."""
+    if unit.kind not in OF_WORDS and os.path.isdir(unit.path):
+        raise ValueError(f"The folder {Path(unit.path).name!r} cannot be opened, so that nothing in it was looked at. Change its rights.")
 
 
 def row_of(unit: Unit) -> dict[str, Any]:
@@ -227,17 +234,19 @@ NEEDS_NO_BASE = ("copies",)
 
 
 def sources_of(kind: str, given: list[str], out: Path) -> list[str]:
-    """Files behind paths and folders, in order, without those below `out`: results are no sources. ValueError if there are none."""
+    """Files behind paths and folders, in order, without those below `out`: results are no sources. What cannot be opened is among them, and
+    so becomes a row. ValueError if there are none."""
     suffixes = PICTURES if kind == "copies" else {".safetensors"}
     found: list[str] = []
     for name in given:
-        path = Path(name)
-        if path.is_dir():
-            found += [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in suffixes and p.is_file()]
-        elif path.is_file():
+        if os.path.isdir(name):
+            inside, closed = beneath(Path(name))
+            files_of_it = [p for p in inside if p.suffix.lower() in suffixes and (os.path.isfile(p) or is_closed(p))]
+            found += [str(p) for p in sorted({*files_of_it, *closed})]
+        elif os.path.isfile(name):
             found.append(name)
         else:
-            raise ValueError(f"There is no file or folder {name!r}.")
+            raise ValueError(f"There is no file or folder {name!r}, or it cannot be opened.")
     results = os.path.realpath(out)
     kept = [name for name in dict.fromkeys(found) if not Path(os.path.realpath(Path(name).parent)).is_relative_to(results)]
     if found and not kept:
@@ -252,7 +261,7 @@ def sources_of(kind: str, given: list[str], out: Path) -> list[str]:
 def home_of(given: list[str]) -> Path:
     """The deepest folder that holds all that was given: the folder itself where it is one. Several drives have none: names are whole."""
     try:
-        return Path(os.path.commonpath([name if Path(name).is_dir() else str(Path(name).parent) for name in given]))
+        return Path(os.path.commonpath([name if os.path.isdir(name) else str(Path(name).parent) for name in given]))
     except ValueError:
         return Path()
 

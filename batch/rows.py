@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..host.core import rows
+from ..host.core.files import replace_bytes
 
 ROWS = "rows*.jsonl"
 NAMES_FIRST = ("kind", "name", "base", "error")
@@ -44,15 +46,16 @@ def named(row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def as_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """A table of all plain facts; lists and tables in it stay JSON."""
+    """A table of all plain facts, whole or as it was; lists and tables in it stay JSON. Excel takes it for UTF-8 by its mark alone."""
     names = list(dict.fromkeys([*NAMES_FIRST, *(k for row in rows for k in row if k not in ("id", "thumbnails"))]))
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    replace_bytes(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return f"'{value}" if value[:1] and value[0] in DANGEROUS else value
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

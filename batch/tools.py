@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def checkpoint(name: str) -> Path:
     """Where a base model lies; ValueError if there is none of that name."""
     if name == DEMO:
         return HERE / "demo" / "lab" / "checkpoint.safetensors"
-    path = name if Path(name).is_file() else folder_paths.get_full_path("checkpoints", name)
+    path = name if os.path.isfile(name) else folder_paths.get_full_path("checkpoints", name)
     if path is None:
         raise ValueError(f"There is no checkpoint {name!r}: give a path, a name of ComfyUI's checkpoints, or demo.")
     return Path(path)
@@ -108,7 +109,7 @@ def content_of_base(name: str) -> str:
 
 def references_of(folder: str) -> references.References:
     """Pictures of a folder; ValueError if there are none."""
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"There is no folder {folder!r} with references.")
     return references.of_listed(listed_at(Path(folder)), folder, lambda: None)
 
@@ -120,7 +121,7 @@ def detector_of(paths: dict[str, str]) -> Detector:
 
 def profile_path(name: str) -> Path:
     """Of a file, or of a profile that Save Stability Profile kept; ValueError if there is none."""
-    return Path(name) if Path(name).is_file() else store.find(PROFILES, name)
+    return Path(name) if os.path.isfile(name) else store.find(PROFILES, name)
 
 
 def known_references(_base: str, options: Options) -> checking.Known:

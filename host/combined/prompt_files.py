@@ -6,10 +6,15 @@ import codecs
 import csv
 import io
 import json
+import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+
+from ..core.files import beneath
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".json")
 COLUMNS = ("caption", "prompt", "text", "captions", "prompts")
@@ -17,12 +22,25 @@ COLUMNS = ("caption", "prompt", "text", "captions", "prompts")
 MOST = 100_000
 LONGEST = 4000
 """Letters of a prompt."""
+WINDOWS = "cp1252"
+SET = "\u2018\u2019\u201c\u201d\u201e\u2026\u2013\u2014\u2022\u2039\u203a\u2122\xa0«»°®©"
+"""What word processors set: quotes, dashes, dots; the same in every code page of Latin letters."""
+ALIKE = "äöüßéóÄÖÜÉÓ"
+"""Letters of which that holds, too."""
+WESTERN = "àáâãåæçèêëìíîïñòôõøùúûÿœÀÁÂÃÅÆÇÈÊËÌÍÎÏÑÒÔÕØÙÚÛŒ"
+"""Letters that are others in the code pages of the East. Those left out stand there for the commonest Turkish, Czech and Polish ones."""
+SELDOM = 20
+"""Of so many letters at most one may be such a letter."""
+
+log = logging.getLogger("unmemorize")
 
 
 def names() -> list[str]:
     """Files of ComfyUI's input folder that may hold prompts."""
     home = Path(folder_paths.get_input_directory())
-    return sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.suffix.lower() in KINDS and p.is_file())
+    found, _ = beneath(home)
+    # os.path says no where Path raises: of a file in a folder of somebody else's
+    return sorted(p.relative_to(home).as_posix() for p in found if p.suffix.lower() in KINDS and os.path.isfile(p))
 
 
 def read(name: str) -> list[str]:
@@ -68,16 +86,31 @@ def read_at(path: Path) -> list[str]:
 
 
 def _decoded(found: bytes, name: str) -> str:
-    """UTF-8, UTF-16 with its mark, or what Windows programs of the West write; ValueError if it is no text."""
-    encodings = ("utf-16",) if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ("utf-8-sig", "cp1252")
+    """UTF-8, UTF-16 with its mark, or what Windows programs of the West write, where that is sure; ValueError if it is none of these."""
+    encodings = ("utf-16",) if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ("utf-8-sig", WINDOWS)
     for encoding in encodings:
         try:
             text = found.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if "\0" not in text:
-            return text.replace("\r\n", "\n").replace("\r", "\n")
-    raise ValueError(f"{name!r} is no text. Save it as UTF-8.")
+        if "\0" in text or (encoding == WINDOWS and not _surely_western(text)):
+            break
+        if encoding == WINDOWS:
+            log.warning("%r is not UTF-8: it was read in the code page of Western Windows. If letters look wrong, save it as UTF-8.", name)
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    raise ValueError(
+        f"{name!r} is not UTF-8 text, and what else it is cannot be told for sure: its prompts might come out as other letters. "
+        'Save it as UTF-8; in Excel that is "CSV UTF-8".'
+    )
+
+
+def _surely_western(text: str) -> bool:
+    """Of any bytes that were read in the Western code page: Chinese, Korean and Cyrillic come out as accented letters side by side, Czech
+    and Polish as too many of them, or as such that the West has not."""
+    odd = [letter for letter in text if not letter.isascii()]
+    crowded = re.search(f"[{ALIKE}{WESTERN}]{{2}}", text) is not None
+    doubtful = sum(letter in WESTERN for letter in odd)
+    return set(odd) <= {*SET, *ALIKE, *WESTERN} and not crowded and doubtful * SELDOM <= sum(letter.isalpha() for letter in text)
 
 
 def _prompts(text: str, kind: str, name: str) -> list[str]:

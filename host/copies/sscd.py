@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
+from ..core import store
 from ..core.files import reason
 from .detectors import Features
 
@@ -42,7 +43,7 @@ class _GeM(nn.Module):
 
 def names() -> list[str]:
     """Files that may hold weights."""
-    return [n for n in folder_paths.get_filename_list(FOLDER) if "sscd" in n.lower()]
+    return [n for n in store.of_comfyui(FOLDER) if "sscd" in n.lower()]
 
 
 def load(name: str) -> Features:

@@ -6,6 +6,7 @@ A name is never trusted as a path: only what the list holds is read. Nothing is 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ LONGEST_NAME = 200
 """Bytes."""
 FORBIDDEN = r"[\\/:*?\"<>|\x00-\x1f]"
 FILE_NAME = FORBIDDEN.replace("[", "[^") + "+"
+
+log = logging.getLogger("unmemorize")
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,20 @@ def user_store(noun: str, folder: str) -> Store:
         return user_folder(folder)
 
     def own() -> list[str]:
-        found = home().rglob(f"*{SUFFIX}") if home().is_dir() else []
-        return sorted(p.relative_to(home()).with_suffix("").as_posix() for p in found)
+        found, _ = files.beneath(home())
+        return sorted(p.relative_to(home()).with_suffix("").as_posix() for p in found if p.match(f"*{SUFFIX}"))
 
     return Store(noun, files.HERE / "demo" / "lab" / folder, home, own, lambda name: home() / f"{name}{SUFFIX}")
+
+
+def of_comfyui(kind: str) -> list[str]:
+    """ComfyUI's own list of a kind of models. It fails over a single folder that may not be looked into, which must not keep our nodes from
+    being there: then it is empty, and that is said."""
+    try:
+        return folder_paths.get_filename_list(kind)
+    except OSError as error:
+        log.warning("ComfyUI cannot list its %s: %r cannot be opened (%s). Change its rights.", kind, error.filename, error.strerror)
+        return []
 
 
 def user_folder(folder: str) -> Path:

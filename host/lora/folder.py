@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +33,7 @@ def folders() -> list[str]:
 def stamp(folder: str) -> str:
     """Changes when a file of the folder does."""
     inside = {n: p for n, p in store.paths(LORAS).items() if n.replace("\\", "/").startswith(f"{folder}/") or folder == ALL}
-    return str([(n, p.stat().st_mtime_ns if p.is_file() else "missing") for n, p in inside.items()])
+    return str([(n, p.stat().st_mtime_ns if os.path.isfile(p) else "missing") for n, p in inside.items()])
 
 
 def filter_folder(folder: str, output: str, model: Any, clip: Any, settings: Settings, text_encoder: bool) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def cancelled() -> None:
 
 def _own() -> list[str]:
     """ComfyUI's own list."""
-    return [n for n in folder_paths.get_filename_list("loras") if n.endswith(files.SUFFIX)]
+    return [n for n in store.of_comfyui("loras") if n.endswith(files.SUFFIX)]
 
 
 def _path_of(name: str) -> Path:
@@ -75,7 +76,7 @@ LORAS = store.Store("LoRA", files.HERE / "demo" / "lab" / "loras", folder, _own,
 def stamp(name: str) -> str:
     """Changes when the file of that name does; "missing" if there is none."""
     path = store.find(LORAS, name) if name in store.names(LORAS) else None
-    return str(path.stat().st_mtime_ns) if path is not None and path.is_file() else "missing"
+    return str(path.stat().st_mtime_ns) if path is not None and os.path.isfile(path) else "missing"
 
 
 def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:

@@ -172,6 +172,48 @@ def test_spreadsheets_run_nothing(tmp_path):
     assert "'=cmd()" in text and "'+1" in text
 
 
+ROW = '{"id": "1", "kind": "copies", "name": "a", "also": ["\u732b.png"], "score": 0.5}\n'
+
+
+def test_tables_are_readable_in_every_language(command, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    assert command.main(["merge", "--out", str(tmp_path)]) == command.GOOD
+    table = (tmp_path / "table.csv").read_bytes()
+    assert table.startswith(b"\xef\xbb\xbfkind,"), "Excel takes a table without the mark for another code page"
+    assert "\u732b.png" in table.decode("utf-8-sig") and "\u732b.png" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(command, tmp_path, monkeypatch, capfd):
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    command.main(["merge", "--out", str(tmp_path)])
+    assert "1 row, 0 failed" in capfd.readouterr().err
+    before = (tmp_path / "table.csv").read_bytes()
+    (tmp_path / "rows.jsonl").write_text(ROW + ROW.replace('"1"', '"2"'))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
+    assert (tmp_path / "table.csv").read_bytes() == before and "No space left" in capfd.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_in_a_sentence(command, loras, tmp_path, capfd, monkeypatch):
+    """Exit code 2, and no traceback."""
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    (tmp_path / "table.csv").mkdir()
+    assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
+    said = capfd.readouterr().err
+    assert "table.csv' cannot be read or written: Is a directory" in said and "Traceback" not in said
+    rows = importlib.import_module("unmemorize_pack.host.core.rows")
+    monkeypatch.setattr(rows.Writer, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    line = ["filter", str(loras / "1.safetensors"), "--base", "demo", "--out", str(tmp_path / "out")]
+    assert command.main(line) == command.WRONG
+    said = capfd.readouterr().err
+    assert "1 unit, 0 of them" in said and "A file cannot be read or written: No space left on device" in said
+
+
 def test_prompts_are_audited_and_merged_to_a_page(command, tmp_path):
     (tmp_path / "list.csv").write_text("caption\na red ring\n<script>alert(1)</script>\n")
     small = ["--steps", "2", "--cfg", "2", "--width", "64", "--height", "64", "--seeds", "2", "--neighbours", "0"]

@@ -46,6 +46,22 @@ def test_results_are_no_sources(jobs, tmp_path, kind):
         jobs.sources_of(kind, [str(out)], out)
 
 
+def test_what_cannot_be_opened_is_a_row(command, line, tmp_path, shut, capfd):
+    """And no traceback; of the references it is said."""
+    mine = tmp_path / "mine"
+    for name in ("a.png", "closed/b.png", "listed/c.png"):
+        picture(mine / name, "pink")
+    picture(tmp_path / "known" / "theirs" / "original.png", "pink")
+    for folder in (mine / "closed", mine / "listed", tmp_path / "known" / "theirs"):
+        shut(folder, names=folder.name == "listed")
+    assert command.main(line(mine)) == command.FAILED
+    rows = {r["name"]: r.get("error", "") for r in rows_of(tmp_path / "out")}
+    assert rows.keys() == {"a.png", "closed", "listed/c.png"} and not rows["a.png"]
+    assert "'closed' cannot be opened" in rows["closed"] and "Permission denied" in rows["listed/c.png"]
+    assert "left out of the references: 'theirs': a folder that cannot be opened" in capfd.readouterr().err
+    assert command.main(line(mine / "closed" / "b.png", out="other")) == command.WRONG
+
+
 def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, line, tmp_path):
     picture(tmp_path / "mine" / "a.png", "pink")
     assert command.main(line(tmp_path / "mine", out="mine/out")) == command.GOOD

@@ -25,6 +25,22 @@ def save(files, folder: Path, name: str = "some") -> Path:
         return files.link(temporary, folder, name)
 
 
+def test_what_nobody_may_look_at_is_told_apart(files, tmp_path, shut):
+    for name in ("closed", "listed", "open"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "a").write_text("x")
+    shut(tmp_path / "closed")
+    shut(tmp_path / "listed", names=True)
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    (tmp_path / "dead").symlink_to(tmp_path / "nothing")
+    found, closed = files.beneath(tmp_path)
+    names = [p.relative_to(tmp_path).as_posix() for p in found]
+    assert names == ["closed", "dead", "link", "listed", "listed/a", "listed/inner", "open", "open/a", "open/inner"]
+    assert closed == [tmp_path / "closed", tmp_path / "listed" / "inner"]
+    assert [p.name for p in found if files.is_closed(p)] == ["a", "inner"], "those in the folder that is listed"
+    assert files.beneath(tmp_path / "nothing") == ([], [tmp_path / "nothing"])
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_a_file_may_be_read_by_whom_the_umask_lets(files, tmp_path, mask):
     before = os.umask(mask)

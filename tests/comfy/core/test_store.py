@@ -41,6 +41,24 @@ def test_what_is_saved_is_listed_found_and_never_overwritten(store, kind):
     assert {p.name for p in kind.home().rglob("*") if p.is_file()} == {"a name.v1.safetensors", "a name.v1_001.safetensors"}
 
 
+def test_a_folder_that_cannot_be_opened_hides_no_other(store, kind, shut):
+    saved = [store.save(kind, f"{folder}/x", TENSORS, {}) for folder in ("a", "b", "c")]
+    (kind.home() / "a" / "link.safetensors").symlink_to(kind.home() / "b" / "x.safetensors")
+    shut(kind.home() / "b")
+    importlib.import_module("folder_paths").filename_list_cache.clear()
+    assert {saved[0], saved[2]} <= set(store.names(kind))
+
+
+def test_comfyuis_list_that_fails_is_empty_and_that_is_said(store, caplog, monkeypatch):
+    def failing(_kind):
+        raise PermissionError(13, "Permission denied", "models/loras/theirs")
+
+    monkeypatch.setattr(importlib.import_module("folder_paths"), "get_filename_list", failing)
+    loras, sscd = (importlib.import_module(f"unmemorize_pack.host.{name}") for name in ("lora.lora_files", "copies.sscd"))
+    assert store.names(loras.LORAS) == list(store.bundled(loras.LORAS)) and sscd.names() == []
+    assert "cannot list its loras: 'models/loras/theirs'" in caplog.text and "clip_vision" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "demo/../../x", "a/../../x", "nothing", "", "mine/../mine/x"])
 def test_only_listed_names_are_read(store, kind, name):
     store.save(kind, "mine/x", TENSORS, {})
