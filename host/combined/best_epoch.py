@@ -18,6 +18,7 @@ from ...unmemorize.lora.epochs import Epoch, in_words, suggestion
 from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
 from ...unmemorize.pictures.epoch_plot import Point, Telling
+from ...unmemorize.pictures.pages import counted
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.probing import USUAL_W, Probe, check_pictures, compared, drawn, pictures_of_base
 from ..copies.references import References, features
@@ -202,9 +203,9 @@ def _judged(epoch: Epoch) -> str:
     if leaks is None:
         return "not judged: it changes nothing"
     if epoch.copies is not None:
-        return f"leaks: {epoch.copies} copies" if leaks else "no copy"
+        return f"leaks: {counted(epoch.copies, 'copy', 'copies')}" if leaks else "no copy"
     least = "" if math.isnan(epoch.least) else f", least agreement {epoch.least:.2f}"
-    groups = f": {epoch.groups} group(s) of a probe" if epoch.groups else ""
+    groups = f": {counted(epoch.groups, 'group')} of a probe" if epoch.groups else ""
     return ("leaks" if leaks else "no leak seen") + groups + least
 
 

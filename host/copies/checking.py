@@ -190,7 +190,7 @@ def in_words(checked: Checked) -> str:
     unclear = sum(c is None for c in checked.copies) - broken
     judged = n - broken - unclear
     none = f"no copy among {judged} picture{'s' if judged != 1 else ''}" if judged else "no verdict"
-    found = f"{copies} of {n} are copies" if copies else none
+    found = f"{copies} of {n} {'is a copy' if copies == 1 else 'are copies'}" if copies else none
     if unclear:
         found += f"; {unclear} unclear: more alike than the honest pictures, but not more than different pictures may be"
     return found + (f"; {broken} could not be judged: broken pictures (values that are no numbers)" if broken else "")

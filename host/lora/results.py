@@ -9,6 +9,7 @@ from torch import Tensor
 from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
 from ...unmemorize.lora.scores import SCORES
+from ...unmemorize.pictures.pages import counted
 
 NOTHING_REMOVED = "With these settings nothing is removed: lower the threshold or keep, or choose another score or gate."
 FLAT_BASE = "the base's spectrum is flat there: alignment means nothing"
@@ -43,7 +44,7 @@ def warnings_of(layers: list[LayerResult], settings: Settings) -> list[str]:
     found = []
     flat = [layer.target for layer in layers if layer.verdict.flat]
     if flat:
-        found.append(f"{len(flat)} layers, {flat[0]} the first: {FLAT_BASE}.")
+        found.append(f"{counted(len(flat), 'layer')}, {flat[0]} the first: {FLAT_BASE}.")
     useless = SCORES[settings.score].useless
     if useless and not any(bool((layer.verdict.scores < 0).any()) for layer in layers):
         found.append(useless)

@@ -115,6 +115,12 @@ def test_a_probe_finds_the_picture_that_an_epoch_draws_for_every_seed(tool, demo
     assert [row["groups"] for row in rows] == [e.groups for e in epochs] and "of a probe" in tool._judged(epochs[2])
 
 
+@pytest.mark.parametrize(("copies", "said"), [(0, "no copy"), (1, "leaks: 1 copy"), (2, "leaks: 2 copies")])
+def test_one_copy_is_no_copies(tool, copies, said):
+    epoch = importlib.import_module("unmemorize_pack.unmemorize.lora.epochs").Epoch("a", 1.0, [0.1], 0.5, copies)
+    assert tool._judged(epoch) == said
+
+
 def test_a_probe_asks_each_text_encoder_and_draws_really(tool, demo, training):
     epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8, strengths=[1.0], captions=CAPTIONS[:1]))
     assert all(e.groups is not None for e in epochs)

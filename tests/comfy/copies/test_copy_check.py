@@ -65,7 +65,7 @@ def test_an_empty_side_blocks_only_what_hangs_on_it(check, references):
     honest = check(torch.stack([texture(50)])).args
     assert not blocked(honest[0]) and blocked(honest[1]) and not any(blocked(o) for o in honest[2:])
     copies = check(references.sources[0].movedim(0, -1)[None]).args
-    assert blocked(copies[0]) and not blocked(copies[1])
+    assert blocked(copies[0]) and not blocked(copies[1]) and json.loads(copies[-1])["verdict"] == "1 of 1 is a copy"
 
 
 def test_without_calibration_there_is_no_verdict(check, references):
