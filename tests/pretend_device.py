@@ -190,8 +190,9 @@ def install() -> None:
         "get_torch_device": lambda: device, "get_torch_device_name": str, "soft_empty_cache": lambda force=False: None,
         "get_total_memory": _memory, "get_free_memory": _memory, "should_use_fp16": lambda *_, **__: False,
         "should_use_bf16": lambda *_, **__: False, "device_supports_non_blocking": lambda _: False, "get_offload_stream": lambda _: None,
-        "supports_fp8_compute": lambda *_: False, "xformers_enabled": lambda: False, "NUM_STREAMS": 0,
+        "xformers_enabled": lambda: False, "NUM_STREAMS": 0,
     }  # fmt: skip
+    instead |= {name: lambda *_: False for name in vars(management) if name.startswith("supports_") and name.endswith("_compute")}
     for name, value in instead.items():
         setattr(management, name, value)
 
