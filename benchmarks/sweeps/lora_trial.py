@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ...demo.scripts import lora_set
 from ...host.stability.common_change import UNTIL, CommonChange, drawn_without_leak
 from ...host.stability.lora_watch import lora_between
 from ...host.stability.strategies import Redrawing
+from ...unmemorize.stability.agreement import UNCALIBRATED
 from ...unmemorize.stability.redrawn import likeness
 from ..parts.common import ROOT, arguments, log, shared_out
 from ..parts.filtered_loras import Bench
@@ -24,12 +26,15 @@ CAPTIONS = 6
 SEEDS = [950, 951]
 
 
+@dataclass(frozen=True)
 class TrialAlone(CommonChange):
-    """Every run as the guard's trial draws it."""
+    """Every run as the guard's trial draws it, with the LoRA's answer at steps of at least such an agreement."""
+
+    keeps: float = 0.0
 
     def begin(self, watch: Any) -> Redrawing:
         """One way, and no look."""
-        return Redrawing(lambda call: drawn_without_leak(call, self.lora, 0.0, UNTIL, self.lora.region.keeps))
+        return Redrawing(lambda call: drawn_without_leak(call, self.lora, 0.0, UNTIL, self.keeps))
 
 
 def runs_of(case: Case, caption: str) -> list[dict[str, Any]]:
@@ -37,13 +42,20 @@ def runs_of(case: Case, caption: str) -> list[dict[str, Any]]:
     seen = case.watched(caption, SEEDS)
     lora = lora_between(case.model, case.base, case.reference, case.stored)
     assert lora is not None
+    keeps = {"likeness": lora.region.keeps, "likeness_capped": min(lora.region.keeps, UNCALIBRATED.keeps)}
     latents = []
-    for model in (case.model, always(case.model, TrialAlone(lora))):
+    for model in (case.model, *(always(case.model, TrialAlone(lora, keeps=least)) for least in keeps.values())):
         with torch.inference_mode(), lent(case.generator, model):
             latents.append(case.generator.latents(caption, SEEDS))
+    found = {name: likeness(latents[0], tried).tolist() for name, tried in zip(keeps, latents[1:], strict=True)}
     kinds = ["copy" if copied else "honest" if honest else "neither" for copied, honest in zip(seen.copied, seen.honest, strict=True)]
-    rows = zip(SEEDS, kinds, seen.calibrated.tolist(), likeness(*latents).tolist(), strict=True)
-    return [{"seed": s, "kind": kind, "flagged": flagged, "likeness": round(alike, 3)} for s, kind, flagged, alike in rows]
+    below = {"suspected": seen.suspected_calibrated.tolist(), "suspected_uncalibrated": seen.suspected_uncalibrated.tolist()}
+    return [
+        {"seed": seed, "kind": kinds[k]}
+        | {name: values[k] for name, values in below.items()}
+        | {name: round(values[k], 3) for name, values in found.items()}
+        for k, seed in enumerate(SEEDS)
+    ]
 
 
 def main() -> None:
