@@ -82,7 +82,9 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     }),
     "leak_probe": ("LoRA Leak Probe", {
         "probe_recall_captions": ("%", "leaking LoRAs: photographs found, their captions given"),
-        "probe_recall_no_captions": ("%", "the same without any caption"),
+        "leak_recall_captions": ("%", "of all photographs those that are called a leak too"),
+        "true_leaks_captions": ("%", "groups called leaks that are such a photograph"),
+        "probe_recall_no_captions": ("%", "photographs found without any caption"),
         "probe_recall_captions_measured": ("%", "captions given, after Filter LoRA by Measuring"),
         "probe_recall_captions_filtered": ("%", "the same after the filter by weights"),
         "true_leaks_captions": ("%", "groups called leaks that show a photograph, captions given"),
