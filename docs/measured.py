@@ -83,7 +83,6 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "leak_probe": ("LoRA Leak Probe", {
         "probe_recall_captions": ("%", "leaking LoRAs: photographs found, their captions given"),
         "leak_recall_captions": ("%", "of all photographs those that are called a leak too"),
-        "true_leaks_captions": ("%", "groups called leaks that are such a photograph"),
         "probe_recall_no_captions": ("%", "photographs found without any caption"),
         "probe_recall_captions_measured": ("%", "captions given, after Filter LoRA by Measuring"),
         "probe_recall_captions_filtered": ("%", "the same after the filter by weights"),
