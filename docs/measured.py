@@ -130,7 +130,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "memorized_rate_before": ("%", "memorized captions: copies by the stock model"),
         "memorized_rate_after_seen": ("%", "pruned: copies for captions the mask was found with"),
         "memorized_rate_after_unseen": ("%", "pruned: copies for other memorized captions"),
-        "adherence_drop": ("%", "clean scenes: attributes lost by pruning"),
+        "adherence_drop": ("%", "ordinary prompts: pictures with every attribute right, fewer by"),
     }),
 }  # fmt: skip
 """Family -> its title and its headline metrics: how to write the number, and what it says."""

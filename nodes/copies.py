@@ -12,7 +12,7 @@ from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
 from .inputs import sampling_inputs
 
-PICTURES_TOOLTIP = "How many are drawn, and as many by the base. 100 and more are good."
+PICTURES_TOOLTIP = "How many are drawn, and as many by the base. 64 and more are good."
 GROUPS_TOOLTIP = "How many groups are looked for: about as many pictures as the LoRA may have been trained on."
 
 

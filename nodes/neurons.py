@@ -23,7 +23,7 @@ from .menus import NEURON_SCORE, ROWS
 Activity = io.Custom("UNMEMORIZE_NEURON_ACTIVITY")
 Mask = io.Custom("UNMEMORIZE_NEURON_MASK")
 MOST_MASKS = 6
-EXAMPLE_PROMPTS = "# prompts that bring back training pictures, ten are good, one a line; none at all: the empty prompt"
+EXAMPLE_PROMPTS = "# ten prompts that bring back training pictures, one a line. Delete this line to record the empty prompt"
 ROWS_TOOLTIP = (
     "Whose tokens count. both: those of the prompt and of the negative prompt, as in the released code. cond only: the prompt's, which "
     "are not diluted by the others."
@@ -55,7 +55,7 @@ class RecordNeuronActivity(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
-                    tooltip="Prompts, one a line; # begins a comment. Without any, the empty prompt is recorded: the paper's reference.",
+                    tooltip="Prompts, one a line; # begins a comment. An empty field records the empty prompt, the paper's reference; comments alone are an error.",
                 ),
                 io.Int.Input("seeds", default=1, min=1, max=16, tooltip="Runs for each prompt, with this seed and those after it."),
                 *sampling_inputs("as you generate"),

@@ -197,7 +197,7 @@ def audit_a_model(object_info: dict[str, Any]) -> dict[str, Any]:
     demo = load, empty, latent = folded_model(g, 0, 700)
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "negative": empty[0], "latent": latent[0]}
-    profile = g.add("UnmemorizeModelStabilityProfile", (480, 0), (WIDE, 420), **links, prompts=CLEAN_PROMPTS, seed=1, **settings)
+    profile = g.add("UnmemorizeModelStabilityProfile", (480, 0), (WIDE, 420), **links, seed=1, **settings)
     g.add(
         "UnmemorizeAudit", (880, 0), (560, 900), **links, vae=load[2], prompts=AUDITED, name="demo", seeds=4, seed=1, neighbours=2,
         profile=profile[0], **settings,

@@ -13,9 +13,9 @@ Press **Run** to see it with the demo model. Then:
 
 1. **Load your model.** Muted under the demo checkpoint: *Load Checkpoint* for SD1.5 and SDXL, then the three loaders of Flux. Choose
 your files, press Ctrl+M on them, and connect MODEL, CLIP and VAE in the demo's place. Size: SD1.5 512 x 512, SDXL and Flux 1024 x 1024.
-2. **Measure once.** *Stability Profile for This Model* samples ordinary prompts and keeps what it found: as long as 50 pictures of
-yours, and nothing the second time. *Calibrate Map Threshold*, muted, takes as long as 24 pictures:
-press Ctrl+M on it and connect it to *Heatmap Overlay* in place of the demo model's threshold.
+2. **Measure once.** *Stability Profile for This Model* samples 50 everyday prompts and keeps what it found: as long as 50 pictures of
+yours, and nothing the second time. *Calibrate Map Threshold*, muted, takes as long as its 24 prompts: write ordinary ones of your own
+there, press Ctrl+M on it and connect it to *Heatmap Overlay* in place of the demo model's threshold.
 3. **Ask.** Write the prompt you wonder about. The guard says whether the run was recalled; the map says where.
 
 Use `steps`, `cfg`, sampler and scheduler of your own, the same everywhere. The prompts to measure with are ordinary ones of the kind you
@@ -36,7 +36,7 @@ def your_own_model(object_info: dict[str, Any]) -> dict[str, Any]:
     g.group("1  Load your model", [load, empty, latent, *_loaders(g, 480, 420)])
     settings = {k: v for k, v in SAMPLING.items() if k != "denoise"}
     links: dict[str, Any] = {"model": load[0], "clip": load[1], "latent": latent[0]}
-    asked: dict[str, Any] = {"prompts": CLEAN_PROMPTS, "seed": 1}
+    asked: dict[str, Any] = {"seed": 1}
     profile = g.add("UnmemorizeModelStabilityProfile", (COLUMNS[1], 0), (WIDE, 380), negative=empty[0], **links, **asked, **settings)
     threshold = g.add("UnmemorizeLoadMapThreshold", (COLUMNS[1], 490), (WIDE, 60), threshold="demo/demo")
     few: dict[str, Any] = {"prompts": CLEAN_PROMPTS, "steps": SAMPLING["steps"], "cfg": SAMPLING["cfg"]}
