@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..host.copies.base_and_lora import LENT, has_a_lora
 from ..host.copies.probing import USUAL_W, Probe, probe, report, shown
 from ..host.core.prompts import encoded, prompt_list
 from ..host.core.schema import hints
@@ -47,6 +48,12 @@ class LoRALeakProbe(io.ComfyNode):
                     tooltip="How far: 1 is the LoRA itself, more goes on in its direction. Too much, and pictures fall apart.",
                 ),
                 *sampling_inputs("for the probe; cfg for the base's pictures"),
+                io.Clip.Input(
+                    "base_clip",
+                    optional=True,
+                    tooltip="The text encoder that goes into the LoRA loader: the base's pictures are drawn with it. Needed where the LoRA "
+                    "changes the text encoder, whose leaks are hidden without it.",
+                ),
             ],
             outputs=[
                 io.Image.Output("gallery", display_name="gallery", tooltip="The groups as one picture, the most agreed first."),
@@ -63,13 +70,15 @@ class LoRALeakProbe(io.ComfyNode):
     @classmethod
     def execute(
         cls, base: Any, lora: Any, clip: Any, vae: Any, latent: dict, captions: str, pictures: int, groups: int, w: float, seed: int,
-        steps: int, cfg: float, sampler_name: str, scheduler: str,
+        steps: int, cfg: float, sampler_name: str, scheduler: str, base_clip: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
         texts = prompt_list(captions) or [""]
-        (empty,) = encoded(clip, [""])
-        leaks = probe(Probe(base, lora, vae, encoded(clip, texts), empty, latent, use, pictures, w, groups))
-        facts, picture = report(leaks, texts, use | {"w": w}), shown(leaks, any(texts))
+        own = clip if base_clip is None else base_clip
+        (empty,) = encoded(own, [""])
+        leaks = probe(Probe(base, lora, vae, encoded(clip, texts), empty, latent, use, pictures, w, groups, encoded(own, texts)))
+        remarks = [LENT] if base_clip is None and has_a_lora(clip) else []
+        facts, picture = report(leaks, texts, use | {"w": w}, remarks), shown(leaks, any(texts))
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(
             picture, leaks.estimates, len(leaks.leaks), json.dumps(facts, indent=1), ui={**preview, "unmemorize_report": [facts]}

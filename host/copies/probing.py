@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...unmemorize.copies.patches import at_side, likeness
 from ...unmemorize.copies.probe import BEYOND, Group, beyond, extrapolated, groups_of, like_base, without_detail
 from ...unmemorize.copies.probe import leaks as is_leak
 from ...unmemorize.pictures.gallery import gallery
-from ..core.another_model import asked_meanwhile, has_a_lora_beyond
+from ..core.another_model import asked_meanwhile
 from ..core.denoiser import without_caches
 from ..core.hooks import as_function
 from ..core.latents import check_single, decoded
@@ -25,6 +26,7 @@ from ..core.sampler_call import DRAWN_AGAIN
 from ..core.sampling import empty_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
+from .base_and_lora import check_lora
 
 CAPTION = "caption"
 """Of the guider's prompts: what the LoRA is asked for."""
@@ -116,10 +118,7 @@ def check(p: Probe) -> None:
     if not p.captions:
         raise ValueError("There is no caption: write some, one a line, or an empty prompt to probe without captions.")
     check_pictures(p.pictures)
-    if not has_a_lora_beyond(p.lora, p.base):
-        raise ValueError(
-            "The two models are different checkpoints. Connect the MODEL that goes into the LoRA loader and the one that comes out."
-        )
+    check_lora(p.lora, p.base)
 
 
 def check_pictures(count: int) -> None:
@@ -209,8 +208,8 @@ def _sampled(p: Probe, caption: Any, seeds: list[int], w: float | None, progress
         )
 
 
-def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, Any]:
-    """What was found and with which settings; JSON-able."""
+def report(leaks: Leaks, captions: list[str], use: dict[str, Any], remarks: Sequence[str] = ()) -> dict[str, Any]:
+    """What was found and with which settings, and `remarks` on what was asked; JSON-able."""
     rows = [
         {
             "leak": group in leaks.leaks, "agreement": round(group.agreement, 4), "like_base": round(leaks.like_base_of(group), 4),
@@ -221,7 +220,7 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any]) -> dict[str, 
     ]  # fmt: skip
     return {
         "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures),
-        "detector": "patches", "settings": use, "warnings": [STYLE] if rows and not any(captions) else [],
+        "detector": "patches", "settings": use, "warnings": [*remarks, *([STYLE] if rows and not any(captions) else [])],
     }  # fmt: skip
 
 

@@ -147,8 +147,8 @@ def test_bad_input_is_refused_before_any_work(probing, demo, changed, encode, ro
     monkeypatch.setattr(probing, "drawn", lambda *_: pytest.fail("work began"))
     early = importlib.import_module("unmemorize_pack.host.demo").load_demo(root / "demo/lab/early.safetensors")[0]
     for changes, words in (
-        ({"lora": demo[0]}, "same model with the same LoRAs"),
-        ({"base": changed, "lora": demo[0]}, "the model does not have"),
+        ({"lora": demo[0]}, "base and lora are the same model .* text encoder alone"),
+        ({"base": changed, "lora": demo[0]}, "base carries a LoRA .* exchanged"),
         ({"lora": early}, "different checkpoints"),
         ({"pictures": 4}, "at least 8"),
         ({"captions": []}, "no caption"),
@@ -167,6 +167,42 @@ def test_the_node_gives_gallery_estimates_and_report(nodes, demo, changed):
     gallery, estimates, leaks, text = result.args
     facts = json.loads(text)
     assert gallery.ndim == 4 and estimates.shape[1:] == (64, 64, 3) and facts["leaks"] == leaks and facts["settings"]["w"] == 1.5
+
+
+@pytest.fixture
+def of_the_text_encoder(demo):
+    """The demo's text encoder under a LoRA that makes it read every prompt otherwise."""
+    clip = demo[1].clone()
+    key = "encoder.token_embedding.weight"
+    clip.add_patches({key: (torch.randn(demo[1].patcher.model.state_dict()[key].shape, generator=torch.Generator().manual_seed(0)),)})
+    return clip
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_base_reads_captions_with_its_own_text_encoder(nodes, demo, changed, of_the_text_encoder, encode, monkeypatch, connected):
+    """With that of a LoRA it would draw what the LoRA teaches the text encoder, as if it knew that itself."""
+    module = importlib.import_module("unmemorize_pack.nodes.copies")
+    asked, probe = [], module.probe
+    monkeypatch.setattr(module, "probe", lambda p: asked.append(p) or probe(p))
+    clips = {"clip": of_the_text_encoder} | ({"base_clip": demo[1]} if connected else {})
+    result = nodes["UnmemorizeLoRALeakProbe"].execute(
+        base=demo[0], lora=changed, vae=demo[2], latent={"samples": torch.zeros(1, 8, 8, 8)}, captions="a red ring", pictures=8, groups=2,
+        w=1.0, **clips, **USE,
+    )  # fmt: skip
+    (p,), warnings = asked, json.loads(result.args[3])["warnings"]
+    same = lambda found, clip, text: torch.equal(found[0][0], clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0])  # noqa: E731
+    own = demo[1] if connected else of_the_text_encoder
+    assert same(p.captions[0], of_the_text_encoder, "a red ring") and same(p.base_captions[0], own, "a red ring") and same(p.empty, own, "")
+    assert not same(p.captions[0], demo[1], "a red ring")
+    assert any("base_clip" in words for words in warnings) != connected
+
+
+def test_a_text_encoder_without_a_lora_needs_no_other(nodes, demo, changed):
+    result = nodes["UnmemorizeLoRALeakProbe"].execute(
+        base=demo[0], lora=changed, clip=demo[1], vae=demo[2], latent={"samples": torch.zeros(1, 8, 8, 8)}, captions="a red ring",
+        pictures=8, groups=2, w=1.0, **USE,
+    )  # fmt: skip
+    assert json.loads(result.args[3])["warnings"] == []
 
 
 @pytest.mark.parametrize("broken", ["the LoRA's", "the base's"])
