@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 
 WORD = re.compile(r"(?<![\w:])[^\W\d_][\w'’-]*")
-"""Letters, and what may stand within a word; not what follows a colon (weights, embedding:names)."""
+"""Letters, and what may stand within a word; not what follows a colon (weights)."""
+NAMES = re.compile(r"embedding:[^\s,)]+|<[^>]*>")
+"""Of files, embeddings and LoRAs: none of the prompt's words, whatever they are made of."""
 LITTLE = frozenset(
     re.findall(
         r"\w+",
@@ -54,7 +56,8 @@ class Significance:
 
 def words_of(prompt: str) -> list[Word]:
     """The words of a prompt in ComfyUI's syntax: emphasis, weights and embeddings are left alone."""
-    return [Word(m.group(), m.start(), m.end()) for m in WORD.finditer(prompt) if not re.match(r":\s*[^\s\d.]", prompt[m.end() :])]
+    without_names = NAMES.sub(lambda m: " " * len(m.group()), prompt)
+    return [Word(m.group(), m.start(), m.end()) for m in WORD.finditer(without_names)]
 
 
 def without(prompt: str, word: Word) -> str:
@@ -82,6 +85,11 @@ def alternatives(text: str) -> dict[str, list[str]]:
 def ranked(found: list[Significance]) -> list[Significance]:
     """Words worth changing first: not the little ones, the largest sure fall first."""
     return sorted((s for s in found if not s.word.little), key=lambda s: -s.fall)
+
+
+def share(significance: Significance, signal: float) -> float:
+    """What of a prompt's signal hangs on a word, 0 to 1. A score is a deviation, which may fall below 0 without the word: then all does."""
+    return min(max(significance.fall / signal, 0.0), 1.0) if signal > 0 else 0.0
 
 
 def trigger(found: list[Significance], signal: float) -> Significance | None:

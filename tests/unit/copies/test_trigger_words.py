@@ -10,6 +10,7 @@ from unmemorize_pack.unmemorize.copies.trigger_words import (
     Word,
     alternatives,
     ranked,
+    share,
     trigger,
     with_another,
     without,
@@ -25,6 +26,12 @@ from unmemorize_pack.unmemorize.copies.trigger_words import (
         ("Ann's well-known café — 4k", ["Ann's", "well-known", "café"]),
         ("<lora:mine:0.8> hat", ["hat"]),
         ("1, 2; ...", []),
+        ("a photo, embedding:bad-hands-v4, cat", ["a", "photo", "cat"]),
+        ("embedding:style/van_gogh.pt dog", ["dog"]),
+        ("(embedding:bad-hands:1.2) hat", ["hat"]),
+        ("hat <lora:foo-bar baz:0.8> cat", ["hat", "cat"]),
+        ("photo: a cat", ["photo", "a", "cat"]),
+        ("a cat:1.2", ["a", "cat"]),
         ("кот на столе", ["кот", "на", "столе"]),
     ],
 )
@@ -65,3 +72,10 @@ def test_the_word_with_the_largest_sure_fall_is_the_trigger():
     assert trigger(found, 10.0).word is hat
     assert trigger(found, 100.0) is None, "nothing hangs on a single word"
     assert trigger([], 1.0) is None and trigger(found, 0.0) is None
+
+
+def test_a_share_is_no_more_than_all_and_no_less_than_nothing():
+    """Without the word a score may lie below 0."""
+    cat = Word("cat", 0, 0)
+    assert [share(Significance(cat, fall), 2.0) for fall in (5.7, 1.0, -3.0)] == [1.0, 0.5, 0.0]
+    assert share(Significance(cat, 1.0), 0.0) == share(Significance(cat, 1.0), -1.0) == 0.0
