@@ -14,6 +14,7 @@ from ...unmemorize.copies.trigger_words import (
     Word,
     alternatives,
     ranked,
+    share,
     trigger,
     with_another,
     without,
@@ -27,7 +28,7 @@ from ..core.sampling import draw, first_of
 from ..core.seeds import kept_generators, later_seed
 from ..core.settings import check_range, check_sampling
 from ..stability.profiles import StoredProfile, check_guidance, check_profile
-from ..stability.verdicts import early_steps, serves_steps
+from ..stability.verdicts import LIMIT, early_steps, serves_steps
 from ..stability.watching import watched
 from .neighbours import vocabulary_of
 
@@ -60,6 +61,18 @@ class Answer:
     words: list[Significance]
     kind: str
     evaluations: int
+    highest: float
+    """Signal of the run with most of it."""
+
+    @property
+    def ordinary(self) -> bool:
+        """Does the guard find no memory in any run of the prompt? Its score is then chance, and so is what hangs on a word."""
+        return self.kind == SCORE and self.highest < LIMIT
+
+    @property
+    def trigger(self) -> Significance | None:
+        """The word on which most hangs; None if nothing hangs on a single one, or there is no memory to call up."""
+        return None if self.ordinary else trigger(self.words, self.signal)
 
 
 def words_that_trigger(q: Question) -> Answer:
@@ -85,7 +98,8 @@ def words_that_trigger(q: Question) -> Answer:
             "Stability Profile for This Model measure one for them, or disconnect it: the guidance norm needs none."
         )
     progress = Progress(len(texts) * q.seeds * steps)
-    signals = {text: _signal(q, text, steps, progress) for text in texts}
+    runs = {text: _signals(q, text, steps, progress) for text in texts}
+    signals = {text: sum(several) / len(several) for text, several in runs.items()}
     whole = signals[q.prompt]
     found = [
         Significance(w, whole - signals[without(q.prompt, w)], whole - signals[with_another(q.prompt, w, others[w])], others[w])
@@ -93,7 +107,8 @@ def words_that_trigger(q: Question) -> Answer:
         else Significance(w, whole - signals[without(q.prompt, w)])
         for w in words
     ]
-    return Answer(whole, found, SCORE if _scored(q) else GUIDANCE, 2 * len(texts) * q.seeds * steps)
+    kind = SCORE if _scored(q) else GUIDANCE
+    return Answer(whole, found, kind, 2 * len(texts) * q.seeds * steps, max(runs[q.prompt]))
 
 
 def _others(q: Question, words: list[Word]) -> dict[Word, str]:
@@ -123,8 +138,8 @@ def _scored(q: Question) -> bool:
     return q.profile is not None and "revision" in q.profile.profile.mean
 
 
-def _signal(q: Question, text: str, steps: int, progress: Progress) -> float:
-    """Mean over seeds of what the first steps of a prompt's runs say."""
+def _signals(q: Question, text: str, steps: int, progress: Progress) -> list[float]:
+    """What the first steps of a prompt's runs say, a number a seed."""
     (positive,) = encoded(q.clip, [text])
     clone, runs = watched(q.model)
     if q.use["cfg"] == 1:  # a sampler would not ask the negative prompt
@@ -143,30 +158,30 @@ def _signal(q: Question, text: str, steps: int, progress: Progress) -> float:
             values.append(observed["guidance"].nanmean())
         else:
             values.append(default_score(q.profile.profile, torch.tensor(run.angles[:steps]), observed)[0])
-    signal = float(torch.stack(values).mean())
-    if not math.isfinite(signal):
+    found = [float(value) for value in values]
+    if not all(map(math.isfinite, found)):
         raise ValueError(f"The run of {text!r} broke: its signal is no number, so nothing can be said about its words. Try other settings.")
-    return signal
+    return found
 
 
 def suggestion(answer: Answer, prompt: str) -> tuple[str, float, str]:
     """The word on which most hangs, the share of the signal that goes with it, and the prompt with another in its place; "", 0 and the
-    prompt itself if nothing hangs on a single word."""
-    best = trigger(answer.words, answer.signal)
+    prompt itself if nothing hangs on a single word, or there is no memory."""
+    best = answer.trigger
     if best is None:
         return "", 0.0, prompt
     changed = with_another(prompt, best.word, best.by) if best.by else without(prompt, best.word)
-    return best.word.text, best.fall / answer.signal, changed
+    return best.word.text, share(best, answer.signal), changed
 
 
 def report(answer: Answer, q: Question) -> dict[str, Any]:
     """Words, what hangs on them, what to change, and what it cost; JSON-able."""
-    best = trigger(answer.words, answer.signal)
+    best = answer.trigger
     return {
         "verdict": in_words(answer),
         "signal": round(answer.signal, 4), "kind": answer.kind, "trigger": "" if best is None else best.word.text,
         "words": [_row(s) for s in answer.words],
-        "worth_changing": [s.word.text for s in ranked(answer.words)[:3]],
+        "worth_changing": [] if answer.ordinary else [s.word.text for s in ranked(answer.words)[:3]],
         "evaluations": answer.evaluations, "settings": q.use | {"seeds": q.seeds},
     }  # fmt: skip
 
@@ -178,12 +193,16 @@ def _row(s: Significance) -> dict[str, Any]:
 
 def in_words(answer: Answer) -> str:
     """What to do, in a sentence."""
-    best = trigger(answer.words, answer.signal)
+    if answer.ordinary:
+        return (
+            f"The guard finds no memory in this prompt (score {answer.highest:.1f}, memorized from {LIMIT:g}), so that no word calls one up. "
+            "A LoRA's own copies do not show in this score: for these disconnect the profile, and the norm of the guidance is asked."
+        )
+    best = answer.trigger
     if best is None:
         return "Nothing hangs on a single word: if this is a memory, several of its words call it up, each for itself."
     how = f", for instance to {best.by!r}" if best.by else " or leave it out"
-    share = best.fall / answer.signal
-    return f"{share:.0%} of the signal hangs on {best.word.text!r}: change that word{how}."
+    return f"{share(best, answer.signal):.0%} of the signal hangs on {best.word.text!r}: change that word{how}."
 
 
 def shown(answer: Answer, q: Question) -> dict[str, Any]:
@@ -192,8 +211,8 @@ def shown(answer: Answer, q: Question) -> dict[str, Any]:
     at = 0
     for s in answer.words:
         pieces += [{"text": q.prompt[at : s.word.start], "share": None}] if s.word.start > at else []
-        share = s.fall / answer.signal if answer.signal > 0 else 0.0
-        pieces.append({"text": s.word.text, "share": round(share, 4), "by": s.by})
+        hangs = 0.0 if answer.ordinary else share(s, answer.signal)
+        pieces.append({"text": s.word.text, "share": round(hangs, 4), "by": s.by})
         at = s.word.end
     pieces += [{"text": q.prompt[at:], "share": None}] if at < len(q.prompt) else []
     return {"pieces": pieces, "verdict": in_words(answer), "kind": answer.kind, "signal": round(answer.signal, 4)}

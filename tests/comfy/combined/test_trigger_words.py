@@ -114,7 +114,7 @@ def test_the_node_shows_word_share_and_changed_prompt(nodes, demo, encode):
 
 
 def test_bad_input_is_refused_before_any_work(ask, tool, stored, monkeypatch):
-    monkeypatch.setattr(tool, "_signal", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(tool, "_signals", lambda *_: pytest.fail("work began"))
     for prompt, changes, words in (
         ("", {}, "no word"),
         ("red " * 100, {}, "100 words"),
@@ -137,3 +137,41 @@ def test_a_profile_of_other_steps_gives_no_score(ask, stored):
     """The guard refuses it too."""
     with pytest.raises(ValueError, match="another number of steps.*guidance norm needs none"):
         ask(profile=stored, use=USE | {"steps": 100})
+
+
+@pytest.fixture
+def scored(tool):
+    """scored([..], {word: ..}) -> the answer where the guard scores the prompt's runs, and those without a word, so."""
+
+    def run(whole, falls):
+        a, red, ring = tool.words_of("a red ring")
+        found = [tool.Significance(w, sum(whole) / len(whole) - falls[w.text]) for w in (a, red, ring)]
+        return tool.Answer(sum(whole) / len(whole), found, tool.SCORE, 0, max(whole))
+
+    return run
+
+
+def test_a_prompt_in_which_the_guard_finds_nothing_has_no_word_to_change(tool, ask, scored):
+    """A score around 0 is chance, and so are words whose lack lowers it by more than all of it."""
+    _, question = ask()
+    answer = scored([0.6, 0.9], {"a": 0.5, "red": -1.2, "ring": 0.4})
+    facts, view = tool.report(answer, question), tool.shown(answer, tool.Question(**{**vars(question), "prompt": "a red ring"}))
+    assert tool.suggestion(answer, "a red ring") == ("", 0.0, "a red ring")
+    assert "finds no memory in this prompt (score 0.9, memorized from 3)" in facts["verdict"]
+    assert view["verdict"] == facts["verdict"]
+    assert facts["trigger"] == "" and facts["worth_changing"] == [] and {p["share"] for p in view["pieces"]} <= {0.0, None}
+
+
+def test_a_share_of_the_score_is_at_most_all_of_it(tool, scored):
+    """One of the seeds is a memory, and without the word the score lies below 0."""
+    answer = scored([2.0, 9.0], {"a": 5.0, "red": -6.0, "ring": 5.4})
+    word, share, changed = tool.suggestion(answer, "a red ring")
+    assert (word, share, changed) == ("red", 1.0, "a ring") and "100% of the signal hangs on 'red'" in tool.in_words(answer)
+
+
+def test_a_clean_prompt_under_the_guard_of_its_model(tool, ask, encode):
+    """The bundled profile, measured as a graph would use it."""
+    profiles = importlib.import_module("unmemorize_pack.host.stability.profiles")
+    use, size = USE | {"steps": 20, "cfg": 3.0}, {"samples": torch.zeros(1, 8, 16, 16)}
+    answer, question = ask("a purple ring", use=use, latent=size, profile=profiles.load_profile("demo/demo"))
+    assert answer.highest < 3 and tool.suggestion(answer, question.prompt)[:2] == ("", 0.0)
