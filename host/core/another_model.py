@@ -14,7 +14,8 @@ import comfy.samplers
 from torch import Tensor
 
 from .guiders import CACHES
-from .identity import differences, identity, patches_of
+from .identity import differences, identity
+from .patches import patches_of
 from .predictions import Conds
 from .seeds import kept_generators
 

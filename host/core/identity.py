@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .weights import Weights, spread
+from .patches import digest_of
+from .weights import Weights
 
 VALUES = 8
 """Of each weight, spread over its rows and columns."""
@@ -42,7 +42,8 @@ def identity(model: Any) -> dict[str, str]:
     weights = Weights(model)
     names = weights.names("diffusion_model.")
     values, precisions = _values(weights, names)
-    injected = [(f"{name} x{len(several)}", None) for name, several in sorted(getattr(model, "injections", {}).items())]
+    injected = "".join(f"/{name} x{len(several)}" for name, several in sorted(getattr(model, "injections", {}).items()))
+    patches = digest_of(model.patches)
     layout = "".join(f"{name}{weights.shape(name)}" for name in names if not _is_packed(weights, name))
     return {
         "architecture": type(model.model).__name__,
@@ -51,13 +52,8 @@ def identity(model: Any) -> dict[str, str]:
         "weights": hashlib.sha256(layout.encode() + values.tobytes()).hexdigest()[:16] if names else "",
         "layout": hashlib.sha256("".join(names).encode()).hexdigest()[:16],
         "values": base64.b64encode(values.tobytes()).decode(),
-        "patches": _digest([*_patch_tensors(model.patches), *injected]) if model.patches or injected else "",
+        "patches": hashlib.sha256((patches + injected).encode()).hexdigest()[:16] if injected else patches,
     }
-
-
-def patches_of(model: Any) -> dict[str, list[str]]:
-    """Every patched key with a digest of each of its patches, strength included."""
-    return {str(name): [_digest(_patch_tensors({name: [patch]})) for patch in several] for name, several in model.patches.items()}
 
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -165,30 +161,3 @@ def _allowed(size: np.ndarray, precision: str) -> np.ndarray:
     relative, of_largest = PACKED_ROUNDING
     largest = size.reshape(-1, VALUES).max(1).repeat(VALUES)
     return relative * size + of_largest * largest
-
-
-def _patch_tensors(patches: dict[str, list]) -> list[tuple[str, Any]]:
-    """Every patched key with the tensors and strengths of its patches."""
-    found: list[tuple[str, Any]] = []
-    for name in sorted(patches, key=str):
-        for strength, values, strength_model, *_ in patches[name]:
-            weights = getattr(values, "weights", values)
-            parts = weights if isinstance(weights, list | tuple) else (weights,)
-            found.append((f"{name}/{strength}/{strength_model}/{type(values).__name__}", None))
-            found += [(str(name), part) for part in _flat(parts) if isinstance(part, Tensor)]
-    return found
-
-
-def _flat(parts: Any) -> list[Any]:
-    return [leaf for part in parts for leaf in (_flat(part) if isinstance(part, list | tuple) else [part])]
-
-
-def _digest(named: list[tuple[str, Tensor | None]]) -> str:
-    """16 hex digits of names, shapes and a few values; the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in named:
-        digest.update(name.encode())
-        if tensor is not None:
-            picked = spread(tensor.detach().flatten(), VALUES).to("cpu", torch.float32)
-            digest.update(str(tuple(tensor.shape)).encode() + picked.numpy().tobytes())
-    return digest.hexdigest()[:16]

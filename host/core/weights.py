@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import comfy.lora
@@ -41,11 +41,7 @@ class Weights:
         """At most `count` numbers of an unpatched weight, spread over rows and columns alike, where it lies and in its precision; of a
         packed one float32."""
         weight, convert = self._entries[key][0]
-        if _is_gguf(weight):  # only its own loader can read it: its bytes stand for themselves
-            weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
-        elif not _is_unpacked(weight):
-            weight = convert(weight.detach(), inplace=False).to(torch.float32)
-        return spread(weight.detach().flatten(), count)
+        return few_of(weight, convert, count)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a weight; of a packed one as it is stored."""
@@ -100,7 +96,7 @@ class Weights:
 
     def _note(self, keys: list[str], weights: list[Tensor]) -> None:
         """Digests of weights on one device."""
-        samples = [_sample(weight) for weight in weights]
+        samples = [sample_of(weight) for weight in weights]
         together, start = memoryview(torch.cat(samples).cpu().numpy().data), 0
         for key, weight, sample in zip(keys, weights, samples, strict=True):
             digest = hashlib.blake2b(f"{weight.dtype}{tuple(weight.shape)}".encode(), digest_size=16)
@@ -109,11 +105,20 @@ class Weights:
             start += sample.numel()
 
 
-def _sample(weight: Tensor) -> Tensor:
+def sample_of(weight: Tensor) -> Tensor:
     """Bytes of a weight, where it lies: evenly spread slices, and its end."""
     raw = weight.detach().contiguous().view(-1).view(torch.uint8)
     rows = raw.numel() // SLICES
     return raw if rows <= SLICE else torch.cat([raw.as_strided((SLICES, SLICE), (rows, 1)).reshape(-1), raw[-SLICE:]])
+
+
+def few_of(weight: Tensor, convert: Callable[..., Tensor], count: int) -> Tensor:
+    """At most `count` numbers of a weight as the core hands it out, with the function that unpacks it; see `Weights.few_values`."""
+    if _is_gguf(weight):  # only its own loader can read it: its bytes stand for themselves
+        weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
+    elif not _is_unpacked(weight):
+        weight = convert(weight.detach(), inplace=False).to(torch.float32)
+    return spread(weight.detach().flatten(), count)
 
 
 def spread(flat: Tensor, count: int) -> Tensor:
