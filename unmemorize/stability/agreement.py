@@ -31,7 +31,7 @@ come so low are mostly drawn towards a memory themselves (selection set)."""
 
 KEPT = 0.21
 """Agreement from which on a step asks for the same, however far ordinary prompts of a LoRA agree: half of what they do under the selection
-set's. None of its flagged copies is acquitted so, and 41 of its 44 honest runs hardly change on trial, 40 without it (`nox -s sweep --
+set's. None of its flagged copies is acquitted so, and 45 of its 48 honest runs hardly change on trial, 44 without it (`nox -s sweep --
 lora_trial`)."""
 
 

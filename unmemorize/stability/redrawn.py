@@ -13,7 +13,7 @@ but for one, other pictures .46 and less)."""
 
 UNMOVED = 0.8
 """Likeness from which a picture hardly changed that was drawn without its LoRA's answer to the prompt at steps where this is another than
-the model's before it: the answer was no picture that the LoRA remembers (`nox -s sweep -- lora_trial`: 20 flagged copies .65 and less; of
+the model's before it: the answer was no picture that the LoRA remembers (`nox -s sweep -- lora_trial`: 20 flagged copies .67 and less; of
 48 honest runs 44 have .92 and more)."""
 
 
