@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .patches import digest_of
+from .patches import digest_of, merged_digest
 from .weights import Weights
 
 VALUES = 8
@@ -33,12 +33,14 @@ BETWEEN = {"bfloat16": "float16", "float8_e4m3fn": "bfloat16", "float8_e5m2": "b
 PACKED = "packed"
 PACKED_ROUNDING = (0.25, 0.2)
 """Of quantised weights, whose scales differ by kind: as a share of the value, and of the weight's largest value that was looked at."""
+SAMPLING = "model_sampling"
+"""What ComfyUI calls a model's schedule and kind of prediction."""
 SHOWN = ("architecture", "prediction", "precision", "weights", "patches")
 
 
 def identity(model: Any) -> dict[str, str]:
     """Architecture, kind of prediction, precision, a few values of every unpatched weight ("values", base64) and digests of these and of
-    the applied patches ("" = none). A model that shows no weights has empty values."""
+    the applied patches, and of those among them that merge another model in ("" = none). A model that shows no weights has empty values."""
     weights = Weights(model)
     names = weights.names("diffusion_model.")
     values, precisions = _values(weights, names)
@@ -47,13 +49,30 @@ def identity(model: Any) -> dict[str, str]:
     layout = "".join(f"{name}{weights.shape(name)}" for name in names if not _is_packed(weights, name))
     return {
         "architecture": type(model.model).__name__,
-        "prediction": model.model.model_type.name,
+        "prediction": _prediction(model),
         "precision": max(precisions, key=_coarseness, default=""),
         "weights": hashlib.sha256(layout.encode() + values.tobytes()).hexdigest()[:16] if names else "",
         "layout": hashlib.sha256("".join(names).encode()).hexdigest()[:16],
         "values": base64.b64encode(values.tobytes()).decode(),
         "patches": hashlib.sha256((patches + injected).encode()).hexdigest()[:16] if injected else patches,
+        "merged": merged_digest(model.patches),
     }
+
+
+def _prediction(model: Any) -> str:
+    """ComfyUI's name for what the checkpoint's network predicts, or of what a node (ModelSamplingDiscrete) takes it for instead."""
+    name: str = model.model.model_type.name
+    if not hasattr(model, "get_model_object"):
+        return name
+    used = _kinds(model.get_model_object(SAMPLING))
+    own = model.object_patches_backup.get(SAMPLING) or getattr(model.model, SAMPLING)  # kept there while another one is in its place
+    return name if used == _kinds(own) else used[0]
+
+
+def _kinds(model_sampling: Any) -> list[str]:
+    """Its classes that speak of the prediction and not of the schedule, which are modules."""
+    several = [kind.__name__ for kind in type(model_sampling).__mro__[:-1] if not issubclass(kind, torch.nn.Module)]
+    return several or [type(model_sampling).__name__]
 
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -62,15 +81,22 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
-    """What of two identities differs, in words; applied patches (LoRAs) and precision do not count. ValueError if `there` was noted by an
-    older version, which looked at too few weights to tell models apart."""
+    """What of two identities differs, in words; LoRAs and precision do not count, what was merged into the weights does. ValueError if
+    either was noted by an older version, which looked at too little to tell models apart."""
     if not {"values", "layout", "precision"} <= set(there) or _looked_at_fewer(there, here):
         raise ValueError(
             "This was measured with an older version of Unmemorize, which looked at too few weights to tell two models apart. Measure it "
             "again, on the model that you use."
         )
+    if any("merged" not in found and found["patches"] for found in (there, here)):
+        raise ValueError(
+            "This was measured with an older version of Unmemorize on a model with LoRAs, or with another model merged into it: it did not "
+            "note which. Measure it again, on the model that you use."
+        )
     words = {"architecture": "architecture", "prediction": "kind of prediction"}
     found = [f"{name} ({there.get(k)} there, {here.get(k)} here)" for k, name in words.items() if there.get(k) != here.get(k)]
+    if there.get("merged", "") != here.get("merged", ""):
+        found.append("what is merged into the weights")
     if not there["values"] or not here["values"]:
         return [*found, "weights (a model that shows none, such as a TensorRT engine, cannot be told from another)"]
     return found if _same_weights(there, here) else [*found, "weights"]

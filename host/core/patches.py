@@ -19,6 +19,9 @@ VALUES = 8
 """Of each tensor of numbers."""
 PLAIN = (numbers.Number, str, type(None))
 
+REPLACING = ("set", "model_as_lora")
+"""Kinds of patches that put a weight of their own in the place of the model's."""
+
 Leaf = bytes | Tensor
 """Something written down, or a few bytes of a tensor, uint8 [k], where it lies."""
 
@@ -35,6 +38,20 @@ def digest_of(patches: Mapping[Any, Iterable[Any]]) -> str:
 def patches_of(model: Any) -> dict[str, list[str]]:
     """Every patched key with a digest of each of its patches, strength included."""
     return {str(name): [digest_of({name: [patch]}) for patch in several] for name, several in model.patches.items()}
+
+
+def merged_digest(patches: Mapping[Any, Iterable[Any]]) -> str:
+    """The same of those patches alone that make another model of the one they lie on: merges, and what scales its weights; "" if none do.
+    LoRAs add to a model, which stays what it is."""
+    return digest_of({key: found for key, several in patches.items() if (found := [patch for patch in several if _replaces(patch)])})
+
+
+def _replaces(patch: Any) -> bool:
+    """Is the weight below scaled, or exchanged in part or whole?"""
+    strength, values, strength_model, *_ = patch
+    if isinstance(values, list):
+        return bool(strength != 0 or strength_model != 1)
+    return bool(strength_model != 1) or (isinstance(values, tuple) and len(values) == 2 and values[0] in REPLACING)
 
 
 def _of_patch(patch: Any) -> Iterator[Leaf]:

@@ -173,3 +173,79 @@ def test_reports_show_a_short_identity(nodes):
         model = json.loads(nodes[node].execute(**{name: "demo/demo"}).args[1])["model"]
         assert set(model) == {"architecture", "prediction", "precision", "weights", "patches"}
         assert len(json.dumps(model)) < 300
+
+
+# --- what lies over the weights --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def merge(comfy):
+    merging = importlib.import_module("comfy_extras.nodes_model_merging")
+    return lambda one, other, ratio: merging.ModelMergeSimple().merge(one, other, ratio)[0]
+
+
+@pytest.fixture(scope="module")
+def early(nodes):
+    return nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
+
+
+def test_a_merged_model_is_another_one(identities, demo, early, merge):
+    """Its weights are the other's by patches alone: at 0 it draws what the other draws."""
+    own = identities.identity(demo[0])
+    for ratio in (0.0, 0.5, 0.9):
+        assert identities.differences(own, identities.identity(merge(demo[0], early, ratio))) == ["what is merged into the weights"]
+    half, other = (identities.identity(merge(demo[0], early, ratio)) for ratio in (0.5, 0.6))
+    assert identities.differences(half, other) and not identities.differences(half, identities.identity(merge(demo[0], early, 0.5)))
+    assert identities.differences(half, identities.identity(merge(demo[0], demo[0].clone(), 0.5)))
+    assert not identities.differences(own, identities.identity(merge(demo[0], early, 1.0))), "at 1 the other one has no part in it"
+
+
+def test_scaled_and_exchanged_weights_are_another_model(identities, demo):
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.weight"
+    own = identities.identity(demo[0])
+    for values, strength, of_model in (((None,), 0.0, 1.2), (("set", (torch.ones(1),)), 1.0, 1.0)):
+        model = demo[0].clone()
+        model.add_patches({key: values}, strength, of_model)
+        assert identities.differences(own, identities.identity(model)) == ["what is merged into the weights"]
+    model = demo[0].clone()
+    model.add_patches({key: (torch.ones(1),)}, 0.5)
+    assert identities.differences(own, identities.identity(model)) == []
+
+
+def test_loras_leave_a_model_what_it_is_also_under_a_merge(identities, nodes, demo, early, merge):
+    add = nodes["UnmemorizeLoadDemoLoRA"].execute
+    assert identities.differences(identities.identity(demo[0]), identities.identity(add(demo[0], "leaking", 1.0).args[0])) == []
+    plain = merge(demo[0], early, 0.5)
+    assert identities.differences(identities.identity(plain), identities.identity(add(plain, "leaking", 1.0).args[0])) == []
+
+
+def test_older_files_fit_only_where_it_is_certain_that_nothing_was_merged(identities, demo, early, merge):
+    here, merged = identities.identity(demo[0]), identities.identity(merge(demo[0], early, 0.5))
+    old = {k: v for k, v in here.items() if k != "merged"}
+    assert identities.differences(old, here) == [] and identities.differences(old, merged) == ["what is merged into the weights"]
+    with pytest.raises(ValueError, match="did not note which. Measure it again"):
+        identities.differences({**old, "patches": "0123456789abcdef"}, here)
+
+
+def test_what_was_measured_on_a_model_is_refused_on_what_is_merged_from_it(nodes, host, demo, early, merge):
+    merged = merge(demo[0], early, 0.0)
+    mask, profile = (nodes[f"UnmemorizeLoad{kind}"].execute("demo/demo").args[0] for kind in ("NeuronMask", "StabilityProfile"))
+    with pytest.raises(ValueError, match="what is merged into the weights"):
+        nodes["UnmemorizePruneNeurons"].execute(merged, mask, 1.0)
+    with pytest.raises(ValueError, match="what is merged into the weights"):
+        host("stability.profiles").check_profile(profile, merged)
+
+
+def test_the_kind_of_prediction_is_the_one_in_use(identities, demo, draw):
+    """ModelSamplingDiscrete makes another model of the same weights; a shifted or steeper schedule of the same kind does not."""
+    discrete = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch
+    own, kinds = identities.identity(demo[0]), {}
+    for kind in ("eps", "lcm", "v_prediction"):
+        model = discrete(demo[0], kind, kind == "v_prediction")[0]
+        for _ in ("before it was loaded", "and while it is"):
+            kinds[kind] = identities.identity(model)
+            assert identities.identity(demo[0]) == own and own["prediction"] == "V_PREDICTION"
+            draw(model, steps=1)
+    assert [kinds[k]["prediction"] for k in kinds] == ["EPS", "LCM", "V_PREDICTION"]
+    assert identities.differences(own, kinds["eps"]) == ["kind of prediction (V_PREDICTION there, EPS here)"]
+    assert identities.differences(own, kinds["v_prediction"]) == []
