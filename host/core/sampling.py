@@ -36,8 +36,9 @@ def fitted(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
-    """The first sample of a LATENT, fitted."""
-    return fitted(model, {**latent, "samples": latent["samples"][:1]})
+    """The first sample of a LATENT, fitted; it keeps its own place in the noise of a batch that it was cut out of."""
+    index = {"batch_index": latent["batch_index"][:1]} if latent.get("batch_index") is not None else {}
+    return fitted(model, {**latent, **index, "samples": latent["samples"][:1]})
 
 
 def empty_of(model: Any, latent: dict[str, Any]) -> torch.Tensor:
@@ -57,7 +58,7 @@ def draw(
     samples = fitted(model, latent)["samples"]
     return comfy.sample.sample(
         model,
-        comfy.sample.prepare_noise(samples, use["seed"]),
+        comfy.sample.prepare_noise(samples, use["seed"], latent.get("batch_index")),
         use["steps"],
         use["cfg"],
         use["sampler_name"],
