@@ -195,8 +195,8 @@ def in_words(answer: Answer) -> str:
     """What to do, in a sentence."""
     if answer.ordinary:
         return (
-            f"The guard finds no memory in this prompt (score {answer.highest:.1f}, memorized from {LIMIT:g}), so that no word calls one up. "
-            "A LoRA's own copies do not show in this score: for these disconnect the profile, and the norm of the guidance is asked."
+            f"The guard finds no memory in this prompt (score {answer.highest:.1f}, memorized from {LIMIT:g}), so no word calls one up. "
+            "A LoRA's own copies do not show in this score: for these disconnect the profile; the norm of the guidance is then asked."
         )
     best = answer.trigger
     if best is None:
