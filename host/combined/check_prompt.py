@@ -9,9 +9,11 @@ from torch import Tensor
 
 from ...unmemorize.pictures.heatmap import DEFAULT
 from ..copies import checking
+from ..copies.base_and_lora import has_a_lora
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
 from ..core.latents import check_single, decoded
+from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw, first_of
 from ..curvature.measuring import RECOMMENDED, measure_map
@@ -27,6 +29,10 @@ LOOK = Look(DEFAULT, 0.85, 0.0, 99.0, "3")
 RATE = 0.05
 """Of false alarms, where references calibrate themselves; with fewer than 19 there is no verdict of theirs."""
 FEWEST = 19
+CLIP_UNWATCHED = (
+    "What a LoRA (or another patch) adds to the text encoder was not watched: a guard sees what the model makes of the prompt, not how it "
+    "is read. Ask LoRA Leak Probe with base_clip, or compare with Reference Pictures."
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def check_prompt(
     check_single(latent)
     positive, empty = encoded(clip, [prompt, ""])
     one = first_of(model, latent)
+    asked = asked_of(references, detector)
     profile = profile_for(model, clip, empty, one, use)
     clone, record = guarded(model, Guard(profile.stored, "detect", sampling=use))
     drawn = {**one, "samples": draw(clone, positive, empty, one, use)}
@@ -59,12 +66,18 @@ def check_prompt(
     flagged, score = of_batch(record.facts, off=False)
     reason = record.facts["not_judged"][0]
     words = f"not judged: {reason}" if reason else _guard_says(flagged, score, record.facts["limit"])
-    if not reason and not flagged and record.facts["unwatched"]:
-        words = f"not judged: {UNWATCHED} Of the checkpoint itself {words}"
-    found_so_far = True if flagged else None if reason or record.facts["unwatched"] else False
+    unwatched = what_was_not_watched(record.facts, clip)
+    if not reason and not flagged and unwatched:
+        words = f"not judged: {unwatched} Of the checkpoint itself {words}"
+    found_so_far = True if flagged else None if reason or unwatched else False
     overlay = mapped(picture, found, found_so_far)
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
-    return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(references, picture, detector))
+    return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(asked, picture))
+
+
+def what_was_not_watched(guard: dict[str, Any], clip: Any) -> str:
+    """Why "nothing found" cannot be said of runs: what a LoRA adds to the model or to the text encoder, a guard does not see; or ""."""
+    return UNWATCHED if guard.get("unwatched") else CLIP_UNWATCHED if has_a_lora(clip) else ""
 
 
 def mapped(picture: Tensor, found: dict[str, Any], memorized: bool | None) -> Overlay:
@@ -86,15 +99,38 @@ class Compared:
     report: dict[str, Any]
 
 
-def compared_with(references: References | None, picture: Tensor, detector: Detector | None) -> Compared | None:
-    """One picture [1, h, w, 3] against references that calibrate themselves; None without references."""
+@dataclass(frozen=True)
+class Asked:
+    """References that have calibrated themselves, or why they give no verdict."""
+
+    known: checking.Known
+    unsure: str
+
+
+def asked_of(references: References | None, detector: Detector | None) -> Asked | None:
+    """References as a picture is compared with them; None without references. Those that are nearly all of one picture have no honest pairs
+    to be calibrated by: they still name the nearest."""
     if references is None:
         return None
-    how, sure = detector or BuiltIn(), len(references.names) >= FEWEST
-    checked = checking.check(picture, references, how, None, sure, RATE)
-    report = checking.report(checked, references, how, RATE)
-    copied = checked.copies[0] if sure else False
-    return Compared(copied, _references_say(report["pictures"][0], sure), report)
+    how = detector or BuiltIn()
+    if len(references.names) < FEWEST:
+        return Asked(checking.calibrated(references, how, False, RATE), "too few references for a verdict")
+    try:
+        return Asked(checking.calibrated(references, how, True, RATE), "")
+    except ValueError:
+        bare = checking.calibrated(references, how, False, RATE)
+        return Asked(bare, "no verdict by likeness: too few of the references are different pictures, the others are copies of each other")
+
+
+def compared_with(asked: Asked | None, picture: Tensor) -> Compared | None:
+    """One picture [1, h, w, 3] against them; None without references."""
+    if asked is None:
+        return None
+    known = asked.known
+    checked = checking.compared(picture, known, Progress(1))
+    report = checking.report(checked, known.references, known.detector, RATE)
+    copied = False if asked.unsure else checked.copies[0]
+    return Compared(copied, _references_say(report["pictures"][0], asked.unsure), report)
 
 
 def answer(
@@ -115,8 +151,8 @@ def _guard_says(flagged: bool, score: float, limit: float) -> str:
     return f"nothing found: it was drawn like an ordinary picture (score {score:.1f}, memorized from {limit:g})"
 
 
-def _references_say(row: dict[str, Any], sure: bool) -> str:
+def _references_say(row: dict[str, Any], unsure: str) -> str:
     if row["copy"] is None:
-        why = "unclear: no more alike than different pictures may be" if sure else "too few references for a verdict"
+        why = unsure or "unclear: no more alike than different pictures may be"
         return f"nearest reference {row['nearest']!r}, likeness {row['score']:.2f}; {why}"
     return f"a copy of {row['nearest']!r}" if row["copy"] else "no copy of the references"

@@ -67,6 +67,13 @@ def check(
     return compared(pictures, known(references, detector, honest, among_themselves, rate, progress), progress)
 
 
+def calibrated(references: References, detector: Detector, among_themselves: bool, rate: float) -> Known:
+    """What `check` finds out before it looks at a picture. ValueError if so few references that differ cannot tell that rate."""
+    count = enough(references, None, among_themselves, rate)
+    progress = Progress(len(references.names) + _units(count, len(references.names)))
+    return known(references, detector, None, among_themselves, rate, progress)
+
+
 def coloured(pictures: Tensor) -> Tensor:
     """IMAGE [n, h, w, c] with three channels: grey ones thrice, of others the first three."""
     return pictures.expand(*pictures.shape[:3], 3) if pictures.shape[-1] == 1 else pictures[..., :3]

@@ -45,6 +45,18 @@ def test_a_check_draws_what_the_sampler_draws_and_says_what_the_guard_says(tool,
     assert answer.memorized == record.facts["memorized"][0] and answer.heatmap.shape == answer.picture.shape
 
 
+def test_of_a_latent_cut_out_of_a_batch_its_own_picture_is_checked(tool, demo, encode):
+    """As Latent From Batch gives it, and as KSampler draws it."""
+    import nodes as stock
+
+    cut = {**EMPTY, "batch_index": [3]}
+    latent = stock.common_ksampler(demo[0], 1, 10, 2.0, "euler", "normal", encode(PROMPT), encode(""), cut)[0]["samples"]
+    with torch.inference_mode():
+        assert torch.equal(tool.check_prompt(*demo, PROMPT, cut, USE).picture, demo[2].decode(latent))
+    several = {"samples": torch.zeros(2, 8, 8, 8), "batch_index": [3, 4]}
+    assert importlib.import_module("unmemorize_pack.host.core.sampling").first_of(demo[0], several)["batch_index"] == [3]
+
+
 def test_nothing_found_is_shown_without_full_heat(tool, demo, draw, encode):
     """Without a threshold the hottest place of a picture where nothing was found lies in the middle of the colours; with one that fits,
     the threshold does."""
@@ -164,13 +176,23 @@ def pictured(tool, monkeypatch):
 
 
 def facts_of(score, memorized, reason=""):
-    return {"scores": [0.1, score], "memorized": [False, memorized], "not_judged": [reason, reason], "limit": 3.0}
+    """Of two runs: the second is the one that may be a memory."""
+    return {"scores": [None if reason else 0.1, score], "memorized": [False, memorized], "not_judged": [reason, reason], "limit": 3.0}
+
+
+ONE_LOST = {"scores": [0.1, None], "memorized": [False, False], "not_judged": ["", "too few steps"], "limit": 3.0}
 
 
 @pytest.mark.parametrize(
     ("alike", "guard", "expected", "said"),
     [
-        ([0.9, 0.2], facts_of(9.0, True), True, "memorized: 1 of 2 pictures with other seeds are this one again"),
+        ([0.2, 0.9], facts_of(9.0, True), True, "memorized: 1 of 2 pictures with other seeds are this one again"),
+        ([0.9, 0.2], facts_of(9.0, True), None, "is recalled (score 9.0, memorized from 3), but not where this one is drawn; 1 of 2"),
+        ([0.9, 0.8], facts_of(9.0, True) | {"memorized": [True, False], "scores": [4.0, 0.2]}, True, "from the start (score 4.0,"),
+        ([0.3, 0.2], ONE_LOST, None, "not judged: 1 of 2 runs could not be judged: too few steps; with other seeds"),
+        ([math.nan, 0.2], facts_of(1.0, False), None, "not judged: 1 of 2 pictures with other seeds came out broken: the VAE"),
+        ([math.nan, math.nan], facts_of(9.0, True), None, "no likeness is known"),
+        ([math.nan, 0.9], facts_of(9.0, True), True, "memorized: 1 of 2"),
         ([0.3, 0.2], facts_of(9.0, True), None, "recalls a picture (score 9.0, memorized from 3), but not this one"),
         ([0.9, 0.9], facts_of(1.0, False), None, "the words may settle so much"),
         ([0.3, 0.2], facts_of(1.0, False), False, "nothing found: with other seeds come other pictures"),
@@ -214,6 +236,33 @@ def test_a_memory_comes_again_and_its_picture_is_called_so(pictured, demo, nodes
     assert pictured.check_picture(other, *demo, caption, full, use).memorized is None
 
 
+def test_pictures_that_a_vae_breaks_are_not_judged(pictured, demo, wide, monkeypatch):
+    """As half precision does it to some: nothing is like a picture that holds no numbers."""
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    monkeypatch.setattr(pictured, "profile_for", lambda *_: own.Found(wide, "mine", "kept as mine"))
+
+    class Broken:
+        def decode(self, latent):
+            return demo[2].decode(latent) * math.nan
+
+        def encode(self, picture):
+            return demo[2].encode(picture)
+
+    picture = torch.rand(1, 64, 64, 3)
+    found = pictured.check_picture(picture, demo[0], demo[1], Broken(), PROMPT, EMPTY, USE)
+    assert found.memorized is None and "4 of 4 pictures with other seeds came out broken" in found.words
+    assert found.report["likeness"] == [None] * 4 and json.dumps(found.report, allow_nan=False)
+    assert pictured.check_picture(picture, *demo, PROMPT, EMPTY, USE).memorized is False
+
+
+def test_the_pictures_it_is_compared_with_are_four(pictured, demo, monkeypatch):
+    """Also of a latent that was cut out of a batch, which knows its own noise."""
+    drawn = []
+    monkeypatch.setattr(pictured, "likenesses", lambda _, several, how: drawn.append(several) or [0.0] * len(several))
+    pictured.check_picture(torch.rand(1, 64, 64, 3), *demo, PROMPT, {**EMPTY, "batch_index": [3]}, USE)
+    assert all(not torch.equal(drawn[0][i], drawn[0][k]) for i in range(4) for k in range(i))
+
+
 def test_compare_pictures_shows_both_and_measures(nodes, tmp_path, monkeypatch):
     import folder_paths
 
@@ -240,6 +289,38 @@ def test_a_lora_that_was_not_watched_is_not_judged(tool, pictured, demo, wide, m
     assert plain.memorized is False and patched.memorized is None and "was not watched" in patched.words
     given = pictured.check_picture(torch.rand(1, 64, 64, 3), model, *demo[1:], PROMPT, EMPTY, USE)
     assert given.memorized is None and "was not watched" in given.words
+
+
+def test_a_lora_of_the_text_encoder_was_not_watched(tool, pictured, demo, wide, monkeypatch):
+    """A loader with strength_model 0 leaves the MODEL as it is."""
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    clip, key = demo[1].clone(), "encoder.token_embedding.weight"
+    clip.add_patches({key: (torch.full_like(demo[1].patcher.model.state_dict()[key], 1e-3),)})
+    for module in (tool, pictured):
+        monkeypatch.setattr(module, "profile_for", lambda *_: own.Found(wide, "mine", "kept as mine"))
+    found = tool.check_prompt(demo[0], clip, demo[2], PROMPT, EMPTY, USE)
+    given = pictured.check_picture(torch.rand(1, 64, 64, 3), demo[0], clip, demo[2], PROMPT, EMPTY, USE)
+    assert found.memorized is given.memorized is None and all("to the text encoder was not watched" in a.words for a in (found, given))
+
+
+def test_references_of_one_picture_name_the_nearest_and_are_no_error(tool, pictured, demo, wide, monkeypatch):
+    """They are calibrated before anything is drawn, and have no honest pairs."""
+    own = importlib.import_module("unmemorize_pack.host.stability.model_profile")
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    for module in (tool, pictured):
+        monkeypatch.setattr(module, "profile_for", lambda *_: own.Found(wide, "mine", "kept as mine"))
+    one = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    edits = references.of_batch(torch.cat([one * (1 - 0.004 * i) for i in range(tool.FEWEST)]))
+    for found in (
+        tool.check_prompt(*demo, PROMPT, EMPTY, USE, edits),
+        pictured.check_picture(torch.rand(1, 64, 64, 3), *demo, PROMPT, EMPTY, USE, edits),
+    ):
+        assert found.memorized is False and "no verdict by likeness" in found.words and "nearest reference" in found.words
+    for module in (tool, pictured):
+        monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drawn before the references were looked at"))
+        monkeypatch.setattr(module, "asked_of", lambda *_: (_ for _ in ()).throw(ValueError("bad references")))
+    with pytest.raises(ValueError, match="bad references"):
+        tool.check_prompt(*demo, PROMPT, EMPTY, USE, edits)
 
 
 def test_a_vae_of_videos_gives_its_one_frame_and_videos_are_refused(tool, demo):
