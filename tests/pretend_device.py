@@ -49,6 +49,12 @@ class Pretend(Tensor):
         """PyTorch cannot make it of a subclass."""
         return self.raw.tolist()
 
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(_lists_as_tensors(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_lists_as_tensors(index), value)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # in inference mode PyTorch leaves composite operations whole
@@ -83,6 +89,11 @@ class Generator(torch._C.Generator):
 
     def __init__(self, device: Any = "cpu") -> None:
         pass
+
+    @property
+    def device(self) -> torch.device:
+        """Where it was made for."""
+        return torch.device(NAME, 0) if self.pretend else CPU  # type: ignore[attr-defined]
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
@@ -129,6 +140,13 @@ def _with_own_random_numbers(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _is_here(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
+
+
+def _lists_as_tensors(index: Any) -> Any:
+    """PyTorch cannot make them in a subclass."""
+    if isinstance(index, tuple):
+        return tuple(_lists_as_tensors(i) for i in index)
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 def _plain(value: Any, seen: list[Tensor]) -> Any:
