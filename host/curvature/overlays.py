@@ -68,12 +68,18 @@ def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, 
     height, width = image.shape[1:3]
     inside = _inside(mask, image)
     values = per_channel(found)
-    region = found["region"] * (F.interpolate(inside[:, None], values.shape[1:], mode="area")[:, 0] > 0.5)
+    region = found["region"] * _spots(inside, values.shape)
+    if mask is not None and not region.any():
+        raise ValueError(
+            "The mask covers no spot of the map where a picture was drawn: there is nothing to show or count. Paint it where the picture "
+            "is, or leave `mask` unconnected."
+        )
     peaks = torch.stack([heatmap.percentile(v[r > 0], look.clip) for v, r in zip(values, region, strict=True)])
     judged = split(found, calibration, None).report if calibration is not None else {}
     full = look.full_heat or (FULL_OVER_LIMIT * judged["thresholds"][0] if judged else 0.0)
     smoothed = heatmap.smooth(values, int(look.smooth))
-    shown = heatmap.heat(smoothed, full or peaks[:, None, None])
+    tops = torch.full_like(peaks, full) if full else peaks
+    shown = heatmap.heat(smoothed, tops[:, None, None]) * (tops > 0)[:, None, None]  # a scale that ends at 0 shows nothing
     hot = (heatmap.enlarge(shown, height, width) * inside).to(image.device)
     pictures = heatmap.overlay(image, hot, look.colour_map, look.opacity)
     mean, peak = float(mean_inside(values, region).max()), float(peaks.max())
@@ -81,6 +87,13 @@ def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, 
     maps = map_view(smoothed, region, [full or float(p) for p in peaks])
     limit = {"limit": judged["thresholds"][0]} if judged else {}
     return Overlay(pictures, hot, mean, peak, report, {"maps": maps, "colour_map": look.colour_map, "opacity": look.opacity, **limit})
+
+
+def _spots(inside: Tensor, shape: torch.Size) -> Tensor:
+    """1 for spots of maps [n, h, w] that a region [n, H, W] covers by more than half; where it covers none so, for those that it touches."""
+    cover = F.interpolate(inside[:, None], shape[1:], mode="area")[:, 0]
+    most = (cover > 0.5).float()
+    return torch.where(most.any(2).any(1)[:, None, None], most, (cover > 0).float())
 
 
 def _inside(mask: Tensor | None, image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...unmemorize.curvature.differences import METHODS
-from ...unmemorize.curvature.maps import check_map, per_channel
+from ...unmemorize.curvature.maps import check_map, check_values, per_channel
 from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu, verdict_of
 from ..core import facts, store
 from ..core.identity import differences
@@ -158,8 +158,7 @@ class Split:
 
 def split(found: Any, calibration: dict[str, Any] | None, image: Tensor | None) -> Split:
     """A map against its calibrated threshold, or against Otsu's where there is none; as large as `image` [n, h, w, 3] if it is given."""
-    if not isinstance(found, dict) or not isinstance(found.get("values"), Tensor):
-        raise ValueError("This is not a map of Unmemorize. Connect the map output of Curvature Difference Map.")
+    check_values(found)
     if image is not None:
         check_map(found, image.shape)
     if calibration is not None:

@@ -15,7 +15,12 @@ from torch import Tensor
 
 
 def make_map(values: Tensor, channels: int, settings: dict[str, Any], region: Tensor | None = None) -> dict[str, Any]:
-    """A map of signed channel sums [n, h, w]; `region` broadcasts, default: everything was generated."""
+    """A map of signed channel sums [n, h, w]; `region` broadcasts, default: everything was generated. ValueError if not numbers."""
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            "The model returned values that are not numbers (NaN or infinite). Start ComfyUI with --force-fp32, or use the model in another "
+            "precision."
+        )
     region = torch.ones_like(values) if region is None else region.to(values).expand_as(values)
     return {"values": values * region, "channels": channels, "region": region, "settings": settings}
 
@@ -35,10 +40,20 @@ def scores(result: dict[str, Any]) -> Tensor:
     return mean_inside(per_channel(result), result["region"])
 
 
-def check_map(result: Any, image_shape: torch.Size) -> None:
-    """ValueError in plain words unless this is a map that fits pictures [n, H, W, 3]."""
+def check_values(result: Any) -> None:
+    """ValueError in plain words unless this is a map, of numbers."""
     if not isinstance(result, dict) or not isinstance(result.get("values"), Tensor):
         raise ValueError("This is not a map of Unmemorize. Connect the map output of Curvature Difference Map.")
+    if not torch.isfinite(result["values"]).all():
+        raise ValueError(
+            "This map holds values that are not numbers (NaN or infinite), so that nothing can be read from it. Measure it again with "
+            "ComfyUI started with --force-fp32."
+        )
+
+
+def check_map(result: Any, image_shape: torch.Size) -> None:
+    """ValueError in plain words unless this is a map that fits pictures [n, H, W, 3]."""
+    check_values(result)
     if len(image_shape) != 4 or image_shape[3] != 3:
         raise ValueError(f"The picture must have the three channels red, green and blue; its shape is {tuple(image_shape)}.")
     count, height, width = result["values"].shape

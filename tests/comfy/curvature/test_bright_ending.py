@@ -74,3 +74,15 @@ def test_bright_ending_refuses_networks_without_cross_attention():
     module = importlib.import_module("unmemorize_pack.host.curvature.bright_ending")
     with pytest.raises(ValueError, match="Use Curvature Difference Map"):
         module.down_attention(torch.nn.Linear(2, 2))
+
+
+def test_a_network_that_returns_no_numbers_has_no_map(nodes, demo, latent):
+    """Half precision that overflows in one layer: a mean of 0 would read as clean."""
+    module = importlib.import_module("unmemorize_pack.host.curvature.bright_ending")
+    layer = next(iter(module.down_attention(demo[0].model.diffusion_model).values()))
+    hook = layer.to_q.register_forward_hook(lambda _m, _i, out: out * float("nan"))
+    try:
+        with pytest.raises(ValueError, match="not numbers.*--force-fp32"):
+            nodes["UnmemorizeBrightEndingMap"].execute(demo[0], demo[1], PHOTO, {"samples": latent}, 0)
+    finally:
+        hook.remove()
