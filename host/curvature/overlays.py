@@ -90,7 +90,7 @@ def overlaid(image: Tensor, found: Any, look: Look, mask: Tensor | None = None, 
 
 
 def _spots(inside: Tensor, shape: torch.Size) -> Tensor:
-    """1 for spots of maps [n, h, w] that a region [n, H, W] covers by more than half; where it covers none so, for those that it touches."""
+    """1 for spots of maps [n, h, w] that a region [n, H, W] covers by more than half; where it covers none, for those that it touches."""
     cover = F.interpolate(inside[:, None], shape[1:], mode="area")[:, 0]
     most = (cover > 0.5).float()
     return torch.where(most.any(2).any(1)[:, None, None], most, (cover > 0).float())

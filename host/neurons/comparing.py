@@ -31,13 +31,14 @@ def compared(given: list[Any], names: str) -> Comparison:
     if not all(isinstance(m, StoredMask) for m in given):
         raise ValueError("One of the inputs is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask.")
     masks = [m.mask for m in given]
-    by_layer, by_level = iou_by_layer(masks), iou_by_layer_and_level(masks)
+    by_layer, levels = iou_by_layer(masks), [m.facts["levels"] for m in given]
+    by_level = iou_by_layer_and_level(masks) if all(several == levels[0] for several in levels) else {}
     matrix = torch.stack(list(by_layer.values())).mean(0)
     rows, columns = torch.tensor([[mean_of_pairs(m)] for m in by_layer.values()]), ["all"]
     of_layers = dict(zip(by_layer, rows[:, 0].tolist(), strict=True))
     if by_level:
         rows = torch.cat([rows, torch.stack(list(by_level.values()))], 1)
-        columns += [f"{sigma:.3g}" for sigma in given[0].facts["levels"][: rows.shape[1] - 1]]
+        columns += [f"{sigma:.3g}" for sigma in levels[0][: rows.shape[1] - 1]]
     labels = [n.strip() for n in names.split(",") if n.strip()][: len(masks)]
     labels += [str(i + 1) for i in range(len(labels), len(masks))]
     mean = mean_of_pairs(matrix)

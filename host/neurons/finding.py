@@ -10,7 +10,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import COND, SIDES, UNCOND, Activity
-from ...unmemorize.neurons.masks import SCORES, Mask, find_mask, merge
+from ...unmemorize.neurons.masks import SCORES, Mask, find_mask, merge, seen_levels
 from ..core.identity import differences, identity
 from ..core.progress import Progress
 from ..core.settings import check_range
@@ -41,10 +41,13 @@ def find(
             "The mask is empty: under the memorized prompts no weight is more active than under the reference. Are they the same prompts, "
             "or is select_ratio too high?"
         )
+    seen = seen_levels(memorized.activity, reference.activity, SIDES[rows])
     facts = {
         "kind": MASKS.noun, **{k: memorized.facts[k] for k in (*SAME_RUN, "prompts", "seeds", "seed", "model")}, "share": share,
         "select_ratio": select_ratio, "rows": rows, "score": score, "reference_prompts": reference.facts["prompts"], "merged": 1,
     }  # fmt: skip
+    if seen:  # what single levels took stands beside these
+        facts["levels"] = [memorized.facts["levels"][level] for level in seen]
     found = StoredMask(Mask(_on_cpu(mask.bits), mask.shapes, _on_cpu(mask.by_level), mask.level_shares), facts)
     return found if merge_with is None else merged(found, merge_with)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.neurons.activity import COND, UNCOND, WINDOW, Activity
+from ..core.denoiser import without_caches
 from ..core.hooks import as_function
 from ..core.identity import check_shows_weights, identity, shown
 from ..core.latents import check_channels
@@ -172,7 +173,7 @@ def record(
     progress = Progress(len(positives) * seeds * window.last_step)
     heard = Activity(len(window.ratios))
     listener = Listener(heard, window)
-    clone = model.clone()
+    clone = without_caches(model).clone()  # a cache leaves out calls, others under each prompt
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, KEY, as_function(listener.around_call))
     # ComfyUI's noise seeds the global generator, which a node that only measures should leave alone
     with hooked(layers, listener), kept_generators(model.load_device):

@@ -15,11 +15,11 @@ from torch import Tensor
 
 
 def make_map(values: Tensor, channels: int, settings: dict[str, Any], region: Tensor | None = None) -> dict[str, Any]:
-    """A map of signed channel sums [n, h, w]; `region` broadcasts, default: everything was generated. ValueError if not numbers."""
+    """A map of signed channel sums [n, h, w]; `region` broadcasts, default: all was generated. ValueError if it holds no numbers."""
     if not torch.isfinite(values).all():
         raise ValueError(
-            "The model returned values that are not numbers (NaN or infinite). Start ComfyUI with --force-fp32, or use the model in another "
-            "precision."
+            "The model returned values that are not numbers (NaN or infinite). Start ComfyUI with --force-fp32, or use the model in "
+            "another precision."
         )
     region = torch.ones_like(values) if region is None else region.to(values).expand_as(values)
     return {"values": values * region, "channels": channels, "region": region, "settings": settings}

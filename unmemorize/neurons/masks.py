@@ -70,10 +70,20 @@ def level_masks(weight: Tensor, memorized: Tensor, reference: Tensor, share: flo
     If d' < d, the activity is that of the last d' features, and the others are never taken.
     """
     first = weight.shape[1] - memorized.shape[1]
-    for mem, null in zip(memorized, reference, strict=True):
-        if torch.isfinite(mem).all() and torch.isfinite(null).all():
-            ranked, least = score(weight[:, first:], mem, null)
-            yield torch.nn.functional.pad(top_of_rows(ranked, share) & (ranked > least), (first, 0))
+    for level in _seen(memorized, reference):
+        ranked, least = score(weight[:, first:], memorized[level], reference[level])
+        yield torch.nn.functional.pad(top_of_rows(ranked, share) & (ranked > least), (first, 0))
+
+
+def _seen(memorized: Tensor, reference: Tensor) -> list[int]:
+    """Levels of A [levels, d] that somebody was seen at in both."""
+    return torch.nonzero((memorized.isfinite() & reference.isfinite()).all(1)).flatten().tolist()
+
+
+def seen_levels(memorized: Activity, reference: Activity, sides: tuple[int, ...] = (COND, UNCOND)) -> list[int]:
+    """Levels at which every layer was seen under both: a sampler may pass over some, as a cache or one that takes longer steps does."""
+    several = [set(_seen(memorized.rms(layer, sides), reference.rms(layer, sides))) for layer in memorized.squares]
+    return sorted(set.intersection(*several)) if several else []
 
 
 def union(masks: Iterable[Tensor], select_ratio: float) -> Tensor:
@@ -116,9 +126,9 @@ class Mask:
     shapes: dict[str, tuple[int, int]]
     """Layer -> (out, d)."""
     by_level: dict[str, Tensor] = field(default_factory=dict)
-    """Layer -> M(t) of each level, [levels, out, ceil(d / 8)]; empty unless they were kept."""
+    """Layer -> M(t) of each level in `seen_levels`, [levels, out, ceil(d / 8)]; empty unless they were kept."""
     level_shares: dict[str, list[float]] = field(default_factory=dict)
-    """Layer -> share of its weights that each level took, [levels]; for the eye only, not kept in files."""
+    """Layer -> share of its weights that each of them took, [levels]; for the eye only, not kept in files."""
 
     def dense(self, layer: str) -> Tensor:
         """Boolean [out, d]."""
@@ -154,19 +164,21 @@ def find_mask(
     """
     bits, shapes, by_level = {}, {}, {}
     level_shares: dict[str, list[float]] = {}
+    everywhere = seen_levels(memorized, reference, sides)
     for layer, weight in weights:
         kernel = weight[0, 0].numel()
         mem, null = (a.rms(layer, sides).to(weight).repeat_interleave(kernel, 1) for a in (memorized, reference))
+        chosen = [place for place, level in enumerate(_seen(mem, null)) if level in everywhere]
         weight = weight.flatten(1)
         packed, by_block, taken = [], [], []
         for rows in weight.split(max(1, BLOCK // weight.shape[1])):
             masks = list(level_masks(rows, mem, null, share, score))
             packed.append(pack(union(masks, select_ratio)))
-            taken.append([int(m.sum()) for m in masks])
-            if keep_levels:
-                by_block.append(torch.stack([pack(m) for m in masks]))
+            taken.append([int(masks[place].sum()) for place in chosen])
+            if keep_levels and chosen:
+                by_block.append(torch.stack([pack(masks[place]) for place in chosen]))
         bits[layer] = torch.cat(packed)
-        if keep_levels:
+        if by_block:
             by_level[layer] = torch.cat(by_block, 1)
         level_shares[layer] = [sum(counts) / weight.numel() for counts in zip(*taken, strict=True)]
         shapes[layer] = (weight.shape[0], weight.shape[1])

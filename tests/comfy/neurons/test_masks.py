@@ -219,6 +219,21 @@ def test_round_trip(nodes, find, user_folder):
     assert "no neuron mask" in nodes["UnmemorizeLoadNeuronMask"].validate_inputs("other")
 
 
+def test_levels_without_a_call_are_left_out_of_files_and_views(nodes, record, find, user_folder):
+    """dpm_fast passes over levels of its schedule: what is kept of the others comes back under their names."""
+    recordings = {name: record(prompts, sampler_name="dpm_fast")[0] for name, prompts in (("memorized", SCENE), ("reference", ""))}
+    heard = next(iter(recordings["memorized"].activity.rows.values())).sum(0) > 0
+    assert not heard.all(), "every level was called: the test shows nothing"
+    mask = find(**recordings, keep_levels=True)[0]
+    known = [level for level, there in zip(recordings["memorized"].facts["levels"], heard.tolist(), strict=True) if there]
+    assert mask.facts["levels"] == known and {len(v) for v in mask.mask.by_level.values()} == {len(known)}
+    nodes["UnmemorizeSaveNeuronMask"].execute(mask, "passed over")
+    back = nodes["UnmemorizeLoadNeuronMask"].execute("passed over").args[0]
+    assert back.facts["levels"] == known and all(torch.equal(v, mask.mask.by_level[k]) for k, v in back.mask.by_level.items())
+    other = find(keep_levels=True)[0]
+    assert nodes["UnmemorizeCompareNeuronMasks"].execute(mask, other, "").ui["unmemorize_density"][0]["columns"] == ["all"]
+
+
 def test_damaged_and_foreign_files(nodes, mask, neuron_host, user_folder):
     facts = {**mask.facts, "shapes": {k: list(v) for k, v in mask.mask.shapes.items()}}
     bits = {f"bits.{k}": v for k, v in mask.mask.bits.items()}

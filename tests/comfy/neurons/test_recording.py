@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -142,3 +143,11 @@ def test_other_places(record, find, place):
     there, nothing = record(place=place)[0], record("", place=place)[0]
     mask, density, _ = find(memorized=there, reference=nothing)
     assert 0 < density < 0.3 and len(mask.mask.bits) == len(there.activity.squares)
+
+
+def test_a_cache_hides_no_call(record, demo):
+    """EasyCache answers steps from earlier ones, other steps under each prompt."""
+    cache = importlib.import_module("comfy_extras.nodes_easycache").EasyCacheNode
+    cached = cache.execute(demo[0], 0.9, 0.0, 1.0, False).args[0]
+    plain, found = (record(SCENE, model=model, steps=20, window_end=0.1)[0].activity for model in (demo[0], cached))
+    assert all(torch.equal(rows, found.rows[key]) and rows.bool().all() for key, rows in plain.rows.items())

@@ -25,6 +25,7 @@ from unmemorize_pack.unmemorize.neurons.masks import (
     merge,
     pack,
     prune,
+    seen_levels,
     top_of_rows,
     union,
     unpack,
@@ -174,9 +175,25 @@ def test_levels_without_rows_are_left_out():
     for level in (0, 1, 2):
         null.add("layer", (COND,), level, rand(ROWS, D, seed=20 + level))
     masks = list(level_masks(weight, mem.rms("layer", (COND,)), null.rms("layer", (COND,)), 0.1))
-    assert len(masks) == 2
+    assert len(masks) == 2 and seen_levels(mem, null, (COND,)) == [0, 2]
+    found = find_mask([("layer", weight)], mem, null, 0.1, sides=(COND,), keep_levels=True)
+    assert len(found.by_level["layer"]) == len(found.level_shares["layer"]) == 2
     with pytest.raises(ValueError, match="no noise level"):
         union([], 0.0)
+
+
+def test_levels_count_where_every_layer_was_seen():
+    """Bits take all that a layer has; what single levels took is kept of those that all layers have, so that columns mean one level."""
+    mem, null = Activity(3), Activity(3)
+    for layer, levels in (("one", (0, 1, 2)), ("two", (0, 2))):
+        for level in levels:
+            for side in (mem, null):
+                side.add(layer, (COND,), level, rand(ROWS, D, seed=level + (10 if side is null else 0)))
+    weights = {layer: rand(OUT, D, seed=9 + i) for i, layer in enumerate(("one", "two"))}
+    found = find_mask(weights.items(), mem, null, 0.1, sides=(COND,), keep_levels=True)
+    assert seen_levels(mem, null, (COND,)) == [0, 2] and {len(v) for v in found.by_level.values()} == {2}
+    alone = level_masks(weights["one"], mem.rms("one", (COND,)), null.rms("one", (COND,)), 0.1)
+    assert torch.equal(found.dense("one"), union(alone, 0.0))
 
 
 def test_rows_of_zeros_are_harmless():
