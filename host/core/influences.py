@@ -19,6 +19,8 @@ AROUND = (
     "model_function_wrapper",
 )  # fmt: skip
 """In a model's options: what changes its predictions, or how the two are put together."""
+EXCHANGING = ("sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
+"""Of these, what puts other predictions in the place of the model's before guidance sees them."""
 
 
 def influences(options: Mapping[str, Any], conds: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -31,9 +33,14 @@ def _inside(options: Mapping[str, Any]) -> list[str]:
     return [name for kind in INSIDE for name, several in inside.get(kind, {}).items() if several]
 
 
-def _around(options: Mapping[str, Any]) -> list[str]:
+def exchanging(options: Mapping[str, Any]) -> list[str]:
+    """What other nodes have set of EXCHANGING."""
+    return _around(options, EXCHANGING)
+
+
+def _around(options: Mapping[str, Any], names: Iterable[str] = AROUND) -> list[str]:
     found = []
-    for name in AROUND:
+    for name in names:
         value = options.get(name)
         several = value if isinstance(value, list) else [] if value is None else [value]
         if any(not is_ours(function) for function in several):

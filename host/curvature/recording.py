@@ -12,14 +12,16 @@ from torch import Tensor
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
 from ..core.coverage import covered
-from ..core.guiders import other_prompts
+from ..core.guiders import cached, other_prompts
 from ..core.hooks import as_function
+from ..core.influences import exchanging
 from ..core.latents import both, check_picture, check_somewhere, flat, generated, is_marked, marks
 from ..core.noise import NEARLY, noise_level
 from ..core.sampler_call import DRAWN_AGAIN, arguments_of, run_arguments_of
 
 KEY = "unmemorize_score_difference"
 ANOTHER = "A guard drew this picture again, or changed its steps: what was recorded is of the picture that it threw away."
+CACHED = "EasyCache or LazyCache answered some steps from earlier ones: what was recorded there is of other noise levels."
 RECORD_START, RECORD_END = 0.0, 0.3
 """Early steps place things; `nox -s sweep -- curvature` compares windows."""
 
@@ -101,6 +103,13 @@ def _warnings(sums: Sums) -> list[str]:
     return [*([sums.part] if sums.part else []), *([left_out] if sums.uncovered else [])]
 
 
+def _obstacle(guider: Any) -> str:
+    """Why what a guider tells of its two predictions is not what the model makes of two prompts, in words; "" if it is."""
+    if exchanged := exchanging(guider.model_options):
+        return f"Other nodes change the model's predictions before they were recorded ({', '.join(exchanged)})."
+    return CACHED if cached(guider) else other_prompts(guider)
+
+
 @dataclass
 class Recording:
     """The sums of the recorded model's last run. Empty until one ends; one that is cancelled, or that only measures, changes nothing."""
@@ -125,7 +134,7 @@ class _Recorder:
         """Around everything: the sums of a run that ends become the recording's."""
         call, recording = run_arguments_of(executor.class_obj, *arguments, **more), self._recording
         again = executor.class_obj.model_options.get(DRAWN_AGAIN, False)
-        sums = Sums(obstacle=other_prompts(executor.class_obj), again=again, samples=len(call.noise))
+        sums = Sums(obstacle=_obstacle(executor.class_obj), again=again, samples=len(call.noise))
         self._running.append(sums)
         try:
             result = executor(*arguments, **more)

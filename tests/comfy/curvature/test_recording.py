@@ -159,3 +159,31 @@ def test_a_sampler_that_draws_one_picture_after_another_cannot_be_summed(nodes, 
     samples = comfy.sample.sample_custom(model, noise, 2.0, OneByOne(), sigmas, *sides, latent, disable_pbar=True, seed=1)
     with pytest.raises(ValueError, match="1 of the 2 pictures at a time"):
         nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": samples})
+
+
+def replaced(demo, name):
+    """A clone under a stock node, or a function of another pack, that puts other predictions in the place of the model's."""
+    model = demo[0].clone()
+    if name == "EasyCache":
+        return importlib.import_module("comfy_extras.nodes_easycache").EasyCacheNode.execute(model, 0.9, 0.0, 1.0, False).args[0]
+    if name == "sampler_pre_cfg_function":
+        model.set_model_sampler_pre_cfg_function(lambda given: [given["conds_out"][0]] * 2)
+    else:
+        model.set_model_sampler_calc_cond_batch_function(lambda given: [given["input"]] * 2)
+    return model
+
+
+@pytest.mark.parametrize("name", ["EasyCache", "sampler_pre_cfg_function", "sampler_calc_cond_batch_function"])
+def test_predictions_that_are_not_the_models_have_no_recorded_map(nodes, demo, sample, name):
+    """A negative prediction that is the positive one maps to 0, which reads as clean."""
+    model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(replaced(demo, name), 0.0, 1.0).args
+    latent = {"samples": sample(PHOTO, model=model)}
+    with pytest.raises(ValueError, match=f"{name}.*Use Curvature Difference Map"):
+        nodes["UnmemorizeScoreDifferenceMap"].execute(recording, latent)
+
+
+def test_what_acts_after_guidance_leaves_the_recorded_map(nodes, demo, sample):
+    other = demo[0].clone()
+    other.set_model_sampler_post_cfg_function(lambda given: given["denoised"] * 0.9)
+    model, recording = nodes["UnmemorizeRecordScoreDifference"].execute(other, 0.0, 1.0).args
+    assert nodes["UnmemorizeScoreDifferenceMap"].execute(recording, {"samples": sample(PHOTO, model=model)}).args[1] > 0
