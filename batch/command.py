@@ -76,7 +76,9 @@ def parser() -> argparse.ArgumentParser:
     by_kind["audit"].add_argument("--neighbours", type=int, default=8)
     by_kind["audit"].add_argument("--parent", help="the model before fine-tuning: its agreement is subtracted, not the neighbours'")
     by_kind["audit"].add_argument("--profile", help="a stability profile's name or path: the guard judges every run")
-    by_kind["audit"].add_argument("--copy-limit", type=float, help="likeness to a reference from which a picture is called a copy")
+    by_kind["audit"].add_argument(
+        "--copy-limit", type=float, help="likeness to a reference above which a picture is called a copy: Copy Check's threshold"
+    )
     for kind in ("audit", "copies"):
         by_kind[kind].add_argument("--references", type=Path, required=kind == "copies", help="a folder of pictures")
         by_kind[kind].add_argument("--detector", type=Path, help="a file of SSCD weights; without it the built-in one")

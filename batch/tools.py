@@ -137,10 +137,11 @@ def row_maker(base: str, options: Options) -> RowMaker:
     (negative,) = encoded(model.clip, [""])
     profile: StoredProfile | None = read_profile(profile_path(paths["profile"])) if paths.get("profile") else None
     known = references_of(paths["references"]) if paths.get("references") else None
+    parent = Base(paths["parent"]) if paths.get("parent") else None
     audit = Audit(
         model.model, model.clip, model.vae, negative, model.latent(s), ["any"], s["seeds"], s["use"], "batch", s["neighbours"],
-        Base(paths["parent"]).model if paths.get("parent") else None, profile, known, None if known is None else detector_of(paths),
-        s["copy_limit"],
+        None if parent is None else parent.model, profile, known, None if known is None else detector_of(paths), s["copy_limit"],
+        None if parent is None else parent.clip,
     )  # fmt: skip
     check(audit)
     return RowMaker(audit, Progress(1))

@@ -70,6 +70,12 @@ class MemorizationAudit(io.ComfyNode):
                     tooltip="Likeness to a reference from which a picture is called a copy: the threshold that Copy Check reports. 0: only "
                     "the likeness is noted.",
                 ),
+                io.Clip.Input(
+                    "base_clip",
+                    optional=True,
+                    tooltip="The base's own text encoder: its pictures are drawn with it. Without it that of the model is taken, LoRAs "
+                    "included.",
+                ),
             ],
             outputs=[
                 io.String.Output("summary", display_name="summary", tooltip="The audit in a sentence."),
@@ -89,13 +95,28 @@ class MemorizationAudit(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, negative: Any, latent: dict, prompts: str, file: str, name: str, seeds: int, seed: int,
         steps: int, cfg: float, sampler_name: str, scheduler: str, neighbours: int, copy_limit: float, base: Any = None,
-        profile: Any = None, references: Any = None, detector: Any = None,
+        profile: Any = None, references: Any = None, detector: Any = None, base_clip: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         use = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        texts = list(dict.fromkeys([*prompt_list(prompts), *([] if file == "none" else prompt_files.read(file))]))
+        texts = prompt_list(prompts) if file == "none" else prompt_files.with_those_of(file, prompts)
         used = None if references is None else detector or BuiltIn()
         audit = Audit(
-            model, clip, vae, negative, latent, texts, seeds, use, name, neighbours, base, profile, references, used, copy_limit or None
+            model,
+            clip,
+            vae,
+            negative,
+            latent,
+            texts,
+            seeds,
+            use,
+            name,
+            neighbours,
+            base,
+            profile,
+            references,
+            used,
+            copy_limit or None,
+            base_clip,
         )
         done = run(audit)
         facts = report(done)

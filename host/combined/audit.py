@@ -16,17 +16,19 @@ import torch
 
 from ...unmemorize.copies.audit import counts, finished, summary
 from ...unmemorize.pictures.audit_page import page
+from ..copies.base_and_lora import LENT, has_a_lora
 from ..core import files, rows
 from ..core.identity import identity, shown
 from ..core.latents import check_single
 from ..core.progress import Progress
-from ..core.prompts import digest_of, encoded
+from ..core.prompts import encoded
+from ..core.sampling import empty_of
 from ..core.settings import check_range, check_sampling
 from ..curvature.measuring import RECOMMENDED
 from ..lora.report import TOOL
-from ..stability.profiles import check_guidance, check_profile
-from .audit_extras import extras
-from .audit_row import AT_ONCE, Audit, RowMaker, strip
+from ..stability.profiles import StoredProfile, check_guidance, check_profile
+from .audit_extras import extras, looked_into
+from .audit_row import AT_ONCE, Audit, RowMaker, check_base, strip
 
 SEEDS, NEIGHBOURS = (2, 64), (0, 64)
 """Least and most."""
@@ -50,6 +52,7 @@ def check(a: Audit) -> None:
     check_range("neighbours", a.neighbours, *NEIGHBOURS)
     if not a.prompts:
         raise ValueError("There is no prompt to audit. Write some, one a line, or choose a file of the input folder.")
+    check_base(a)
     if a.profile is not None:
         check_profile(a.profile, a.model)
         check_guidance(a.profile, a.use["cfg"])
@@ -101,7 +104,7 @@ def run(a: Audit) -> Audited:
 def _write(done: Audited) -> None:
     """Page, JSON, and the strips that are not there yet."""
     files.replace_text(done.page, page(finished(done.rows), summary(done.rows), done.facts))
-    files.replace_text(done.page.with_name(REPORT), json.dumps(report(done), indent=1) + "\n")
+    files.replace_text(done.page.with_name(REPORT), json.dumps(report(done), indent=1, allow_nan=False) + "\n")
     folder = done.page.parent / PICTURES
     for row in done.rows:
         if row.get("thumbnails") and not (folder / _picture(row)).is_file():
@@ -121,16 +124,24 @@ def _steps_of(a: Audit) -> int:
 def _settings(a: Audit) -> dict[str, Any]:
     """What makes two audits the same."""
     own, others = extras(a.model), None if a.base is None else extras(a.base)
+    asked = {"negative": a.negative, "clip": encoded(a.clip, [PROBE])}
+    asked |= {} if a.base_clip is None else {"base_clip": encoded(a.base_clip, [PROBE])}
+    looks = {name: looked_into(conditioning) for name, conditioning in asked.items()}
+    blind = [name for name, (_, whole) in looks.items() if not whole]
     return {
-        "tool": TOOL, "model": shown(identity(a.model)), "extras": own.digests, "negative": digest_of(a.negative),
-        "clip": digest_of(encoded(a.clip, [PROBE])[0]), "base": None if a.base is None else shown(identity(a.base)),
-        "base_extras": None if others is None else others.digests, "unseen": own.unseen + ([] if others is None else others.unseen),
-        "vae": _content_of_vae(a.vae),
-        "profile": None if a.profile is None else {k: v for k, v in a.profile.facts.items() if k != "model"},
+        "tool": TOOL, "model": shown(identity(a.model)), "extras": own.digests, **{name: found[:16] for name, (found, _) in looks.items()},
+        "base": None if a.base is None else shown(identity(a.base)), "base_extras": None if others is None else others.digests,
+        "unseen": own.unseen + ([] if others is None else others.unseen) + blind, "vae": _content_of_vae(a.vae),
+        "profile": None if a.profile is None else _content_of_profile(a.profile),
         "references": None if a.references is None else a.references.digest,
         "detector": None if a.detector is None else a.detector.name, "limit": a.limit, "seeds": a.seeds, "neighbours": a.neighbours,
-        "map": dataclasses.asdict(RECOMMENDED), "size": list(a.latent["samples"].shape[2:]), **a.use,
+        "map": dataclasses.asdict(RECOMMENDED), "size": list(empty_of(a.model, a.latent).shape[1:]), **a.use,
     }  # fmt: skip
+
+
+def _content_of_profile(stored: StoredProfile) -> dict[str, Any]:
+    """What it was measured on, and a digest of what was measured: other prompts are another profile."""
+    return {k: v for k, v in stored.facts.items() if k != "model"} | {"content": looked_into(stored.profile)[0][:16]}
 
 
 def _content_of_vae(vae: Any) -> str:
@@ -149,6 +160,7 @@ def _when(a: Audit, found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "prompts audited": f"{len(found)} of {len(a.prompts)}", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "torch": torch.__version__,
         "comfyui": comfyui_version.__version__,
+        **({"warning": LENT} if a.base is not None and a.base_clip is None and has_a_lora(a.clip) else {}),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import folder_paths
 
 from ..core.files import beneath
+from ..core.prompts import prompt_list
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".json")
 COLUMNS = ("caption", "prompt", "text", "captions", "prompts")
@@ -49,6 +50,12 @@ def read(name: str) -> list[str]:
     if path is None:
         raise ValueError(f"There is no file {name!r} in ComfyUI's input folder.")
     return read_at(path)
+
+
+def with_those_of(name: str, text: str) -> list[str]:
+    """Prompts of a text, one a line, and those of a file; comments alone are no error where the file has prompts."""
+    written = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return list(dict.fromkeys([*prompt_list(written), *read(name)]))
 
 
 def stamp(name: str) -> str:

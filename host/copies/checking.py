@@ -125,7 +125,7 @@ def compared(pictures: Tensor, k: Known, progress: Progress) -> Checked:
         best.tolist(),
         nearest.tolist(),
         [math.nan if k.honest is None or not fine else k.honest.percentile(s) for s, fine in scores],
-        [None if k.threshold is None or not fine else _is_copy(s, k.threshold, k.detector.least) for s, fine in scores],
+        [None if k.threshold is None or not fine else is_copy(s, k.threshold, k.detector.least) for s, fine in scores],
         masks,
         k.threshold,
         0 if k.honest is None else len(k.honest.honest),
@@ -133,9 +133,14 @@ def compared(pictures: Tensor, k: Known, progress: Progress) -> Checked:
     )
 
 
-def _is_copy(score: float, threshold: float, least: float) -> bool | None:
+def is_copy(score: float, threshold: float, least: float) -> bool | None:
     """More alike than honest pictures are? None: it is, but no more than different pictures may be: the honest ones were of few kinds."""
     return False if score <= threshold else True if score >= least else None
+
+
+def counted(verdicts: list[bool | None]) -> tuple[int, int]:
+    """How many of some pictures are copies, and of how many that cannot be told."""
+    return sum(copy is True for copy in verdicts), sum(copy is None for copy in verdicts)
 
 
 def _units(pictures: int, references: int) -> int:

@@ -97,7 +97,11 @@ def test_every_kind_of_work_has_a_page(command, loras, tmp_path):
     assert re.search(r'data-name="rank before" data-value="\d+"', page)
 
 
-def test_an_audit_is_told_parent_profile_and_references(command, tmp_path):
+def test_an_audit_is_told_parent_profile_and_references(command, root, tmp_path, monkeypatch):
+    tools = importlib.import_module("unmemorize_pack.batch.tools")
+    early, load = root / "demo/lab/early.safetensors", tools.demo.load_demo
+    loaded = []
+    monkeypatch.setattr(tools.demo, "load_demo", lambda path: loaded.append(path) or load(early if len(loaded) % 2 == 0 else path))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.effect_noise((64, 64), 80).convert("RGB").save(pictures / "a.png")
@@ -109,7 +113,7 @@ def test_an_audit_is_told_parent_profile_and_references(command, tmp_path):
     more = ["--parent", "demo", "--profile", "demo/demo", "--references", str(pictures), "--copy-limit", "0.7"]
     assert command.main([*line, *more]) == command.GOOD
     (row,) = rows_of(tmp_path / "out")
-    assert row["beyond"] == pytest.approx(0, abs=1e-5) and row["nearest"] == "a.png" and row["copies"] == 0 and "memorized" in row
+    assert row["beyond"] is not None and row["nearest"] == "a.png" and row["copies"] == 0 and "memorized" in row
     assert row["map_score"] is not None
     pictures.rename(tmp_path / "elsewhere")
     more[5] = str(tmp_path / "elsewhere")
@@ -117,6 +121,9 @@ def test_an_audit_is_told_parent_profile_and_references(command, tmp_path):
     assert command.main([*line, *more]) == command.GOOD and (tmp_path / "out" / "rows.jsonl").read_text() == before, "named by content"
     assert command.main([*line, "--copy-limit", "0.7"]) == command.WRONG, "a copy of what?"
     assert command.main([*line, "--profile", "nobody"]) == command.WRONG
+    monkeypatch.setattr(tools.demo, "load_demo", load)
+    assert command.main([*line[:-1], str(tmp_path / "same"), "--parent", "demo"]) == command.FAILED
+    assert "base is the same model" in rows_of(tmp_path / "same")[0]["error"]
 
 
 def test_the_program_tells_where_comfyui_is_missing(root, tmp_path):

@@ -101,7 +101,7 @@ def test_an_unclear_likeness_is_no_clean_answer(tool, demo, few_references, monk
     """More alike than the references among themselves, but no more than different pictures may be."""
     references, checking = (importlib.import_module(f"unmemorize_pack.host.copies.{n}") for n in ("references", "checking"))
     others = torch.rand(6, 128, 128, 3)
-    monkeypatch.setattr(checking, "_is_copy", lambda *_: None)
+    monkeypatch.setattr(checking, "is_copy", lambda *_: None)
     found = tool.check_prompt(*demo, PROMPT, EMPTY, USE, references.of_batch(others))
     assert "unclear" in found.words and "too few" not in found.words
     assert found.memorized is (True if "memorized: the model knew" in found.words else None)
