@@ -16,11 +16,11 @@ from ...unmemorize.curvature import diagonal, differences
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import make_map, scores
 from ..core.denoiser import Denoiser, computes_in, differentiable, may_remember, with_denoiser
-from ..core.identity import identity, shown
 from ..core.latents import both, check_channels, check_picture, check_somewhere, flat, generated
 from ..core.noise import NoiseLevel, model_sigma
 from ..core.progress import Progress
 from ..core.seeds import derived_seed, unit_noise
+from .circumstances import check_baseline, noted, short
 
 ESTIMATORS = ("forward difference", "central difference", "reverse mode")
 """Of dh; ds needs none."""
@@ -100,7 +100,9 @@ def measure_map(
             comfy.model_management.soft_empty_cache()
     region = both(generated(latent, values.shape), target.covered)
     check_somewhere(region, "mapped")
-    return make_map(values, samples.shape[1], _settings(how, why, seed, target, model), region)
+    method = METHODS[how.method]
+    beside = noted(model, baseline if method.needs_baseline else None, positive, negative if method.needs_negative else None)
+    return make_map(values, samples.shape[1], _settings(how, why, seed, target) | beside, region)
 
 
 def fitted_to(how: How, channels: int, compute_dtype: torch.dtype) -> How:
@@ -137,12 +139,12 @@ def _attempt(
     return (values if values.ndim == 3 else values[:, 0]), target
 
 
-def _settings(how: How, why: str, seed: int, target: Measured, model: Any) -> dict[str, Any]:
+def _settings(how: How, why: str, seed: int, target: Measured) -> dict[str, Any]:
     """What a map says of itself."""
     level = target.levels[-1]
     settings = {
         "method": how.method, "estimator": how.estimator, "why": why, "sigmas": list(how.sigmas), "a": level.a, "b": level.b,
-        "noises": how.noises, "seed": seed, "dtype": target.dtype, "evaluations": target.evaluations, "model": identity(model),
+        "noises": how.noises, "seed": seed, "dtype": target.dtype, "evaluations": target.evaluations,
     }  # fmt: skip
     if METHODS[how.method].squared:
         return {**settings, "estimator": "score difference"}
@@ -277,25 +279,7 @@ def check(model: Any, positive: Any, negative: Any, samples: Tensor, how: How, b
             model_sigma(m, sigma)
 
 
-def check_baseline(model: Any, baseline: Any) -> None:
-    """ValueError unless both models share latent space, kind of prediction and the width of the text embedding."""
-
-    def facts(m: Any) -> dict[str, Any]:
-        config, latents = m.model.model_config.unet_config, m.get_model_object("latent_format")
-        return {
-            "latent space": f"{type(latents).__name__}, {latents.latent_channels} channels",
-            "kind of prediction": " ".join(sorted(c.__name__ for c in type(m.get_model_object("model_sampling")).__mro__[1:-1])),
-            "text embedding": config.get("context_dim") or config.get("context_in_dim"),
-        }  # fmt: skip
-
-    ours, theirs = facts(model), facts(baseline)
-    different = [f"{k} ({ours[k]} here, {theirs[k]} there)" for k in ours if ours[k] != theirs[k]]
-    if different:
-        raise ValueError(f"`baseline` is another kind of model, it cannot be compared: {', '.join(different)}.")
-
-
 def numbers_of(found: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     """The highest score of a map's pictures, and its settings with the scores of all, JSON-able."""
     numbers = scores(found)
-    settings = {k: shown(v) if k == "model" else v for k, v in found["settings"].items()}
-    return float(numbers.max()), {**settings, "scores": [round(v, 6) for v in numbers.tolist()]}
+    return float(numbers.max()), {**short(found["settings"]), "scores": [round(v, 6) for v in numbers.tolist()]}

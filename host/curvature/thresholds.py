@@ -21,6 +21,8 @@ from ..core.prompts import encoded
 from ..core.sampling import draw, first_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
+from .circumstances import IDENTITIES, check_same
+from .circumstances import OPTIONAL as CIRCUMSTANCES
 from .measuring import ESTIMATORS, How, check, measure_map
 
 THRESHOLDS = store.user_store("map threshold", "thresholds")
@@ -67,9 +69,11 @@ def calibrate(
         maps.append(per_channel(found))
         regions.append(found["region"])
     height, width = maps[0].shape[1:]
+    measured = found["settings"]
+    beside = {k: measured[k] for k in CIRCUMSTANCES if k in measured}
     return {
         "threshold": clean_threshold(torch.cat(maps), torch.cat(regions)), "quantile": QUANTILE, "prompts": len(prompts),
-        "height": height, "width": width, "settings": {k: found["settings"].get(k) for k in (*COMPARED, "model")},
+        "height": height, "width": width, "settings": {k: measured.get(k) for k in (*COMPARED, "model")} | beside,
     }  # fmt: skip
 
 
@@ -83,7 +87,8 @@ def read_threshold(path: Path) -> dict[str, Any]:
     """A calibration from a file; ValueError if it is none."""
     file, (tensors, found) = path.name, store.read(path, THRESHOLDS.noun)
     kept = facts.checked(file, found, FACTS)
-    kept["settings"] = facts.checked(file, kept["settings"], SETTINGS)
+    wanted = SETTINGS | {k: fact for k, fact in CIRCUMSTANCES.items() if k in kept["settings"]}
+    kept["settings"] = facts.checked(file, kept["settings"], wanted)
     return {"threshold": float(facts.tensor(file, tensors, "threshold", ())), **kept}
 
 
@@ -111,8 +116,8 @@ def fitting(found: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def report_of(calibration: dict[str, Any]) -> dict[str, Any]:
-    """What it was measured on, for people: without the fingerprint of the model."""
-    measured = {k: v for k, v in calibration["settings"].items() if k != "model"}
+    """What it was measured on, for people: without the fingerprints of the models."""
+    measured = {k: v for k, v in calibration["settings"].items() if k not in IDENTITIES}
     return {k: calibration[k] for k in ("threshold", "quantile", "prompts", "width", "height")} | measured
 
 
@@ -138,6 +143,7 @@ def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
         raise ValueError(
             f"The calibration was measured in another way than this map: {', '.join(different)}. Use the same settings in both."
         )
+    check_same(theirs, ours)
     if (calibration["height"], calibration["width"]) != tuple(found["values"].shape[1:]):
         raise ValueError(
             f"The calibration is for latents of {calibration['width']} x {calibration['height']}, the map is "
