@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...unmemorize.copies.patches import at_side, likeness
-from ...unmemorize.copies.probe import BEYOND, Group, beyond, extrapolated, groups_of, like_base, without_detail
+from ...unmemorize.copies.probe import BEYOND, LEAST_MEMBERS, Group, beyond, extrapolated, groups_of, like_base, without_detail
 from ...unmemorize.copies.probe import leaks as is_leak
 from ...unmemorize.pictures.gallery import gallery
 from ..core.another_model import asked_meanwhile
@@ -117,14 +117,28 @@ def check(p: Probe) -> None:
     check_single(p.latent)
     if not p.captions:
         raise ValueError("There is no caption: write some, one a line, or an empty prompt to probe without captions.")
-    check_pictures(p.pictures)
+    check_pictures(p.pictures, len(p.captions))
     check_lora(p.lora, p.base)
 
 
-def check_pictures(count: int) -> None:
-    """ValueError if so many pictures say nothing."""
+def check_pictures(count: int, captions: int) -> None:
+    """ValueError if so many pictures say nothing, or some of the captions would not be asked for at all."""
     if count < LEAST_PICTURES:
         raise ValueError(f"{count} pictures are too few to agree: at least {LEAST_PICTURES} are needed, 100 and more are good.")
+    if count < captions:
+        raise ValueError(
+            f"{count} pictures cannot ask for {captions} captions: some would have none. Draw at least {LEAST_MEMBERS * captions}, "
+            f"{LEAST_MEMBERS} a caption, or write fewer captions."
+        )
+
+
+def too_few(pictures: int, captions: int) -> str:
+    """A warning if captions have fewer pictures than agree in a group, or ""."""
+    if pictures >= LEAST_MEMBERS * captions:
+        return ""
+    return (
+        f"too few pictures for {captions} captions: {LEAST_MEMBERS} of one caption must agree, so draw {LEAST_MEMBERS * captions} or more"
+    )
 
 
 def compared(p: Probe, ours: Drawn, theirs: Tensor) -> Leaks:
@@ -218,9 +232,11 @@ def report(leaks: Leaks, captions: list[str], use: dict[str, Any], remarks: Sequ
         }
         for group, far in zip(leaks.groups, leaks.beyond_in_layout, strict=True)
     ]  # fmt: skip
+    few = too_few(len(leaks.pictures), len(captions))
+    warnings = [*remarks, *([few] if few else []), *([STYLE] if rows and not any(captions) else [])]
     return {
-        "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures),
-        "detector": "patches", "settings": use, "warnings": [*remarks, *([STYLE] if rows and not any(captions) else [])],
+        "leaks": len(leaks.leaks), "groups": rows, "pictures": len(leaks.pictures), "detector": "patches", "settings": use,
+        "warnings": warnings,
     }  # fmt: skip
 
 
@@ -237,5 +253,6 @@ def shown(leaks: Leaks, captioned: bool) -> Tensor:
         for g in leaks.groups
     ]
     title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
-    words = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE
+    plain = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE
+    words = too_few(len(leaks.pictures), len(set(leaks.captions))) or plain
     return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: {words}")

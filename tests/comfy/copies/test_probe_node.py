@@ -133,6 +133,18 @@ def test_without_captions_it_is_said_that_a_style_agrees_too(probing, planted, m
     assert (probing.STYLE in drawn[0][3]) == said
 
 
+@pytest.mark.parametrize(("captions", "said"), [(["a", "b", "c"], True), (["a", "b"], False)])
+def test_too_few_pictures_of_a_caption_are_said(probing, planted, monkeypatch, captions, said):
+    """Two pictures of a caption are no group, whatever they show: finding none is no news."""
+    found, _ = planted()
+    found.captions[:] = [i % len(captions) for i in range(8)]
+    warnings, drawn = probing.report(found, captions, USE)["warnings"], []
+    assert [w for w in warnings if "too few pictures for 3 captions" in w and "draw 9 or more" in w] == warnings and bool(warnings) == said
+    monkeypatch.setattr(probing, "gallery", lambda *given: drawn.append(given))
+    probing.shown(found, True)
+    assert ("too few pictures for 3 captions" in drawn[0][3]) == said
+
+
 def test_the_base_draws_enough_under_each_of_many_captions(probing, demo, changed, encode, monkeypatch):
     """Eight at least, and in the captions' order; what is drawn beyond the LoRA stays as many as was asked for."""
     monkeypatch.setattr(probing, "_sampled", lambda p, caption, seeds, *_: torch.full((len(seeds), 1), float(caption)))
@@ -152,6 +164,7 @@ def test_bad_input_is_refused_before_any_work(probing, demo, changed, encode, ro
         ({"lora": early}, "different checkpoints"),
         ({"pictures": 4}, "at least 8"),
         ({"captions": []}, "no caption"),
+        ({"captions": [[]] * 9}, "8 pictures cannot ask for 9 captions.*at least 27"),
         ({"use": USE | {"sampler_name": "nobody"}}, "nobody"),
     ):
         with pytest.raises(ValueError, match=words):
