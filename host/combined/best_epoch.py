@@ -19,6 +19,8 @@ from ...unmemorize.lora.measured import projected
 from ...unmemorize.pictures.epoch_grid import epoch_grid
 from ...unmemorize.pictures.epoch_plot import Point, Telling
 from ...unmemorize.pictures.pages import counted
+from ..copies.checking import counted as counted_copies
+from ..copies.checking import is_copy
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.probing import USUAL_W, Probe, check_pictures, compared, drawn, pictures_of_base
 from ..copies.references import References, features
@@ -114,7 +116,7 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
             "threshold that Copy Check reports for these references and this detector."
         )
     if c.probed:
-        check_pictures(c.probed)
+        check_pictures(c.probed, len(c.captions))
     names = names_in(c.folder)
     pairs = [(name, strength) for name in names for strength in c.strengths]
     if not c.captions:
@@ -147,12 +149,12 @@ def compare(c: Comparison) -> tuple[list[Epoch], Tensor]:
         made = _pictures(c, model, clip, progress)
         if not made.isfinite().all():
             raise ValueError(f"{name!r} at strength {strength:g} draws broken pictures (values that are no numbers).")
-        copies = None
+        copies, unclear = None, 0
         if kept is not None and c.detector is not None:
             best = c.detector.compare(c.detector.prepare(made.movedim(-1, 1)), kept, progress.check).max(1).values
-            copies = int((best > c.copy_limit).sum())
+            copies, unclear = counted_copies([is_copy(score, c.copy_limit, c.detector.least) for score in best.tolist()])
         common = projected([(u, b) for (_, u), (_, b) in zip(changes, whole, strict=True)])
-        found.append(Epoch(name, strength, latents.agreements(changes, before), common, copies, groups_in(model, clip)))
+        found.append(Epoch(name, strength, latents.agreements(changes, before), common, copies, groups_in(model, clip), unclear))
         pictures.append(made)
     return found, torch.stack(pictures)
 
@@ -189,8 +191,8 @@ def report(epochs: list[Epoch]) -> dict[str, Any]:
     best = suggestion(epochs, AGREES)
     rows = [
         {
-            "name": e.name, "strength": e.strength, "leaks": e.leaks(AGREES), "copies": e.copies, "groups": e.groups,
-            "common": round(e.common, 4),
+            "name": e.name, "strength": e.strength, "leaks": e.leaks(AGREES), "copies": _told(e), "groups": e.groups,
+            "unclear": e.unclear, "common": round(e.common, 4),
             "agreements": [None if math.isnan(a) else round(a, 4) for a in e.agreements],
         }
         for e in epochs
@@ -198,8 +200,15 @@ def report(epochs: list[Epoch]) -> dict[str, Any]:
     return {"verdict": in_words(epochs, AGREES), "suggestion": "" if best is None else best.name, "epochs": rows}
 
 
+def _told(epoch: Epoch) -> int | None:
+    """How many copies; None without references, or if there are none for sure, but pictures of which it cannot be told."""
+    return epoch.copies or (None if epoch.unclear else epoch.copies)
+
+
 def _judged(epoch: Epoch) -> str:
     leaks = epoch.leaks(AGREES)
+    if epoch.unclear and not epoch.copies:
+        return f"not judged: {counted(epoch.unclear, 'picture')} of which the references cannot tell"
     if leaks is None:
         return "not judged: it changes nothing"
     if epoch.copies is not None:
@@ -231,7 +240,7 @@ def _points(epochs: list[Epoch], best: Epoch | None, captions: int) -> tuple[lis
         Point(
             _short(e, numbers[e.name]),
             e.common,
-            e.copies if copies else None if math.isnan(e.least) else e.least,
+            _told(e) if copies else None if math.isnan(e.least) else e.least,
             bool(e.leaks(AGREES)),
             e is best,
         )

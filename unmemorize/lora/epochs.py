@@ -9,8 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Epoch:
     """A LoRA at a strength: mean agreement of each caption's run (NaN: it changes nothing), its common change along the strongest one's
-    (1 = as much), how many pictures copy a reference (None: there are no references), and how many groups of pictures drawn beyond it
-    agree on a picture that the base does not draw (None: it was not probed)."""
+    (1 = as much), how many pictures copy a reference (None: there are no references), how many groups of pictures drawn beyond it agree
+    on a picture that the base does not draw (None: it was not probed), and of how many pictures the references cannot tell."""
 
     name: str
     strength: float
@@ -18,6 +18,7 @@ class Epoch:
     common: float
     copies: int | None = None
     groups: int | None = None
+    unclear: int = 0
 
     @property
     def least(self) -> float:
@@ -27,9 +28,9 @@ class Epoch:
 
     def leaks(self, limit: float) -> bool | None:
         """Does it give a picture back, by references, or where there are none by a group of a probe, or a caption that moves it in a way of
-        its own? None: it changes nothing that could tell."""
+        its own? None: that cannot be told of some picture, or it changes nothing that could tell."""
         if self.copies is not None:
-            return self.copies > 0
+            return True if self.copies else None if self.unclear else False
         if self.groups:
             return True
         return None if math.isnan(self.least) else self.least < limit
@@ -44,6 +45,11 @@ def suggestion(epochs: list[Epoch], limit: float) -> Epoch | None:
 def in_words(epochs: list[Epoch], limit: float) -> str:
     """The answer, in a sentence."""
     best, leaking = suggestion(epochs, limit), sum(bool(e.leaks(limit)) for e in epochs)
+    if best is None and any(e.unclear and not e.copies for e in epochs):
+        return (
+            "Nothing could be suggested: those that are not seen to leak draw pictures more like a reference than honest ones are, but no "
+            "more than different pictures may be. Look at them, or write another copy_limit."
+        )
     if best is None and leaking < len(epochs):
         return "Nothing could be suggested: those that do not leak change nothing with these captions. Does the LoRA belong to this model?"
     if best is None:

@@ -95,6 +95,20 @@ def test_references_count_copies(tool, demo, training):
     assert epochs[2].copies is not None and epochs[2].copies >= epochs[0].copies
 
 
+@pytest.mark.parametrize(("likeness", "copies", "unclear", "leaks"), [(0.5, None, 2, None), (0.4, 0, 0, False), (0.9, 2, 0, True)])
+def test_a_copy_is_what_copy_check_calls_one(tool, demo, training, monkeypatch, likeness, copies, unclear, leaks):
+    """Above the threshold that it reports, and as alike as no different pictures are."""
+    references = importlib.import_module("unmemorize_pack.host.copies.references")
+    detector = importlib.import_module("unmemorize_pack.host.copies.detectors").BuiltIn()
+    monkeypatch.setattr(detector, "compare", lambda ours, theirs, tick: torch.full((len(ours), len(theirs)), likeness))
+    known = references.of_batch(torch.rand(1, 64, 64, 3))
+    epochs, pictures = tool.compare(comparison(tool, demo, references=known, detector=detector, copy_limit=0.45))
+    facts = tool.report(epochs)
+    assert [(e["copies"], e["unclear"], e["leaks"]) for e in facts["epochs"]] == [(copies, unclear, leaks)] * 3
+    assert (facts["suggestion"] == "") == (leaks is not False) and tool.shown(epochs, pictures).ndim == 4
+    assert tool._judged(epochs[0]).startswith("not judged: 2 pictures") == (leaks is None)
+
+
 def test_a_probe_finds_the_picture_that_an_epoch_draws_for_every_seed(tool, demo, training, monkeypatch):
     """The last epoch draws one picture, whatever the seed; the others draw as the base does, many pictures. The base is drawn once."""
     probing = importlib.import_module("unmemorize_pack.host.copies.probing")
@@ -124,8 +138,12 @@ def test_one_copy_is_no_copies(tool, copies, said):
 def test_a_probe_asks_each_text_encoder_and_draws_really(tool, demo, training):
     epochs, _ = tool.compare(comparison(tool, demo, probe_pictures=8, strengths=[1.0], captions=CAPTIONS[:1]))
     assert all(e.groups is not None for e in epochs)
-    with pytest.raises(ValueError, match="too few to agree"):
-        tool.compare(comparison(tool, demo, probe_pictures=5))
+    for changes, words in (
+        ({"probe_pictures": 5}, "too few to agree"),
+        ({"probe_pictures": 8, "captions": list("abcdefghi")}, "9 captions"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tool.compare(comparison(tool, demo, **changes))
 
 
 def test_where_there_are_references_nothing_is_probed(tool, demo, training, monkeypatch):

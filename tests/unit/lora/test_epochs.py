@@ -25,6 +25,14 @@ def test_references_have_the_last_word():
     assert copying.leaks(LIMIT) and not clean.leaks(LIMIT) and suggestion([copying, clean], LIMIT) is clean
 
 
+def test_what_references_cannot_tell_is_not_judged():
+    """It may be a copy: not suggested, whatever its captions say. One that is surely copied leaks."""
+    unclear, clean = epoch("a", [0.9], 0.9, copies=0, unclear=1), epoch("b", [0.9], 0.5, copies=0)
+    assert unclear.leaks(LIMIT) is None and epoch("c", [0.9], 0.9, copies=1, unclear=1).leaks(LIMIT) is True
+    assert suggestion([unclear, clean], LIMIT) is clean and suggestion([unclear], LIMIT) is None
+    assert "no more than different pictures may be" in in_words([unclear], LIMIT)
+
+
 def test_a_group_of_a_probe_is_a_leak_where_no_references_say_otherwise():
     probed, quiet, known = epoch("a", [0.9], 0.9, groups=1), epoch("b", [0.9], 0.5, groups=0), epoch("c", [0.9], 0.7, groups=2, copies=0)
     assert probed.leaks(LIMIT) and quiet.leaks(LIMIT) is False and known.leaks(LIMIT) is False
