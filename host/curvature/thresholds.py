@@ -89,7 +89,7 @@ def read_threshold(path: Path) -> dict[str, Any]:
     kept = facts.checked(file, found, FACTS)
     wanted = SETTINGS | {k: fact for k, fact in CIRCUMSTANCES.items() if k in kept["settings"]}
     kept["settings"] = facts.checked(file, kept["settings"], wanted)
-    return {"threshold": float(facts.tensor(file, tensors, "threshold", ())), **kept}
+    return {"threshold": float(facts.tensor(file, tensors, "threshold", (), low=0.0)), **kept}
 
 
 def save_threshold(calibration: Any, name: str) -> str:
@@ -178,7 +178,12 @@ def split(found: Any, calibration: dict[str, Any] | None, image: Tensor | None) 
         "threshold": "calibrated" if calibration else "uncalibrated (Otsu)", "thresholds": limits, "areas": areas,
     }  # fmt: skip
     if calibration:
-        seen = bool((region.sum((1, 2)) > 0).all())
-        verdict = verdict_of(max(areas), calibration["quantile"]) if seen else "unclear"
-        report |= {"prompts": calibration["prompts"], "quantile": calibration["quantile"], "verdict": verdict}
+        report |= {"prompts": calibration["prompts"], "quantile": calibration["quantile"]}
+        report["verdict"] = _verdict(areas, region.sum((1, 2)).int().tolist(), calibration["quantile"])
     return Split(mask, max(areas), report)
+
+
+def _verdict(areas: list[float], pixels: list[int], quantile: float) -> str:
+    """Of several pictures the worst; one of which nothing was drawn is unclear."""
+    said = {verdict_of(area, quantile, of) if of else "unclear" for area, of in zip(areas, pixels, strict=True)}
+    return next(word for word in ("memorized", "unclear", "clean") if word in said)

@@ -15,6 +15,9 @@ BINS = 256
 FEW, MANY = 2, 10
 """A calibrated threshold lets 1 - QUANTILE of a clean picture's pixels pass by construction: up to so many times that is clean, from so
 many on memorized, in between neither is said."""
+CHANCE, CHANCE_TO_MISS = 0.001, 0.05
+"""Most that chance may give as many hot pixels in a clean picture before it is called memorized, and as few in one of which MANY times the
+usual share is hot before it is called clean. The former is small, since hot pixels lie together: they are fewer than they count."""
 
 
 def clean_threshold(maps: Tensor, regions: Tensor) -> float:
@@ -45,7 +48,22 @@ def otsu(values: Tensor) -> float:
     return float(torch.expm1(low + (best + 1) * (high - low) / BINS))
 
 
-def verdict_of(area: float, quantile: float = QUANTILE) -> str:
-    """What a share of pixels above a threshold means that `quantile` of clean pixels stay below: "memorized", "clean", or "unclear"."""
+def verdict_of(area: float, quantile: float = QUANTILE, pixels: int = 0) -> str:
+    """What a share of pixels above a threshold means that `quantile` of clean pixels stay below: "memorized", "clean", or "unclear".
+
+    Of so many pixels (0: very many): a few of them, as a small inpainting mask leaves, are hot or not by chance, and then it is unclear.
+    """
     usual = 1 - quantile
-    return "memorized" if area >= MANY * usual else "clean" if area <= FEW * usual else "unclear"
+    hot, most = round(area * pixels), min(MANY * usual, 1 - 1e-9)
+    if area >= MANY * usual:
+        return "memorized" if not pixels or _chance(hot, pixels, pixels, usual) <= CHANCE else "unclear"
+    if area > FEW * usual:
+        return "unclear"
+    return "clean" if not pixels or _chance(0, hot, pixels, most) <= CHANCE_TO_MISS else "unclear"
+
+
+def _chance(low: int, high: int, pixels: int, share: float) -> float:
+    """That low to high of so many pixels are hot, each by itself with the chance `share`."""
+    counts = torch.arange(low, high + 1, dtype=torch.float64)
+    each = torch.distributions.Binomial(pixels, torch.tensor(share, dtype=torch.float64))
+    return float(each.log_prob(counts).exp().sum())

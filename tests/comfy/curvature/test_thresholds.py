@@ -118,7 +118,7 @@ def test_too_few_prompts_are_refused_before_work(nodes, demo):
         )
 
 
-@pytest.mark.parametrize("fact", [{"quantile": 1.0}, {"quantile": 0.0}, {"prompts": 1}])
+@pytest.mark.parametrize("fact", [{"quantile": 1.0}, {"quantile": 0.0}, {"prompts": 1}, {"threshold": -1.0}])
 def test_a_file_by_which_all_would_be_memorized_or_clean_is_refused(nodes, calibration, tmp_path, fact):
     """A verdict rests on the share of clean pixels that lie above the threshold: that must be a small one, and not none."""
     thresholds = importlib.import_module("unmemorize_pack.host.curvature.thresholds")
@@ -130,3 +130,14 @@ def test_a_file_by_which_all_would_be_memorized_or_clean_is_refused(nodes, calib
                 thresholds.read_threshold(tmp_path / "threshold.safetensors")
         else:
             thresholds.read_threshold(tmp_path / "threshold.safetensors")
+
+
+def test_a_small_region_is_judged_by_more_than_its_share(nodes, measure, calibration):
+    """One hot spot of sixteen that were drawn is what chance makes of one clean picture in thirteen."""
+    result = measure()[0]
+    region, values = torch.zeros_like(result["region"]), torch.zeros_like(result["values"])
+    region[:, 4:8, 4:8], values[:, 4, 4] = 1, 8 * 2 * calibration[1]
+    judge = lambda **parts: json.loads(nodes["UnmemorizeMapThreshold"].execute({**result, **parts}, calibration[0]).args[3])["verdict"]  # noqa: E731
+    assert judge(region=region, values=values) == "unclear"
+    values[1, 4:8, 4:8] = 8 * 2 * calibration[1]
+    assert judge(region=region, values=values) == "memorized", "the worst of the batch"

@@ -50,3 +50,24 @@ def test_a_verdict_is_given_only_where_it_is_plain():
     said = [threshold.verdict_of(area) for area in (0.0, 0.0099, 0.0101, 0.0499, 0.0501, 1.0)]
     assert said == ["clean", "clean", "unclear", "unclear", "memorized", "memorized"]
     assert threshold.verdict_of(0.06, quantile=0.9) == "clean"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "hot", "verdict"),
+    [
+        (256, 0, "clean"), (256, 2, "clean"), (256, 3, "unclear"), (256, 12, "unclear"), (256, 13, "memorized"), (256, 256, "memorized"),
+        (4096, 40, "clean"), (4096, 205, "memorized"), (16, 0, "unclear"), (16, 1, "unclear"), (16, 2, "unclear"), (16, 3, "memorized"),
+        (16, 16, "memorized"), (1, 0, "unclear"), (1, 1, "unclear"),
+    ],
+)  # fmt: skip
+def test_few_pixels_are_hot_or_cold_by_chance(pixels, hot, verdict):
+    """Whole pictures, of the demo's size and larger, keep the verdict that their share alone gives."""
+    assert threshold.verdict_of(hot / pixels, pixels=pixels) == verdict
+    assert pixels < 256 or threshold.verdict_of(hot / pixels) == verdict
+
+
+def test_clean_pictures_are_seldom_called_memorized_by_a_small_region():
+    generator = torch.Generator().manual_seed(0)
+    hot = (torch.rand(2000, 16, generator=generator) > threshold.QUANTILE).sum(1).tolist()
+    said = [threshold.verdict_of(n / 16, pixels=16) for n in hot]
+    assert sum(n > 0 for n in hot) > 100 and said.count("memorized") <= 2000 * threshold.CHANCE
