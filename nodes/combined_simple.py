@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host.combined.check_picture import check_picture
-from ..host.combined.check_prompt import check_prompt
+from ..host.combined.check_prompt import check_prompt, stamp
 from ..host.combined.clean_lora import clean
 from ..host.core import store
 from ..host.core.schema import hints
@@ -126,6 +126,11 @@ class MemorizationCheck(io.ComfyNode):
                 search_aliases=["memorization", "copyright", "plagiarism", "overfit", "training image", "copy", "similarity", "heatmap"],
             ),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        """What is kept for the model since is asked, too."""
+        return stamp()
 
     @classmethod
     def execute(

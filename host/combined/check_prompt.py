@@ -12,16 +12,18 @@ from ..copies import checking
 from ..copies.base_and_lora import has_a_lora
 from ..copies.detectors import BuiltIn, Detector
 from ..copies.references import References
+from ..core import store
 from ..core.latents import check_single, decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded
 from ..core.sampling import draw, first_of
 from ..curvature.measuring import RECOMMENDED, measure_map
 from ..curvature.overlays import FULL_OVER_LIMIT, Look, Overlay, overlaid
-from ..curvature.thresholds import fitting
+from ..curvature.thresholds import THRESHOLDS, fitting
 from ..stability.guard import UNWATCHED, guarded
 from ..stability.methods import Guard
 from ..stability.model_profile import profile_for
+from ..stability.profiles import PROFILES
 from ..stability.records import in_short, of_batch
 
 LOOK = Look(DEFAULT, 0.85, 0.0, 99.0, "3")
@@ -73,6 +75,12 @@ def check_prompt(
     overlay = mapped(picture, found, found_so_far)
     facts: dict[str, Any] = {"guard": in_short(record.facts), "profile": profile.how, "map": overlay.report}
     return answer(picture, overlay.pictures, found_so_far, words, facts, compared_with(asked, picture))
+
+
+def stamp() -> str:
+    """Changes when a map threshold or a stability profile is kept, replaced or taken away: an answer depends on what there is."""
+    kept = store.paths(THRESHOLDS) | {f"profile {name}": path for name, path in store.paths(PROFILES).items()}
+    return "\n".join(f"{name} {path.stat().st_mtime_ns if path.is_file() else 0}" for name, path in sorted(kept.items()))
 
 
 def what_was_not_watched(guard: dict[str, Any], clip: Any) -> str:

@@ -116,6 +116,22 @@ def test_the_check_node_and_no_prompt(nodes, tool, demo):
         node.execute(prompt=" ", **arguments)
 
 
+def test_a_check_runs_again_when_a_threshold_or_a_profile_is_kept(nodes, stored, demo):
+    """The same graph has other colours with a threshold, and may have another verdict with a nearer profile."""
+    thresholds, profiles = (importlib.import_module(f"unmemorize_pack.host.{n}") for n in ("curvature.thresholds", "stability.profiles"))
+    core = importlib.import_module("unmemorize_pack.host.core.store")
+    stamp = nodes["UnmemorizeMemorizationCheck"].fingerprint_inputs
+    stamps = [stamp(prompt=PROMPT), stamp(prompt=PROMPT)]
+    bundled = next(iter(core.bundled(thresholds.THRESHOLDS)))
+    thresholds.save_threshold(thresholds.load_threshold(bundled), "mine")
+    stamps.append(stamp(prompt=PROMPT))
+    profiles.save_profile(stored, "mine")
+    stamps.append(stamp(prompt=PROMPT))
+    core.find(profiles.PROFILES, "mine").unlink()
+    stamps.append(stamp(prompt=PROMPT))
+    assert stamps[0] == stamps[1] and len(set(stamps[1:4])) == 3 and stamps[4] == stamps[2]
+
+
 def test_clean_lora_is_the_filter_of_weights_without_a_latent(nodes, demo):
     clean = nodes["UnmemorizeCleanLoRA"].execute(model=demo[0], lora_name=LEAKING, strength=1.0, captions="").args
     plain = importlib.import_module("unmemorize_pack.host.lora.filter_file")
