@@ -33,7 +33,7 @@ RATE = 0.05
 FEWEST = 19
 CLIP_UNWATCHED = (
     "What a LoRA (or another patch) adds to the text encoder was not watched: a guard sees what the model makes of the prompt, not how it "
-    "is read. Ask LoRA Leak Probe with base_clip, or compare with Reference Pictures."
+    "is read. Compare with Reference Pictures of what it was trained on; one that changes the model too, ask with LoRA Leak Probe."
 )
 
 
