@@ -106,7 +106,8 @@ class CopyCheck(io.ComfyNode):
                 io.Image.Input(
                     "honest",
                     optional=True,
-                    tooltip="Pictures that are no copies, best of the same model under other prompts: 49 for a false-alarm rate of 2 %, 99 for 1 %.",
+                    tooltip="Pictures that are no copies, best of the same model under other prompts: 49 for a false-alarm rate of 2 %, 99 "
+                    "for 1 %.",
                 ),
                 io.Combo.Input(
                     "calibrate",
