@@ -55,7 +55,8 @@ class RecordNeuronActivity(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
-                    tooltip="Prompts, one a line; # begins a comment. An empty field records the empty prompt, the paper's reference; comments alone are an error.",
+                    tooltip="Prompts, one a line; # begins a comment. An empty field records the empty prompt, the paper's reference; "
+                    "comments alone are an error.",
                 ),
                 io.Int.Input("seeds", default=1, min=1, max=16, tooltip="Runs for each prompt, with this seed and those after it."),
                 *sampling_inputs("as you generate"),

@@ -23,10 +23,13 @@ def encoded(clip: Any, texts: list[str]) -> list[Any]:
 
 
 def digest_of(conditioning: Any) -> str:
-    """Of a CONDITIONING: its embeddings and tensors beside them; the same words through another text encoder have another."""
+    """Of a CONDITIONING: its embeddings, tensors and numbers beside them (a strength, a range of steps, an area); the same words through
+    another text encoder have another."""
     digest = hashlib.sha256()
     for embedding, facts in conditioning:
         for name, value in [("", embedding), *sorted(facts.items(), key=lambda item: str(item[0]))]:
             if isinstance(value, Tensor):
                 digest.update(f"{name}{tuple(value.shape)}".encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+            elif isinstance(value, bool | int | float | str | tuple):
+                digest.update(f"{name}={value!r}".encode())
     return digest.hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import Graph, Node
-from .guard import CLEAN_PROMPTS
 from .shared import (
     CAT,
     FOLDED,

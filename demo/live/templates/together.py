@@ -30,7 +30,8 @@ Press **Run**: less than a minute on a CPU. No file is saved. All pictures above
 
 1. **Recalled?** The stock sampler draws a training photograph.
 2. **Where?** Hot: the prompt pins this spot down. Here the whole picture is stored (workflow 01).
-3. **Guarded.** The guard notices while sampling, and lets an older checkpoint, which has not stored it, draw instead (07; without a second model: 06).
+3. **Guarded.** The guard notices while sampling, and lets an older checkpoint, which has not stored it, draw instead (07; without a
+second model: 06).
 4. **Pruned.** Memorized neurons are silenced: here it dulls the photograph, which stays a copy (09).
 
 Below, a LoRA: its training photograph, and what its caption brings back, whole and filtered by its weights. On this LoRA

@@ -313,3 +313,13 @@ def test_a_lora_that_nobody_watched_is_never_called_clean(lora_guard, demo, chan
     clone, record = guarding.guarded(demo[0], guarding.Guard(stored, limit=1e30))
     draw(clone)
     assert not record.facts["unwatched"]
+
+
+def test_a_reference_for_other_steps_is_another(host, encode):
+    """A profile that was measured with one tells nothing of the other."""
+    watch, (embedding, facts) = host("stability.lora_watch"), encode("a red ring")[0]
+    known = host("core.prompts").digest_of([[embedding, facts]])
+    assert known == host("core.prompts").digest_of([[embedding, dict(facts)]])
+    for more in ({"start_percent": 0.5}, {"strength": 0.2}, {"area": (4, 4, 0, 0)}):
+        assert host("core.prompts").digest_of([[embedding, {**facts, **more}]]) != known
+    assert watch.digest_of is host("core.prompts").digest_of
