@@ -132,7 +132,11 @@ def check_strengths(strength_model: float, strength_clip: float) -> None:
 
 def load_filtered(file: LoRAFile, strength_model: float, strength_clip: float, job: Job) -> tuple[Any, Any, Filtered | None]:
     """MODEL and CLIP with a filtered LoRA, through the stock loader. Filter strength 0: the stock result, no report."""
-    result = filter_lora(file.tensors, job, both=False) if job.settings.strength > 0 else None
+    if job.settings.strength > 0:
+        result = filter_lora(file.tensors, job, both=False)
+    else:
+        result = None
+        keys.take_apart(file.tensors, job.model, job.clip)  # what the core cannot read is said in words
     tensors = file.tensors if result is None else result.kept
     load = comfy.sd.load_lora_for_models
     more = hints(load, lora_metadata=file.info["metadata"] or None)  # newer cores keep it with the model

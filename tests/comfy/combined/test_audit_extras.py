@@ -145,13 +145,13 @@ def audit(comfy, demo, encode, tmp_path, monkeypatch):
     return lambda model, **more: tool.run(tool.Audit(**(facts | {"model": model} | more))).rows
 
 
-def test_an_audit_carries_on_with_the_same_value_alone(audit, put, demo):
+def test_an_audit_carries_on_with_the_same_value_alone(audit, put, nodes):
     (row,) = audit(put("RescaleCFG", 0.7))
     assert "error" not in row and audit(put("RescaleCFG", 0.7)) == [row]
     with pytest.raises(ValueError, match=r"another model or other settings \(extras \(option sampler_cfg_function\) differ\)"):
         audit(put("RescaleCFG", 0.5))
     with pytest.raises(ValueError, match="base_extras"):
-        audit(put("RescaleCFG", 0.7), base=demo[0])
+        audit(put("RescaleCFG", 0.7), base=nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0])
 
 
 def test_an_audit_of_what_cannot_be_seen_does_not_carry_on(audit, demo):
