@@ -41,7 +41,7 @@ def test_pack_loads_under_any_folder_name_without_a_warning(server, info):
     assert "IMPORT FAILED" not in "\n".join(lines)
 
 
-LIGHT = {"steps": 8, "pictures": 8, "learning_steps": 4}
+LIGHT = {"steps": 10, "pictures": 8, "learning_steps": 4}
 """Settings of nodes -> their most here; in the browser every workflow runs as it is. An audit is left as it is: it carries on
 where the browser's ended."""
 
