@@ -16,7 +16,7 @@ TITLES = {
     "curvature": "Maps: where is it memorized?",
     "stability": "Stability guard",
     "lora_guard": "The guard of a LoRA",
-    "lora_guard_text": "The guard of a LoRA that changes the text encoder",
+    "lora_guard_text": "The guard of a LoRA that changes the text encoder (before suspects were tried)",
     "neurons": "Memorized neurons",
     "lora": "Filtered LoRAs",
     "leak_probe": "What a leak probe finds",

@@ -65,7 +65,7 @@ HEADLINES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "concept_before": ("%", "the same captions with a LoRA's own word: its subject is there"),
         "concept_forced": ("%", "the same, as if every run had been flagged"),
     }),
-    "lora_guard_text": ("Guard of a LoRA that changes the text encoder too", {
+    "lora_guard_text": ("Guard of a LoRA that changes the text encoder too, before suspects were tried", {
         "auc_agreement": (".3", "copies against all other runs (AUC, 1 is best)"),
         "flagged_copies_uncalibrated": ("%", "copies that are noticed without any profile"),
         "flagged_honest_uncalibrated": ("%", "other runs that are flagged, the worst group"),
