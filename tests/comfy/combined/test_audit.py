@@ -1,4 +1,4 @@
-"""Audit against the real ComfyUI: rows, resuming, neighbours, lists of prompts."""
+"""Audits: rows, pages, lists of prompts, and what is carried on."""
 
 from __future__ import annotations
 
@@ -9,37 +9,7 @@ import json
 import pytest
 import torch
 
-USE = {"seed": 1, "steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
-EMPTY = {"samples": torch.zeros(1, 8, 8, 8)}
-PROMPTS = ["a large red circle", "a small blue star", "a green cross"]
-
-
-@pytest.fixture(scope="module")
-def tool(comfy):
-    return importlib.import_module("unmemorize_pack.host.combined.audit")
-
-
-@pytest.fixture(autouse=True)
-def home(comfy, tmp_path, monkeypatch):
-    import folder_paths
-
-    for name in ("input", "output", "user"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
-    return tmp_path
-
-
-@pytest.fixture
-def audit(tool, demo, encode):
-    def run(prompts=PROMPTS, **changes):
-        facts = {
-            "model": demo[0], "clip": demo[1], "vae": demo[2], "negative": encode(""), "latent": EMPTY, "prompts": prompts, "seeds": 2,
-            "use": USE, "name": "mine", "neighbours": 1,
-        }  # fmt: skip
-        done = tool.run(tool.Audit(**(facts | changes)))
-        return done.rows, done.page
-
-    return run
+from ..auditing import EMPTY, PROMPTS, USE
 
 
 def test_a_row_a_prompt_and_a_page(audit, home):
@@ -65,7 +35,7 @@ def counted():
         hook.remove()
 
 
-def test_a_run_that_was_stopped_carries_on(audit, tool, demo, interrupted, counted, home):
+def test_a_run_that_was_stopped_carries_on(audit, audits, demo, interrupted, counted, home):
     calls = counted(demo[0])
     audit(PROMPTS[:1], name="other")
     with interrupted(demo[0], after=len(calls) + 1):
@@ -90,82 +60,22 @@ def test_another_audit_is_not_mixed_in(audit):
     assert len(audit(["a hat", "a cat"])[0]) == 2, "more prompts are the same audit"
 
 
-def test_the_base_takes_the_neighbours_place(audit, demo, changed):
-    """What it agrees on is taken away: a LoRA that changes nothing goes nowhere beyond."""
-    model, key = demo[0].clone(), "diffusion_model.out.2.weight"
-    model.add_patches({key: (torch.zeros_like(demo[0].model.state_dict()[key]),)})
-    rows, _ = audit(["a hat"], model=model, base=demo[0], neighbours=0)
-    assert rows[0]["beyond"] == pytest.approx(0.0, abs=1e-5)
-
-
-def with_a_lora(clip):
-    """A text encoder that reads every word as another."""
-    under, key = clip.clone(), "encoder.token_embedding.weight"
-    under.add_patches({key: (torch.randn(clip.patcher.model.state_dict()[key].shape, generator=torch.Generator().manual_seed(0)),)})
-    return under
-
-
-def test_a_base_that_is_the_model_or_the_one_under_the_lora_is_refused_before_any_work(audit, demo, changed, home):
-    """Nothing would be beyond it, and every row would be clean."""
-    for model, base, words in ((demo[0], demo[0], "same model"), (demo[0], changed, "exchanged"), (changed, changed, "same model")):
-        with pytest.raises(ValueError, match=words):
-            audit(["a hat"], model=model, base=base)
-    with pytest.raises(ValueError, match="as base_clip"):
-        audit(["a hat"], clip=with_a_lora(demo[1]), base=demo[0])
-    assert not (home / "output/unmemorize/audits/mine").exists()
-
-
-def test_the_base_reads_prompts_with_its_own_text_encoder(audit, tool, demo, encode, monkeypatch, home):
-    """A LoRA of the text encoder alone leaves the MODEL the same; with its encoder the base would draw the same pictures."""
-    module = importlib.import_module("unmemorize_pack.host.combined.audit_row")
-    drawn, draw = [], module.draw
-    monkeypatch.setattr(module, "draw", lambda model, positive, *more: drawn.append(positive) or draw(model, positive, *more))
-    under = with_a_lora(demo[1])
-    (row,), place = audit(["a hat"], clip=under, base=demo[0], base_clip=demo[1])
-    ours, theirs = ((c.encode_from_tokens_scheduled(c.tokenize("a hat"))[0][0]) for c in (under, demo[1]))
-    assert [torch.equal(p[0][0], ours) for p in drawn] == [True, False] and torch.equal(drawn[1][0][0], theirs)
-    assert row["beyond"] is not None and "may be hidden" not in place.read_text()
-    with pytest.raises(ValueError, match="base_clip"):
-        audit(["a hat"], clip=under, base=demo[0], base_clip=with_a_lora(under))
-
-
-def test_a_text_encoder_that_the_base_borrows_is_said(audit, demo, changed):
-    _, place = audit(["a hat"], model=changed, clip=with_a_lora(demo[1]), base=demo[0], neighbours=0)
-    assert "may be hidden" in place.read_text()
-
-
-def test_a_lora_of_the_text_encoder_is_not_watched(audit, demo, wide):
-    short = {"use": USE | {"steps": 5}, "neighbours": 0, "profile": wide}
-    (plain,), _ = audit(["a red ring"], name="plain", **short)
-    (under,), _ = audit(["a red ring"], name="under", clip=with_a_lora(demo[1]), **short)
-    assert plain["memorized"] is False and under["memorized"] is None and "text encoder was not watched" in under["not_judged"]
-
-
-def test_guard_and_references_speak_in_the_row(audit, stored, tool):
-    references = importlib.import_module("unmemorize_pack.host.copies.references")
-    detectors = importlib.import_module("unmemorize_pack.host.copies.detectors")
-    rows, _ = audit(["a hat"])
-    picture = torch.rand(1, 64, 64, 3)
-    rows, _ = audit(["a hat"], name="two", profile=stored, references=references.of_batch(picture), detector=detectors.BuiltIn(), limit=0.5)
-    assert rows[0]["memorized"] in (True, False) and rows[0]["copies"] == 0 and rows[0]["nearest"] == "picture 0"
-
-
-def test_a_prompt_that_fails_is_a_row(audit, tool, monkeypatch):
-    real = tool.RowMaker._measured
+def test_a_prompt_that_fails_is_a_row(audit, audits, monkeypatch):
+    real = audits.RowMaker._measured
 
     def measured(self, prompt):
         if "blue" in prompt:
             raise ValueError("broken")
         return real(self, prompt)
 
-    monkeypatch.setattr(tool.RowMaker, "_measured", measured)
+    monkeypatch.setattr(audits.RowMaker, "_measured", measured)
     rows, place = audit()
     assert [r.get("error") for r in rows] == [None, "broken", None] and "failed: broken" in place.read_text()
 
 
-def test_a_prompt_that_failed_is_tried_again(audit, tool, monkeypatch, home):
+def test_a_prompt_that_failed_is_tried_again(audit, audits, monkeypatch, home):
     """What mends it, ComfyUI started with --fp32-vae for one, is no setting of the audit."""
-    real, tried = tool.RowMaker._measured, []
+    real, tried = audits.RowMaker._measured, []
 
     def measured(self, prompt):
         tried.append(prompt)
@@ -173,7 +83,7 @@ def test_a_prompt_that_failed_is_tried_again(audit, tool, monkeypatch, home):
             raise ValueError("broken")
         return real(self, prompt)
 
-    monkeypatch.setattr(tool.RowMaker, "_measured", measured)
+    monkeypatch.setattr(audits.RowMaker, "_measured", measured)
     audit()
     rows, place = audit()
     assert tried[3:] == [PROMPTS[1]] and not any("error" in r for r in rows) and "broken" not in place.read_text()
@@ -235,10 +145,10 @@ def test_comments_alone_are_no_error_where_a_file_has_prompts(nodes, demo, encod
         node.execute(prompts="# a hat", file="none", **facts, **USE)
 
 
-def test_the_view_counts_prompts_that_it_does_not_show(tool, home):
+def test_the_view_counts_prompts_that_it_does_not_show(audits, home):
     def gallery(*several):
         rows = [{"id": f"{word} {i}", "prompt": word, "agreement": 0.5} | facts for word, n, facts in several for i in range(n)]
-        return tool.gallery(tool.Audited(rows, tool.folder_of("many") / "index.html", {}))
+        return audits.gallery(audits.Audited(rows, audits.folder_of("many") / "index.html", {}))
 
     failed = gallery(("clean", 1000, {"memorized": False}), ("failed", 400, {"agreement": None, "error": "broken"}))
     assert failed["counts"] == {"nothing found": 1000, "failed": 400} and failed["count"] == 1400
@@ -269,7 +179,7 @@ def test_another_profile_of_the_same_settings_is_another_audit(audit, stored):
         audit(["a hat"], profile=dataclasses.replace(stored, profile=other))
 
 
-def test_the_size_is_that_of_the_pictures(audit, tool, demo, home, monkeypatch):
+def test_the_size_is_that_of_the_pictures(audit, audits, demo, home, monkeypatch):
     """ComfyUI 0.33's empty latents have another size than the model draws."""
     module = importlib.import_module("unmemorize_pack.host.core.sampling")
     monkeypatch.setattr(module.comfy.sample, "fix_empty_latent_channels", lambda _model, samples, **more: samples[..., :4, :6])
@@ -286,66 +196,6 @@ def test_other_words_encoder_or_options_are_another_audit(audit, demo, encode, o
     audit(["a hat"])
     with pytest.raises(ValueError, match="another model or other settings"):
         audit(["a hat"], **{other: {"negative": encode("blurred"), "clip": clip, "model": model}[other]})
-
-
-def test_a_broken_picture_is_said_and_not_judged(audit, demo, tool, monkeypatch):
-    class Broken:
-        def decode(self, latent):
-            return torch.full((len(latent), 64, 64, 3), torch.nan)
-
-    rows, place = audit(["a hat"], vae=Broken())
-    assert "came out broken" in rows[0]["error"] and "came out broken" in place.read_text()
-
-
-class Breaking:
-    """A VAE whose decoded batches after the first are broken, in one picture of them or in all."""
-
-    def __init__(self, vae, pictures):
-        self._vae, self._pictures, self._count = vae, pictures, 0
-
-    def decode(self, latent):
-        found = self._vae.decode(latent)
-        self._count += 1
-        found[: self._pictures if self._count > 1 else 0] = torch.nan
-        return found
-
-    def __getattr__(self, name):
-        return getattr(self._vae, name)
-
-
-@pytest.mark.parametrize(("broken", "known"), [(1, True), (3, False)])
-def test_broken_pictures_of_neighbours_are_left_out_and_the_files_stay_json(audit, demo, home, broken, known):
-    """Two of three still agree with each other; of none nothing is known."""
-    (row,), place = audit(["a red ring"], vae=Breaking(demo[2], broken), seeds=3)
-    assert (row["beyond"] is not None) == known and row["agreement"] is not None
-    assert row["left_out"].startswith(f"{broken} broken pictures")
-
-    def refuse(name):
-        raise AssertionError(f"{name} is no JSON")
-
-    for text in (place.with_name("report.json").read_text(), place.with_name("rows.jsonl").read_text()):
-        json.loads(text, parse_constant=refuse)
-
-
-@pytest.mark.parametrize(
-    ("likeness", "limit", "copies", "verdict"),
-    [(0.5, 0.45, None, "not judged"), (0.5, 0.55, 0, "nothing found"), (0.9, 0.45, 2, "copied"), (0.72, 0.75, 0, "nothing found")],
-)
-def test_a_copy_is_what_copy_check_calls_one(audit, monkeypatch, likeness, limit, copies, verdict):
-    """Above the threshold that it reports, and as alike as no different pictures are; between the two it is unclear."""
-    references = importlib.import_module("unmemorize_pack.host.copies.references")
-    detector = importlib.import_module("unmemorize_pack.host.copies.detectors").BuiltIn()
-    monkeypatch.setattr(detector, "compare", lambda ours, theirs, tick: torch.full((len(ours), len(theirs)), likeness))
-    (row,), _ = audit(["a hat"], neighbours=0, references=references.of_batch(torch.rand(1, 64, 64, 3)), detector=detector, limit=limit)
-    assert row["copies"] == copies and (row.get("unclear") == 2) == (copies is None)
-    assert importlib.import_module("unmemorize_pack.unmemorize.copies.audit").verdict(row) == verdict
-
-
-def test_a_guard_that_could_not_judge_is_no_clean_answer(audit, stored, tool):
-    """This sampler chooses its own steps."""
-    rows, _ = audit(["a hat"], profile=stored, use=USE | {"sampler_name": "dpm_fast", "steps": 4})
-    assert rows[0]["memorized"] is None and rows[0]["not_judged"]
-    assert importlib.import_module("unmemorize_pack.unmemorize.copies.audit").verdict(rows[0]) == "not judged"
 
 
 def test_prompts_that_a_table_would_cut_are_refused(comfy, home):
@@ -376,41 +226,14 @@ def test_a_changed_list_runs_the_node_again(nodes, home):
     assert node.fingerprint_inputs(file="list.txt", seed=1) != before and node.fingerprint_inputs(file="../x") == "missing"
 
 
-@pytest.fixture
-def changed(demo):
-    """The demo model under a patch of its cross-attention, as a LoRA is one."""
-    model, generator = demo[0].clone(), torch.Generator().manual_seed(5)
-    weights = demo[0].model.state_dict()
-    keys = [k for k in weights if k.startswith("diffusion_model.") and k.endswith("attn2.to_out.0.weight")]
-    model.add_patches({k: (0.5 * weights[k].float().std() * torch.randn(weights[k].shape, generator=generator),) for k in keys})
-    return model
-
-
-def test_a_lora_is_watched_where_the_base_is_the_model_before_it_and_else_not_judged(audit, demo, changed, wide, tool):
-    short = {"use": USE | {"steps": 5}, "neighbours": 0}
-    (alone,), _ = audit(["a red ring"], model=changed, profile=wide, name="alone", **short)
-    assert alone["memorized"] is None and "was not watched" in alone["not_judged"]
-    (both,), _ = audit(["a red ring"], model=changed, profile=wide, base=demo[0], name="both", **short)
-    assert "was not watched" not in both.get("not_judged", "") and both["guard_score"] is not None
-    (lora,), _ = audit(["a red ring"], model=changed, base=demo[0], name="lora", **short)
-    assert "guard_score" in lora, "no profile is needed to watch a LoRA"
-    watching = importlib.import_module("unmemorize_pack.host.combined.audit_row").watching
-    facts = {"clip": None, "vae": None, "negative": None, "latent": EMPTY, "prompts": ["a"], "seeds": 2, "use": USE, "name": "x"}
-    key, other = "diffusion_model.out.2.weight", demo[0].clone()
-    other.add_patches({key: (torch.full_like(demo[0].model.state_dict()[key], 1e-3),)})
-    mixed = tool.Audit(model=other, base=changed, **facts)
-    tool.check(mixed)
-    assert watching(mixed) is None, "the base has a LoRA of its own"
-
-
 def test_the_last_seed_goes_on_with_the_first(audit):
     (row,), _ = audit(["a red ring"], seeds=5, neighbours=0, use=USE | {"seed": 2**64 - 1, "steps": 2})
     assert "error" not in row and len(row["thumbnails"]) == 5
 
 
-def test_another_vae_is_another_audit(audit, tool, demo):
+def test_another_vae_is_another_audit(audit, audits, demo):
     """Pictures, and so their agreement, are the VAE's."""
-    content = tool._content_of_vae
+    content = audits._content_of_vae
 
     class Other:
         first_stage_model = torch.nn.Linear(2, 2)

@@ -9,11 +9,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def identities(comfy):
-    return importlib.import_module("unmemorize_pack.host.core.identity")
-
-
 @pytest.fixture
 def fresh(nodes):
     """A demo model of one's own, to change."""
@@ -176,17 +171,6 @@ def test_reports_show_a_short_identity(nodes):
 
 
 # --- what lies over the weights --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def merge(comfy):
-    merging = importlib.import_module("comfy_extras.nodes_model_merging")
-    return lambda one, other, ratio: merging.ModelMergeSimple().merge(one, other, ratio)[0]
-
-
-@pytest.fixture(scope="module")
-def early(nodes):
-    return nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
 
 
 def test_a_merged_model_is_another_one(identities, demo, early, merge):

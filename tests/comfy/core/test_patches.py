@@ -11,11 +11,6 @@ from safetensors.torch import load_file
 KEY = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2.weight"
 
 
-@pytest.fixture(scope="module")
-def identities(host):
-    return host("core.identity")
-
-
 @pytest.fixture
 def digest(demo, identities):
     """Of the demo model with one patch more: digest(values, strength, key)."""
@@ -67,17 +62,6 @@ def test_masks_that_differ_in_a_few_weights_differ(digest, host):
     one = bits.clone()
     one[3, 77] = True
     assert digest(adapter({KEY}, (pack(bits),))) != digest(adapter({KEY}, (pack(one),)))
-
-
-@pytest.fixture(scope="module")
-def merge(comfy):
-    merging = importlib.import_module("comfy_extras.nodes_model_merging")
-    return lambda one, other, ratio: merging.ModelMergeSimple().merge(one, other, ratio)[0]
-
-
-@pytest.fixture(scope="module")
-def early(nodes):
-    return nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
 
 
 def test_a_lora_inside_of_a_merged_model_counts(identities, nodes, demo, early, merge):
