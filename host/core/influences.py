@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from . import facts
 from .hooks import is_ours
+
+INFLUENCES = "influences"
+FACT = {INFLUENCES: facts.several(facts.text(), 1, 100)}
+"""Of what was measured: its influences, noted only where there were any. Files of before had none."""
 
 HOLDING = (
     "control", "gligen", "concat_latent_image", "reference_latents", "unclip_conditioning", "vace_frames", "time_dim_concat",
@@ -25,12 +30,19 @@ EXCHANGING = ("sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
 
 def influences(options: Mapping[str, Any], conds: Iterable[Mapping[str, Any]]) -> list[str]:
     """ComfyUI's own names of what is set, sorted: of a model's options, and of what prompts (dicts) carry. Our own hooks only listen."""
-    return sorted({*_inside(options), *_around(options), *holding(conds)})
+    return sorted({*inside(options), *_around(options), *holding(conds)})
 
 
-def _inside(options: Mapping[str, Any]) -> list[str]:
-    inside = options.get("transformer_options", {})
-    return [name for kind in INSIDE for name, several in inside.get(kind, {}).items() if several]
+def other_influences(here: list[str], there: list[str]) -> str:
+    """How what other nodes do here is not what they did while something was measured, in words; "" if it is."""
+    sides = ((here, there, "only now"), (there, here, "only while it was measured"))
+    return " and ".join(f"{', '.join(sorted(set(a) - set(b)))} {when}" for a, b, when in sides if set(a) - set(b))
+
+
+def inside(options: Mapping[str, Any]) -> list[str]:
+    """What other nodes do inside of a model."""
+    there = options.get("transformer_options", {})
+    return sorted(name for kind in INSIDE for name, several in there.get(kind, {}).items() if several)
 
 
 def exchanging(options: Mapping[str, Any]) -> list[str]:
@@ -51,8 +63,3 @@ def _around(options: Mapping[str, Any], names: Iterable[str] = AROUND) -> list[s
 def holding(conds: Iterable[Mapping[str, Any]]) -> list[str]:
     """What of HOLDING prompts carry."""
     return sorted({name for cond in conds for name in HOLDING if cond.get(name) is not None})
-
-
-def inside(options: Mapping[str, Any]) -> list[str]:
-    """What other nodes do inside of a model, by ComfyUI's names."""
-    return sorted(_inside(options))

@@ -10,11 +10,11 @@ from typing import Any
 from ...unmemorize.curvature.differences import METHODS
 from ..core import facts
 from ..core.identity import differences, identity, shown
-from ..core.influences import holding, influences
+from ..core.influences import FACT, INFLUENCES, holding, influences, other_influences
 
-MODEL, BASELINE, INFLUENCES = "model", "baseline", "influences"
+MODEL, BASELINE = "model", "baseline"
 IDENTITIES = (MODEL, BASELINE)
-OPTIONAL = {BASELINE: facts.IDENTITY, INFLUENCES: facts.several(facts.text(), 1, 100)}
+OPTIONAL = {BASELINE: facts.IDENTITY} | FACT
 """Of a map or of a calibration's file, only where there are any; nothing of other nodes is noted in files of before, which had none."""
 
 
@@ -46,10 +46,8 @@ def check_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
                 f"The calibration was measured against another baseline: {other}. Calibrate with the model and the baseline of the map, "
                 "or use dh_0, which needs none."
             )
-    there, here = theirs.get(INFLUENCES, []), ours.get(INFLUENCES, [])
-    if there != here:
-        sides = ((here, there, "for this map only"), (there, here, "while it was measured only"))
-        differs = " and ".join(f"{', '.join(sorted(set(a) - set(b)))} {when}" for a, b, when in sides if set(a) - set(b))
+    differs = other_influences(ours.get(INFLUENCES, []), theirs.get(INFLUENCES, []))
+    if differs:
         raise ValueError(
             f"Other nodes change what the model predicts, but not as they did for the calibration ({differs}), so that its threshold says "
             "nothing here. Calibrate with the same nodes, or measure the map without them."

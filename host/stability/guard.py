@@ -139,11 +139,9 @@ class _Control:
             trouble = ""  # the first steps were those of an earlier stage
         run.watch.kept.clear()
         run.verdict = verdict = self._guard.judge(run.whole, self._lora, trouble)
-        if verdict.by_lora is None or not bool(verdict.by_lora.any()):
-            self._correcting = False
-            return
-        run.untried = run.held_by(call)
-        if not run.untried:
+        suspected = verdict.by_lora is not None and bool(verdict.by_lora.any())
+        run.untried = run.held_by(call) if suspected else ""
+        if verdict.by_lora is not None and suspected and not run.untried:
             self._line.send("trial", {"samples": torch.nonzero(verdict.by_lora).flatten().tolist()})
             run.acquitted, run.untried = acquitted(call, self._lora, verdict.by_lora, result, run.watch.region)
             run.verdict = self._guard.judge(run.whole, self._lora, trouble, run.acquitted)

@@ -14,9 +14,8 @@ from torch import Tensor
 from ...unmemorize.stability.agreement import AgreementRegion
 from ...unmemorize.stability.profile import LEAST_SD, Profile, make_profile
 from ...unmemorize.stability.signals import SIGNALS
-from ..core import facts, store
+from ..core import facts, influences, store
 from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
-from ..core.influences import influences
 from ..core.progress import Progress
 from ..core.sampling import draw, first_of
 from ..core.seeds import later_seed
@@ -35,8 +34,6 @@ FACTS = {
 """Of a file."""
 BEFORE = "before"
 """A further fact where a LoRA's changes were measured: what they were counted from."""
-INFLUENCES = "influences"
-"""A further fact where other nodes changed the predictions that were measured: what they did."""
 AGREEMENT = "agreement of prompts"
 """Tensor of a profile's file; files of before, which measured something else, have 'agreement'."""
 ALWAYS = {"latent", "update", "prediction", "sharpness"}
@@ -87,11 +84,13 @@ def calibrate(
         raise ValueError("This sampler never evaluated the model at a step of its own schedule. Calibrate with another sampler.")
     observed = {name: torch.cat([o[name] for o in seen], 1) for name in seen[0]}
     profile = make_profile(torch.tensor(heard[0].angles[:-1]), observed)
-    found = influences(model.model_options, (extras for _, extras in [*negative, *(c for several in positives for c in several)]))
+    found = influences.influences(
+        model.model_options, (extras for _, extras in [*negative, *(c for several in positives for c in several)])
+    )
     kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     shape = list(latent["samples"].shape[1:])
     noted = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": known}
-    return StoredProfile(profile, noted | ({INFLUENCES: found} if found else {}))
+    return StoredProfile(profile, noted | ({influences.INFLUENCES: found} if found else {}))
 
 
 def check_profile(stored: Any, model: Any) -> None:
@@ -132,11 +131,9 @@ def other_guidance(stored: StoredProfile, cfg: float) -> str:
 def other_influences(stored: StoredProfile, here: list[str]) -> str:
     """How what other nodes do to a run (see `influences`) is not what they did when the profile was measured, in words, or "": they move
     the score of ordinary runs as far as a memory does (FreeU with its defaults: 3 of 16 honest pictures flagged on the demo model)."""
-    there = stored.facts.get(INFLUENCES, [])
-    if here == there:
+    differs = influences.other_influences(here, stored.facts.get(influences.INFLUENCES, []))
+    if not differs:
         return ""
-    more, less = (", ".join(sorted(set(a) - set(b))) for a, b in ((here, there), (there, here)))
-    differs = " and ".join([*([f"{more} in this run only"] if more else []), *([f"{less} while it was measured only"] if less else [])])
     return (
         f"Other nodes change what the model predicts, but not as they did when the stability profile was measured ({differs}). Let "
         "Stability Profile for This Model measure one with the same nodes before it, or leave them out."
@@ -190,7 +187,7 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
     file, (tensors, found) = path.name, store.read(path, PROFILES.noun)
-    more = {INFLUENCES: facts.several(facts.text(), 1, 100)} if INFLUENCES in found else {}
+    more = influences.FACT if influences.INFLUENCES in found else {}
     kept = facts.checked(file, found, FACTS | more | ({BEFORE: facts.text()} if AGREEMENT in tensors else {}))
     angles = facts.tensor(file, tensors, "angles", (None,), low=0.0, high=math.pi / 2 + 1e-6)
     if (angles.diff() < 0).any():

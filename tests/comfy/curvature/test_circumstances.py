@@ -92,7 +92,7 @@ def test_a_map_under_other_nodes_has_no_verdict(measure, judge, nodes, freed, de
     known = nodes["UnmemorizeLoadMapThreshold"].execute("demo/demo").args[0]
     settings = SETTINGS | {"preset": "recommended", "latent": {"samples": sample("a red ring", steps=2)}}
     assert judge(measure(**settings)[0], known) in ("memorized", "unclear", "clean")
-    with pytest.raises(ValueError, match=r"Other nodes .*output_block_patch for this map only"):
+    with pytest.raises(ValueError, match=r"Other nodes .*output_block_patch only now"):
         judge(measure(**settings, model=freed)[0], known)
     listened = nodes["UnmemorizeRecordScoreDifference"].execute(demo[0], 0.0, 1.0).args[0]
     assert judge(measure(**settings, model=listened)[0], known), "our own nodes only listen"
@@ -104,7 +104,7 @@ def test_a_threshold_under_the_same_nodes_serves(host, measure, judge, calibrate
     save_file(tensors, tmp_path / "threshold.safetensors", metadata)
     assert host("curvature.thresholds").read_threshold(tmp_path / "threshold.safetensors") == found
     assert judge(measure(**SHORT, model=freed)[0], found)
-    with pytest.raises(ValueError, match=r"output_block_patch while it was measured only"):
+    with pytest.raises(ValueError, match=r"output_block_patch only while it was measured"):
         judge(measure(**SHORT)[0], found)
 
 

@@ -43,12 +43,12 @@ def watched_by(guarding, draw):
 def test_a_profile_serves_runs_with_what_it_was_measured_with(profiles, watched_by, freed, demo, stored, encode, tmp_path, host):
     """FreeU moves the score of honest runs as far as a memory does."""
     assert watched_by(demo[0], stored) == ""
-    assert "output_block_patch in this run only" in watched_by(freed, stored)
+    assert "output_block_patch only now" in watched_by(freed, stored)
     prompts = [encode(f"a {colour} ring") for colour in ("red", "blue", "green", "yellow", "white")]
     with torch.inference_mode():
         under = profiles.calibrate(freed, prompts, encode(""), EMPTY, 1, SETTINGS)
     assert under.facts["influences"] == ["output_block_patch"] and watched_by(freed, under) == ""
-    assert "output_block_patch while it was measured only" in watched_by(demo[0], under)
+    assert "output_block_patch only while it was measured" in watched_by(demo[0], under)
     host("core.files").replace(tmp_path / "x.safetensors", *profiles.as_file(under))
     kept = profiles.read_profile(tmp_path / "x.safetensors")
     assert kept.facts["influences"] == ["output_block_patch"] and watched_by(freed, kept) == ""
