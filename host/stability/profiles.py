@@ -130,7 +130,8 @@ def other_guidance(stored: StoredProfile, cfg: float) -> str:
 
 def other_influences(stored: StoredProfile, here: list[str]) -> str:
     """How what other nodes do to a run (see `influences`) is not what they did when the profile was measured, in words, or "": they move
-    the score of ordinary runs as far as a memory does (the demo model under FreeU with its defaults: 10 of 48 honest pictures flagged, 1 without it)."""
+    the score of ordinary runs as far as a memory does (the demo model under FreeU with its defaults: 10 of 48 honest pictures flagged,
+    without it 1)."""
     differs = influences.other_influences(here, stored.facts.get(influences.INFLUENCES, []))
     if not differs:
         return ""
