@@ -16,10 +16,11 @@ from ...unmemorize.copies.audit import agreement, beyond
 from ...unmemorize.copies.patches import likeness
 from ...unmemorize.copies.trigger_words import with_another, words_of
 from ...unmemorize.curvature.maps import scores
-from ..copies.base_and_lora import EXCHANGED, LORA, SAME, has_a_lora, relation
+from ..copies.base_and_lora import has_a_lora
 from ..copies.checking import counted, is_copy
 from ..copies.detectors import Detector
 from ..copies.references import References, features
+from ..core.another_model import EXCHANGED, LORA, SAME, relation
 from ..core.latents import decoded
 from ..core.progress import Progress
 from ..core.prompts import encoded

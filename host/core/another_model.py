@@ -19,24 +19,41 @@ from .patches import patches_of
 from .predictions import Conds
 from .seeds import kept_generators
 
+OTHER, SAME, LORA, EXCHANGED, APART = "other", "same", "lora", "exchanged", "apart"
+"""What a model is to another, see `relation`."""
+
+
+def relation(model: Any, base: Any) -> str:
+    """What a model is to its base: OTHER (another checkpoint), SAME, LORA (the base, and LoRAs more), EXCHANGED (the base has them), APART
+    (both have LoRAs of their own)."""
+    ours, theirs = identity(model), identity(base)
+    if differences(theirs, ours):
+        return OTHER
+    if ours["patches"] == theirs["patches"]:
+        return SAME
+    has, had = patches_of(model), patches_of(base)
+    return LORA if _within(had, has) else EXCHANGED if _within(has, had) else APART
+
+
+def _within(few: dict[str, list[str]], many: dict[str, list[str]]) -> bool:
+    """Are all patches of one among those of another?"""
+    return all(patch in many.get(name, ()) for name, several in few.items() for patch in several)
+
 
 def has_a_lora_beyond(model: Any, parent: Any) -> bool:
     """Is `parent` the model before a LoRA that `model` has? False: another checkpoint. ValueError if they are the same, or exchanged."""
-    ours, theirs = identity(model), identity(parent)
-    if differences(theirs, ours):
-        return False
-    if ours["patches"] == theirs["patches"]:
+    found = relation(model, parent)
+    if found == SAME:
         raise ValueError(
             "The parent is the same model with the same LoRAs, so that there is nothing to compare it with. Connect as parent the MODEL "
             "that goes into the LoRA loader, and as model the one that comes out."
         )
-    has = patches_of(model)
-    if any(patch not in has.get(name, ()) for name, several in patches_of(parent).items() for patch in several):
+    if found in (EXCHANGED, APART):
         raise ValueError(
             "The parent carries a LoRA that the model does not have, or has at another strength: what differs between them is no LoRA's "
             "change alone. Connect as parent the MODEL that goes into the LoRA loader, and as model the one that comes out."
         )
-    return True
+    return found == LORA
 
 
 def before_the_lora(model: Any, parent: Any) -> Any:
