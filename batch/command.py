@@ -280,7 +280,7 @@ def merged(folder: Path) -> int:
     facts = (
         {"work": kind}
         | (settings if isinstance(settings, dict) else {})
-        | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
+        | {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "tool": TOOL}
     )
     if kind == "audit":
         several = [{"prompt": row["name"], "agreement": None, "beyond": None, **row, "base": base_of(row)} for row in found]

@@ -156,7 +156,7 @@ def _content_of_vae(vae: Any) -> str:
 
 
 def _when(a: Audit, found: list[dict[str, Any]]) -> dict[str, Any]:
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "prompts audited": f"{len(found)} of {len(a.prompts)}", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "torch": torch.__version__,
         "comfyui": comfyui_version.__version__,

@@ -92,3 +92,11 @@ def test_links_lead_somewhere(text, root):
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
     anchors = {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in HEADING.findall(text)}
     assert links and [link for link in links if not (link[1:] in anchors if link.startswith("#") else (root / link).exists())] == []
+
+
+def test_the_oldest_python_that_is_promised_is_the_one_that_is_checked(text, root):
+    """What a newer one alone has (`datetime.UTC`) would end a node at its last line."""
+    settings = (root / "pyproject.toml").read_text(encoding="utf-8")
+    (oldest,) = re.findall(r'^requires-python = ">=3\.(\d+)"$', settings, re.M)
+    assert f'target-version = "py3{oldest}"' in settings and f'python_version = "3.{oldest}"' in settings
+    assert f"Python 3.{oldest} or newer" in text
