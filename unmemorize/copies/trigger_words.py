@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 
-WORD = re.compile(r"(?<![\w:])[^\W\d_][\w'’-]*")
-"""Letters, and what may stand within a word; not what follows a colon (weights)."""
+WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*")
+"""Letters, and what may stand within a word: no weight, which begins with a digit."""
+JOINERS = "\u200c\u200d"
+"""Zero-width ones, which stand within words of Persian and Hindi."""
 NAMES = re.compile(r"embedding:[^\s,)]+|<[^>]*>")
 """Of files, embeddings and LoRAs: none of the prompt's words, whatever they are made of."""
+OPENED, CLOSED = re.compile(r"(?<!\\)\(\s*$"), re.compile(r"\s*(:\s*[-+.\d]*\s*)?\)")
+"""Emphasis up to a word, and behind it."""
 LITTLE = frozenset(
     re.findall(
         r"\w+",
@@ -57,14 +62,32 @@ class Significance:
 def words_of(prompt: str) -> list[Word]:
     """The words of a prompt in ComfyUI's syntax: emphasis, weights and embeddings are left alone."""
     without_names = NAMES.sub(lambda m: " " * len(m.group()), prompt)
-    return [Word(m.group(), m.start(), m.end()) for m in WORD.finditer(without_names)]
+    found = WORD.finditer(_with_marks_as_letters(without_names))
+    return [Word(prompt[m.start() : m.end()], m.start(), m.end()) for m in found]
+
+
+def _with_marks_as_letters(text: str) -> str:
+    """Accents, vowel signs and joiners that stand apart from their letter (Hindi, Thai, decomposed accents) are within a word; as long."""
+    seen: list[str] = []
+    for c in text:
+        mark = c in JOINERS or unicodedata.category(c).startswith("M")
+        seen.append("_" if mark and seen and (seen[-1].isalnum() or seen[-1] == "_") else c)
+    return "".join(seen)
 
 
 def without(prompt: str, word: Word) -> str:
-    """The prompt with a word taken out; what it leaves behind, double spaces and commas, goes too."""
-    text = prompt[: word.start] + prompt[word.end :]
-    text = re.sub(r"\s*,(\s*,)+", ",", text)
-    return re.sub(r"  +", " ", text).strip(" ,")
+    """The prompt with a word taken out; what that leaves there goes too: emphasis on nothing, whose weight ComfyUI would read as a word,
+    double spaces and commas."""
+    before, after = prompt[: word.start], prompt[word.end :]
+    while (opened := OPENED.search(before)) and (closed := CLOSED.match(after)):
+        before, after = before[: opened.start()], after[closed.end() :]
+    apart = before.endswith(" ") or after.startswith(" ")
+    before, after = before.rstrip(" "), after.lstrip(" ")
+    if after.startswith(",") and (not before or before.endswith(",")):
+        after, apart = after[1:].lstrip(" "), True
+    if not after:
+        before = before.rstrip(" ,")
+    return f"{before} {after}" if apart and before and after and not after.startswith(",") else before + after
 
 
 def with_another(prompt: str, word: Word, other: str) -> str:

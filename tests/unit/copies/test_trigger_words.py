@@ -33,6 +33,10 @@ from unmemorize_pack.unmemorize.copies.trigger_words import (
         ("photo: a cat", ["photo", "a", "cat"]),
         ("a cat:1.2", ["a", "cat"]),
         ("кот на столе", ["кот", "на", "столе"]),
+        ("लाल बिल्ली", ["लाल", "बिल्ली"]),
+        ("แมวสีแดง บนโต๊ะ", ["แมวสีแดง", "บนโต๊ะ"]),
+        ("scho\u0308n cafe\u0301, \u2764\ufe0fcat", ["scho\u0308n", "cafe\u0301", "cat"]),
+        ("artist:wlop, (style:watercolor:1.2)", ["artist", "wlop", "style", "watercolor"]),
     ],
 )
 def test_words_are_found_and_syntax_is_left_alone(prompt, words):
@@ -47,7 +51,12 @@ def test_words_are_found_and_syntax_is_left_alone(prompt, words):
         ("hat, cat, dog", 1, "hat, dog"),
         ("hat, cat", 0, "cat"),
         ("cat", 0, ""),
-        ("a (red:1.3) hat", 1, "a (:1.3) hat"),
+        ("a (red:1.3) hat", 1, "a hat"),
+        ("a ((red:1.3)), hat", 1, "a, hat"),
+        ("((red: 1.3)), hat", 0, "hat"),
+        ("(red hat:1.3)", 0, "( hat:1.3)"),
+        ("a \\(red\\) hat", 1, "a \\(\\) hat"),
+        ("hat, , cat, dog,", 1, "hat, , dog,"),
     ],
 )
 def test_a_word_is_taken_out_with_what_it_leaves(prompt, at, left):
