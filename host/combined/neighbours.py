@@ -15,8 +15,9 @@ SAME_STEM = 4
 """Words that begin with as many letters alike are the same word in another form."""
 LOOKED_AT = 200
 """Nearest words among which those of the same stem are left out."""
-WORD_ENDS, WORD_BEGINS = "</w>", "\u2581"
-"""How byte-pair tokenizers mark a whole word: at its end (CLIP), or at its beginning (T5, Gemma, Qwen ...)."""
+WORD_ENDS, WORD_BEGINS, WORD_OF_BYTES = "</w>", "\u2581", "\u0120"
+"""How byte-pair tokenizers mark a whole word: at its end (CLIP), or at its beginning (T5, Gemma; Qwen, Llama, Mistral, whose letters stand for
+bytes: only ASCII words can be read)."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _tokens(tokenizer: Any) -> dict[str, int]:
             word = text.removesuffix(WORD_ENDS)
         elif not marked and text.startswith(WORD_BEGINS):
             word = text.removeprefix(WORD_BEGINS)
+        elif not marked and text.startswith(WORD_OF_BYTES) and text[1:].isascii():
+            word = text.removeprefix(WORD_OF_BYTES)
         else:
             continue
         if word.isalpha() and word.islower() and len(word) >= SHORTEST:

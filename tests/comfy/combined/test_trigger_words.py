@@ -80,21 +80,23 @@ def test_neighbours_are_other_whole_words(demo):
     assert vocabulary.nearest("red") in set(vocabulary.words) - {"red"} and vocabulary.nearest("nobody") == ""
 
 
-def test_clip_l_and_t5_are_read(comfy):
+@pytest.mark.parametrize(
+    ("module", "tokenizer", "encoder", "form"),
+    [("sd1_clip", "SD1Tokenizer", "clip_l", "{}</w>"), ("text_encoders.qwen_image", "QwenImageTokenizer", "qwen25_7b", "\u0120{}")],
+)
+def test_clip_l_and_qwen_are_read(comfy, module, tokenizer, encoder, form):
     """The core's own classes, their embeddings random: whole words only, and the neighbour by the embedding."""
     neighbours = importlib.import_module("unmemorize_pack.host.combined.neighbours")
-    import comfy.sd1_clip
-
-    tokenizer = comfy.sd1_clip.SD1Tokenizer()
-    table = torch.zeros(49408, 4)
-    ids = {w: i for i, w in tokenizer.clip_l.inv_vocab.items()}
-    for k, word in enumerate(("cat</w>", "kitten</w>", "cats</w>", "house</w>")):
-        table[ids[word]] = torch.tensor([1.0, 0.1 * k, 0.0, 0.0])
+    known = getattr(importlib.import_module(f"comfy.{module}"), tokenizer)()
+    ids = {w: i for i, w in getattr(known, encoder).inv_vocab.items()}
+    table = torch.zeros(max(ids.values()) + 1, 4)
+    for k, word in enumerate(("cat", "kitten", "cats", "house")):
+        table[ids[form.format(word)]] = torch.tensor([1.0, 0.1 * k, 0.0, 0.0])
     holder = type("M", (), {"get_input_embeddings": lambda self: type("E", (), {"weight": table})()})()
-    model = type("C", (), {"clip_l": type("L", (), {"transformer": holder})()})()
-    vocabulary = neighbours.vocabulary_of(type("Clip", (), {"tokenizer": tokenizer, "cond_stage_model": model})())
-    assert vocabulary.nearest("cat") == "kitten", "not cats, which is the same word"
-    assert "cat" in vocabulary.words and "ing" in vocabulary.words and "cat</w>" not in vocabulary.words
+    model = type("C", (), {encoder: type("L", (), {"transformer": holder})()})()
+    vocabulary = neighbours.vocabulary_of(type("Clip", (), {"tokenizer": known, "cond_stage_model": model})())
+    assert vocabulary is not None and vocabulary.nearest("cat") == "kitten", "not cats, which is the same word"
+    assert "cat" in vocabulary.words and all(word.isalpha() and word.islower() for word in vocabulary.words)
 
 
 def test_a_profile_makes_the_guards_score_the_signal(ask, stored):
