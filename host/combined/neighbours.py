@@ -16,8 +16,8 @@ SAME_STEM = 4
 LOOKED_AT = 200
 """Nearest words among which those of the same stem are left out."""
 WORD_ENDS, WORD_BEGINS, WORD_OF_BYTES = "</w>", "\u2581", "\u0120"
-"""How byte-pair tokenizers mark a whole word: at its end (CLIP), or at its beginning (T5, Gemma; Qwen, Llama, Mistral, whose letters stand for
-bytes: only ASCII words can be read)."""
+"""How byte-pair tokenizers mark a whole word: at its end (CLIP), or at its beginning (T5, Gemma; Qwen, Llama, Mistral, whose letters stand
+for bytes: only ASCII words can be read)."""
 
 
 @dataclass(frozen=True)
