@@ -70,8 +70,8 @@ def _serving(model: Any, negative: Any, samples: Any, use: dict[str, Any]) -> Fo
             log.warning("Stability profile %s was left aside: %s", name, error)
             continue
         fits = not other and not other_guidance(stored, use["cfg"]) and not other_influences(stored, others)
-        fits = fits and not warnings_for(stored, samples, use, here)
-        if fits and _as_long(stored, model, use) and (use["cfg"] == 1 or "revision" in stored.profile.mean):
+        fits = fits and not warnings_for(stored, samples, use, here) and _guided_alike(stored, use)
+        if fits and _as_long(stored, model, use):
             found.append((_distance(stored, use), name, stored))
     if not found:
         return None
@@ -79,6 +79,13 @@ def _serving(model: Any, negative: Any, samples: Any, use: dict[str, Any]) -> Fo
     facts = stored.facts
     near = "" if distance == 0 else f" (measured with {', '.join(f'{facts[k]:g}' if k == 'cfg' else str(facts[k]) for k in SETTINGS)})"
     return Found(stored, name, f"kept as {name}{near}")
+
+
+def _guided_alike(stored: StoredProfile, use: dict[str, Any]) -> bool:
+    """Without guidance (CFG 1) nobody asks the negative prompt: of such a run a guided one's profile tells nothing, nor the other way
+    round, however near the scales."""
+    without = stored.facts["cfg"] == 1, use["cfg"] == 1
+    return all(without) or (not any(without) and "revision" in stored.profile.mean)
 
 
 def _as_long(stored: StoredProfile, model: Any, use: dict[str, Any]) -> bool:

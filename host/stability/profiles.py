@@ -17,7 +17,7 @@ from ...unmemorize.stability.signals import SIGNALS
 from ..core import facts, influences, store
 from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
 from ..core.progress import Progress
-from ..core.sampling import draw, first_of
+from ..core.sampling import draw, empty_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
 from .watching import Watch, watched
@@ -73,7 +73,7 @@ def calibrate(
     known = identity(model)
     check_shows_weights(known)
     check_sampling(sampling)
-    latent = first_of(model, latent)
+    latent = {"samples": empty_of(model, latent)}  # whole pictures from noise, whatever picture or mask is connected
     progress = Progress(len(positives) * seeds * sampling["steps"])
     clone, heard = observe(model)
     for i, positive in enumerate(positives):

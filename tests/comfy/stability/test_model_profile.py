@@ -77,6 +77,22 @@ def test_a_profile_of_one_step_serves_no_real_run(find):
     assert "measured now" in find(steps=13).how
 
 
+@pytest.mark.parametrize(("first", "then"), [(1.2, 1.0), (1.0, 1.2)])
+def test_runs_without_guidance_have_profiles_of_their_own(find, first, then):
+    """However near the scales: a guard would not judge the one by the other's."""
+    find(cfg=first)
+    assert find(cfg=then).how.startswith("measured now") and find(cfg=then).how.startswith("kept")
+
+
+def test_a_picture_or_a_mask_to_inpaint_by_is_no_part_of_a_profile(find, own, demo, encode):
+    """What is kept serves all pictures of this size."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :16, :16] = 1
+    found = find(latent={"samples": torch.randn(1, 8, 8, 8), "noise_mask": mask}).stored.profile
+    whole = own.calibrate(demo[0], [encode(text) for text in WORDS], encode(""), EMPTY, 1, USE).profile
+    assert all(torch.equal(found.mean[name], whole.mean[name]) for name in whole.mean)
+
+
 def test_damaged_and_foreign_files_are_left_aside(find, home, caplog):
     folder = home / "unmemorize" / "profiles"
     folder.mkdir(parents=True)
