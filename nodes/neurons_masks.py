@@ -69,8 +69,7 @@ class LoadNeuronMask(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, mask: str) -> str:
-        stored = load_mask(mask)
-        return f"{mask}/{stored.facts}/{stored.mask.weights()}"
+        return store.stamp(MASKS, mask)
 
     @classmethod
     def validate_inputs(cls, mask: str) -> bool | str:

@@ -170,7 +170,7 @@ class LoadStabilityProfile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, profile: str) -> str:
-        return f"{profile}/{load_profile(profile).facts}"
+        return store.stamp(PROFILES, profile)
 
     @classmethod
     def validate_inputs(cls, profile: str) -> bool | str:

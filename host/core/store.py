@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,12 @@ def find(store: Store, name: str) -> Path:
     if name in shipped:
         return shipped[name]
     raise ValueError(f"There is no {store.noun} {name!r} in the list (of {SUFFIX} files). Press R to refresh it, or choose another.")
+
+
+def stamp(store: Store, name: str) -> str:
+    """Changes when the file behind a name of the list does, whatever it says of itself; "missing" if there is none."""
+    path = find(store, name) if name in names(store) else None
+    return str(path.stat().st_mtime_ns) if path is not None and os.path.isfile(path) else "missing"
 
 
 def parts_of(name: str) -> list[str]:

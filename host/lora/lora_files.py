@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -75,8 +74,7 @@ LORAS = store.Store("LoRA", files.HERE / "demo" / "lab" / "loras", folder, _own,
 
 def stamp(name: str) -> str:
     """Changes when the file of that name does; "missing" if there is none."""
-    path = store.find(LORAS, name) if name in store.names(LORAS) else None
-    return str(path.stat().st_mtime_ns) if path is not None and os.path.isfile(path) else "missing"
+    return store.stamp(LORAS, name)
 
 
 def read(name: str, tick: Callable[[], None] | None = None) -> LoRAFile:

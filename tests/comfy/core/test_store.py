@@ -103,3 +103,20 @@ def test_a_map_threshold_comes_back_as_it_was(store):
     foreign = store.save(thresholds.THRESHOLDS, "foreign", TENSORS, store.facts_as_metadata({"kind": "neuron mask"}))
     with pytest.raises(ValueError, match="not a map threshold"):
         thresholds.read_threshold(store.find(thresholds.THRESHOLDS, foreign))
+
+
+LOADING = {
+    "stability.profiles.PROFILES": "UnmemorizeLoadStabilityProfile", "neurons.masks.MASKS": "UnmemorizeLoadNeuronMask",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", LOADING)
+def test_a_file_in_the_place_of_another_of_the_same_facts_is_loaded_anew(store, nodes, place):
+    """Measured again with other prompts, a profile says the same of itself."""
+    module, name = place.rsplit(".", 1)
+    kind, node = getattr(importlib.import_module(f"unmemorize_pack.host.{module}"), name), nodes[LOADING[place]]
+    saved = store.save(kind, "mine", TENSORS, {})
+    stamp = node.fingerprint_inputs(saved)
+    assert node.fingerprint_inputs(saved) == stamp and node.fingerprint_inputs("nobody") == "missing"
+    store.find(kind, saved).unlink()
+    assert store.save(kind, "mine", {"x": TENSORS["x"] + 1}, {}) == saved and node.fingerprint_inputs(saved) != stamp
