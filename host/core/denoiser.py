@@ -23,6 +23,7 @@ from ...unmemorize.core.noise import NoiseLevel
 from .coverage import covered
 from .guiders import CACHES
 from .noise import model_sigma, noise_level
+from .sampler_call import DRAWN_AGAIN
 from .seeds import kept_generators
 
 
@@ -225,6 +226,7 @@ def with_denoiser(
     """
     samples = latent["samples"]
     guider = comfy.samplers.CFGGuider(without_caches(model))
+    guider.model_options = {**guider.model_options, DRAWN_AGAIN: True}  # no run: a guard on the model keeps what it noted of the last one
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     sigmas = torch.tensor([model_sigma(model, sigma), 0.0])
     nothing = torch.zeros_like(samples)

@@ -48,6 +48,8 @@ class Sums:
     """Does a guard draw a picture again in this run?"""
     samples: int = 1
     """Pictures of the run."""
+    heard: bool = False
+    """Was the guided model called in this run?"""
     made: Tensor | None = None
     """Marks of what the sampler made."""
     part: str = ""
@@ -140,7 +142,7 @@ class _Recorder:
             result = executor(*arguments, **more)
             if sums.made is not None and not torch.allclose(sums.made, marks(result), rtol=1e-3, atol=1e-3):
                 sums.obstacle = sums.obstacle or ANOTHER
-            if sums.total is not None or sums.unguided or sums.obstacle:
+            if sums.heard and (sums.total is not None or sums.unguided or sums.obstacle):
                 recording.sums, recording.marks, recording.shape = sums, marks(result), tuple(result.shape)
             return result
         finally:
@@ -156,6 +158,8 @@ class _Recorder:
 
     def listen(self, facts: dict[str, Any]) -> Tensor:
         """After each call of the guided model."""
+        if self._running:
+            self._running[-1].heard = True
         if self._running and facts["model_options"].get(DRAWN_AGAIN, False) and not self._running[-1].again:
             self._running[-1].obstacle = ANOTHER  # step by step, inside of this very run
         elif self._running:

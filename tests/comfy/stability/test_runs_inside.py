@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ..judging import PROMPT
+from ..maps import SETTINGS
 
 STEPS, ALL = 4, -1e30
 
@@ -54,6 +55,16 @@ def test_a_wrapper_works_once_where_other_words_are_asked_for(guarding, draw, un
     several = [entry for text in ("a red star", "a blue ring", "a green ring") for entry in encode(text)]
     profile = under("model_function_wrapper")
     clone, record = guarding.guarded(model, guarding.Guard(profile, "correct", limit=ALL, alternatives=several))
+    draw(clone, steps=STEPS)
+    assert record.facts["restarted"] == [0]
+    once(seen)
+
+
+def test_a_wrapper_works_once_where_a_prompts_own_neurons_are_silenced(guarding, draw, under, counted):
+    """In the run that is listened to, and in the one that is drawn."""
+    model, seen = counted
+    own_mask = importlib.import_module("unmemorize_pack.host.combined.own_mask").OwnMask()
+    clone, record = guarding.guarded(model, guarding.Guard(under("model_function_wrapper"), "correct", limit=ALL, strategy=own_mask))
     draw(clone, steps=STEPS)
     assert record.facts["restarted"] == [0]
     once(seen)
@@ -192,3 +203,13 @@ def test_what_a_stage_keeps_is_no_more_than_its_pictures(host):
     kept = run.firsts(call)
     assert {i: float(picture.mean()) for i, picture in kept.items()} == {1: 2.0, 3: 6.0}
     assert all(picture.untyped_storage().nbytes() == picture.nbytes for picture in kept.values())
+
+
+def test_measuring_with_the_guarded_model_keeps_the_record(nodes, guard, draw, encode):
+    """A natural graph: the guarded MODEL also goes into Curvature Difference Map."""
+    model, record = guard()
+    latent = {"samples": draw(model, prompt=PROMPT, steps=STEPS)}
+    kept = dict(record.facts)
+    given = {"model": model, "positive": encode(PROMPT), "negative": encode(""), "latent": latent} | SETTINGS
+    nodes["UnmemorizeCurvatureDifferenceMap"].execute(**given)
+    assert kept and record.facts == kept
