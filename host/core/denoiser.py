@@ -43,14 +43,18 @@ class Denoiser:
     most_together: int
     """So many copies of the batch may be asked about in one call, one behind the other."""
     _predict: Callable[[Tensor], list[Tensor]]
+    _keep: Callable[[Tensor, Tensor], Tensor] | None
+    """(x, eps) -> x with what the model is given while sampling where an inpainting keeps the picture."""
 
     def branches(self, x: Tensor) -> Tensor:
         """D of x [n, c, ...], or of copies of it, under each prompt, [prompts, n, c, ...]: the positive first, one evaluation each."""
         return torch.stack(self._predict(x))
 
     def noised(self, noise: Tensor) -> Tensor:
-        """a x0 + b eps."""
-        return self.level.a * self.x0 + self.level.b * noise.to(self.x0)
+        """a x0 + b eps; where an inpainting keeps the picture, what the model is given there while sampling."""
+        eps = noise.to(self.x0)
+        x = self.level.a * self.x0 + self.level.b * eps
+        return x if self._keep is None else self._keep(x, eps)
 
 
 @contextlib.contextmanager
@@ -196,10 +200,18 @@ class _Probe(comfy.samplers.Sampler):
                 # sigma is copied: autograd may not keep a tensor that was made in inference mode
                 return comfy.samplers.calc_cond_batch(model, sides, x, sigma.expand(x.shape[0]).clone(), options)
 
+        def keep(x: Tensor, eps: Tensor) -> Tensor:
+            given = model.scale_latent_inpaint(
+                x=x, sigma=sigma.expand(len(x)), noise=eps.expand_as(x), latent_image=x0, denoise_mask=denoise_mask
+            )  # some models want the picture itself there, not with noise
+            mask: Tensor = denoise_mask  # type: ignore[assignment]
+            return x * mask + given * (1 - mask)
+
         compute_dtype = computes_in(model)
         level, network = noise_level(model.model_sampling, float(sigma)), model.diffusion_model
         together = 1 if self._alone else most_together(model, sides, x0)
-        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), together, predict))
+        kept = None if denoise_mask is None else keep
+        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), together, predict, kept))
         return x0
 
 
