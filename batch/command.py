@@ -6,7 +6,6 @@ import argparse
 import datetime
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,23 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from ..host.combined import prompt_files
-from ..host.combined.audit import NEIGHBOURS, SEEDS
 from ..host.copies import checking
-from ..host.copies.probing import LEAST_PICTURES
 from ..host.copies.references import References
 from ..host.core.files import reason, replace_text
 from ..host.core.rows import Writer
-from ..host.core.sampling import samplers, schedulers
-from ..host.core.settings import check_range, check_sampling
 from ..host.lora.report import TOOL
+from ..host.stability.profiles import read_profile
 from ..unmemorize.copies.audit import finished, summary
 from ..unmemorize.copies.probe import BEYOND, BEYOND_IN_LAYOUT
-from ..unmemorize.lora.gates import GATES, Settings
-from ..unmemorize.lora.scores import DEFAULT, SCORES
+from ..unmemorize.lora.gates import Settings
 from ..unmemorize.pictures.audit_page import page
 from ..unmemorize.pictures.pages import counted
 from ..unmemorize.pictures.table_page import table_page
 from . import engines, jobs, rows, tools
+from .arguments import check_numbers, parser, whole_paths
 
 GOOD, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """All units are done; some are rows with an error; nothing was begun, or it could not go on; stopped by Ctrl-C. The same command carries
@@ -45,73 +41,16 @@ SUMMARY, TABLE, PAGE = "settings.json", "table.csv", "index.html"
 log = logging.getLogger("unmemorize.batch")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every kind of work with its settings."""
-    whole = argparse.ArgumentParser(prog="batch/run.py", description="Unmemorize for many files. Behind `--` stand ComfyUI's own options.")
-    kinds = whole.add_subparsers(dest="kind", required=True)
-    by_kind = {
-        "filter": kinds.add_parser("filter", help="filter LoRA files"),
-        "probe": kinds.add_parser("probe", help="what do LoRA files remember?"),
-        "audit": kinds.add_parser("audit", help="prompts x seeds of a model"),
-        "copies": kinds.add_parser("copies", help="pictures against reference pictures"),
-    }
-    for kind, p in by_kind.items():
-        p.add_argument("sources", nargs="+", help="a file of prompts" if kind == "audit" else "files, or folders of them")
-        p.add_argument("--out", type=Path, required=True, help="folder of the rows; the same command carries on there")
-        p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for a job array")
-        p.add_argument("--engine", choices=engines.ENGINES, default="local")
-        p.add_argument("--workers", type=int, default=0, help="of --engine ray; 0: one a device")
-        if kind not in jobs.NEEDS_NO_BASE:
-            p.add_argument("--base", action="append", required=True, help="a checkpoint's path or name, or demo; may be repeated")
-    by_kind["filter"].add_argument("--score", choices=list(SCORES), default=DEFAULT)
-    by_kind["filter"].add_argument("--gate", choices=list(GATES), default="hard")
-    by_kind["filter"].add_argument("--strength", type=float, default=1.0)
-    for kind in ("probe", "audit"):
-        _sampling(by_kind[kind])
-    by_kind["probe"].add_argument("--caption", action="append", default=[], help="may be repeated; none: without captions")
-    by_kind["probe"].add_argument("--pictures", type=int, default=64)
-    by_kind["probe"].add_argument("--groups", type=int, default=8)
-    by_kind["probe"].add_argument("--w", type=float, default=3.0)
-    by_kind["audit"].add_argument("--seeds", type=int, default=4)
-    by_kind["audit"].add_argument("--neighbours", type=int, default=8)
-    by_kind["audit"].add_argument("--parent", help="the model before fine-tuning: its agreement is subtracted, not the neighbours'")
-    by_kind["audit"].add_argument("--profile", help="a stability profile's name or path: the guard judges every run")
-    by_kind["audit"].add_argument(
-        "--copy-limit", type=float, help="likeness to a reference above which a picture is called a copy: Copy Check's threshold"
-    )
-    for kind in ("audit", "copies"):
-        by_kind[kind].add_argument("--references", type=Path, required=kind == "copies", help="a folder of pictures")
-        by_kind[kind].add_argument("--detector", type=Path, help="a file of SSCD weights; without it the built-in one")
-    by_kind["copies"].add_argument("--false-alarms", type=float, default=0.02)
-    merge = kinds.add_parser("merge", help="a table and a page of the rows in a folder")
-    merge.add_argument("--out", type=Path, required=True)
-    return whole
-
-
-def _sampling(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--steps", type=int, default=20)
-    p.add_argument("--cfg", type=float, default=8.0)
-    p.add_argument("--sampler", choices=samplers(), default="euler")
-    p.add_argument("--scheduler", choices=schedulers(), default="normal")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--width", type=int, default=512)
-    p.add_argument("--height", type=int, default=512)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part of a whole: write 1/8 to 8/8")
-    return int(i), int(n)
-
-
 def settings_of(o: argparse.Namespace) -> dict[str, Any]:
     """What of the command line changes a result."""
     if o.kind == "filter":
         settings = Settings(score=o.score, gate=o.gate, strength=o.strength)
         settings.check()
         return dict(vars(settings))
-    contents = {"detector": tools.content_of_file(o.detector)} if getattr(o, "detector", None) else {}
+    contents = {}
+    if getattr(o, "detector", None):
+        contents["detector"] = tools.content_of_file(o.detector)
+        tools.detector_of(paths_of(o))  # what is none ends here, before the folder is one of these settings
     if o.kind == "copies":
         known = known_of(o.references)
         checking.enough(known, None, True, o.false_alarms)
@@ -128,7 +67,10 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
             "beyond": BEYOND,
             "in_layout": BEYOND_IN_LAYOUT,
         }
-    contents |= {"profile": tools.content_of_file(tools.profile_path(o.profile))} if o.profile else {}
+    if o.profile:
+        path = tools.profile_path(o.profile)
+        contents["profile"] = tools.content_of_file(path)
+        read_profile(path)
     contents |= {"references": known_of(o.references).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}
     return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
@@ -142,24 +84,6 @@ def known_of(folder: Path) -> References:
         more = f"; and {len(found.left_out) - FEW} more" if len(found.left_out) > FEW else ""
         log.warning("left out of the references: %s%s", few, more)
     return found
-
-
-def check_numbers(o: argparse.Namespace) -> None:
-    """ValueError on numbers that no unit could be done with, before the folder is one of these settings."""
-    check_sampling({"steps": o.steps, "cfg": o.cfg, "sampler_name": o.sampler, "scheduler": o.scheduler})
-    for name in ("width", "height"):
-        check_range(f"--{name}", getattr(o, name), 16, 16384)
-    if o.kind == "probe":
-        check_range("--pictures", o.pictures, LEAST_PICTURES, 100_000)
-        check_range("--groups", o.groups, 1, 1000)
-        check_range("--w", o.w, -100, 100)
-        return
-    check_range("--seeds", o.seeds, *SEEDS)
-    check_range("--neighbours", o.neighbours, *NEIGHBOURS)
-    if o.copy_limit is not None:
-        check_range("--copy-limit", o.copy_limit, 0, 1)
-        if not o.references:
-            raise ValueError("--copy-limit needs --references: what would a picture be a copy of?")
 
 
 def paths_of(o: argparse.Namespace) -> dict[str, str]:
@@ -200,6 +124,7 @@ def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
     whole_paths(o)
     settings = settings_of(o)
     sources = prompts_of(o.sources) if o.kind == "audit" else jobs.sources_of(o.kind, o.sources, o.out)
+    log.info("found %s", counted(len(sources), "prompt" if o.kind == "audit" else "file"))
     units = jobs.shard_of(jobs.units_of(o.kind, sources, getattr(o, "base", [""]), settings, jobs.home_of(o.sources)), o.shard)
     known = {row["id"]: row for row in rows.all_rows(o.out) if not row.get("again")}
     todo = [unit for unit in units if unit.id not in known]
@@ -225,20 +150,6 @@ def work(o: argparse.Namespace, comfyui: Sequence[str]) -> int:
                 log.info("%d of %d, %d failed, %.0f s left", count, len(todo), failed, left)
                 told = now
     return FAILED if failed else GOOD
-
-
-def whole_paths(o: argparse.Namespace) -> None:
-    """Workers on other machines stand in other folders. Links stay: what they lead to may have a name that tells nothing of its kind."""
-    o.out = o.out.absolute()
-    o.sources = [str(Path(name).absolute()) for name in o.sources]
-    for name in ("references", "detector"):
-        if getattr(o, name, None):
-            setattr(o, name, getattr(o, name).absolute())
-    for name in ("parent", "profile"):
-        if getattr(o, name, None) and os.path.isfile(getattr(o, name)):
-            setattr(o, name, str(Path(getattr(o, name)).absolute()))
-    if o.kind not in jobs.NEEDS_NO_BASE:
-        o.base = [str(Path(name).absolute()) if os.path.isfile(name) else name for name in o.base]
 
 
 def made_with(folder: Path) -> dict[str, Any]:

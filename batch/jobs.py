@@ -23,7 +23,7 @@ from ..host.copies.pictures import KINDS as PICTURES
 from ..host.copies.pictures import read as read_picture
 from ..host.copies.probing import Probe, probe, report, shown
 from ..host.core import files
-from ..host.core.files import beneath, is_closed, reason
+from ..host.core.files import beneath, is_closed
 from ..host.core.progress import Progress
 from ..host.core.prompts import encoded
 from ..host.core.weights import Weights
@@ -31,7 +31,8 @@ from ..host.lora import keys, lora_files
 from ..host.lora.filter_file import Job, filter_lora, weights_of
 from ..host.lora.report import provenance, report_of
 from ..unmemorize.lora.gates import Settings
-from .tools import Base, Options, content_hash, content_of_base, known_references, row_maker
+from ..unmemorize.pictures.pages import counted
+from .tools import Base, Options, content_hash, content_of_base, kind_and_reason, known_references, row_maker
 
 FAILURES = (
     ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError, NameError, MemoryError, struct.error,
@@ -41,6 +42,9 @@ PASSING = (RuntimeError, OSError, MemoryError)
 """Those that a full disk or a full device ends in."""
 OF_WORDS = ("audit",)
 """Kinds of work whose units are words: what fails there may be mended outside, by ComfyUI's own options for one."""
+
+FEW = 5
+"""Links by name, in a line."""
 
 log = logging.getLogger("unmemorize.batch")
 
@@ -94,9 +98,14 @@ class Tools:
 
 
 def _check_opened(unit: Unit) -> None:
-    """ValueError on a folder: it is a unit only where nobody may see what lies in it, so that the table has it."""
-    if unit.kind not in OF_WORDS and os.path.isdir(unit.path):
-        raise ValueError(f"The folder {Path(unit.path).name!r} cannot be opened, so that nothing in it was looked at. Change its rights.")
+    """ValueError on what is no file, of which the table has a row all the same: a folder that nobody here may look into, a link to nothing,
+    a pipe, which would be waited for without end."""
+    if unit.kind in OF_WORDS or os.path.isfile(unit.path) or is_closed(Path(unit.path)):
+        return
+    name = Path(unit.path).name
+    if os.path.isdir(unit.path):
+        raise ValueError(f"The folder {name!r} cannot be opened, so that nothing in it was looked at. Change its rights.")
+    raise ValueError(f"{name!r} is a link to nothing, or no file.")
 
 
 def row_of(unit: Unit) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def row_of(unit: Unit) -> dict[str, Any]:
 
 
 def _said(error: Exception) -> str:
-    return (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {reason(error)}")[:500]
+    return (str(error) if isinstance(error, ValueError) else kind_and_reason(error))[:500]
 
 
 def name_of(kind: str, content: str, base: str, settings: dict[str, Any]) -> str:
@@ -118,10 +127,10 @@ def units_of(kind: str, sources: list[str], bases: list[str], settings: dict[str
     """Every unit of the sources, each once; ordered by base, so that a shard loads few of them. Names of files begin in `home`; None: they
     are without folders."""
     found: dict[str, Unit] = {}
+    named = [(s, s, s) if kind in OF_WORDS else (s, content_hash(Path(s)), _shown(Path(s), home)) for s in sources]
     for base in bases:
         of_base = content_of_base(base) if kind not in NEEDS_NO_BASE else ""
-        for source in sources:
-            content, name = (source, source) if kind in OF_WORDS else (content_hash(Path(source)), _shown(Path(source), home))
+        for source, content, name in named:
             unit = Unit(name_of(kind, content, of_base, settings), kind, name, source, base, of_base)
             first = found.setdefault(unit.id, unit)
             if name not in (first.name, *first.also):
@@ -235,27 +244,37 @@ NEEDS_NO_BASE = ("copies",)
 
 def sources_of(kind: str, given: list[str], out: Path) -> list[str]:
     """Files behind paths and folders, in order, without those below `out`: results are no sources. What cannot be opened is among them, and
-    so becomes a row. ValueError if there are none."""
+    so becomes a row; links to folders are said. ValueError if there are none."""
     suffixes = PICTURES if kind == "copies" else {".safetensors"}
     found: list[str] = []
+    leading: list[str] = []
     for name in given:
         if os.path.isdir(name):
             inside, closed = beneath(Path(name))
-            files_of_it = [p for p in inside if p.suffix.lower() in suffixes and (os.path.isfile(p) or is_closed(p))]
+            files_of_it = [p for p in inside if p.suffix.lower() in suffixes and not os.path.isdir(p)]
             found += [str(p) for p in sorted({*files_of_it, *closed})]
+            leading += [str(p) for p in inside if os.path.islink(p) and os.path.isdir(p) and not _is_given(p, given)]
         elif os.path.isfile(name):
             found.append(name)
         else:
             raise ValueError(f"There is no file or folder {name!r}, or it cannot be opened.")
+    if leading:
+        more = f" and {len(leading) - FEW} more" if len(leading) > FEW else ""
+        log.warning("links to folders are not followed, name them to have them looked at: %s%s", ", ".join(map(repr, leading[:FEW])), more)
     results = os.path.realpath(out)
     kept = [name for name in dict.fromkeys(found) if not Path(os.path.realpath(Path(name).parent)).is_relative_to(results)]
     if found and not kept:
         raise ValueError(f"Nothing to do: all files lie in the folder of the results, {str(out)!r}. Choose an --out outside of them.")
     if not kept:
         raise ValueError(f"Nothing to do: no {' or '.join(sorted(suffixes))} in {', '.join(map(repr, given))}.")
-    if len(kept) < len(set(found)):
-        log.info("%d files in the folder of the results are left out", len(set(found)) - len(kept))
+    if left_out := len(set(found)) - len(kept):
+        log.info("left out, since they lie in the folder of the results: %s", counted(left_out, "file"))
     return kept
+
+
+def _is_given(path: Path, given: list[str]) -> bool:
+    """Does a link lead into what is looked at anyway?"""
+    return any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(name)) for name in given)
 
 
 def home_of(given: list[str]) -> Path:

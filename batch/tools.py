@@ -53,7 +53,10 @@ class Base:
             self.model, self.clip, self.vae = demo.load_demo(path)
             return
         embeddings = folder_paths.get_folder_paths("embeddings")
-        found = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, embedding_directory=embeddings)
+        try:
+            found = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, embedding_directory=embeddings)
+        except Exception as error:  # whatever a file that is no checkpoint ends in
+            raise ValueError(f"{name!r} cannot be loaded as a checkpoint ({kind_and_reason(error)}).") from error
         self.model, self.clip, self.vae = found[:3]
 
     def check_whole(self) -> None:
@@ -64,9 +67,12 @@ class Base:
             raise ValueError(f"This file holds no {' and no '.join(missing)}: give a checkpoint that has all of them in it.")
 
     def latent(self, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """An empty one of the settings' size."""
-        channels = self.model.get_model_object("latent_format").latent_channels
-        return {"samples": torch.zeros(1, channels, settings["height"] // 8, settings["width"] // 8)}
+        """An empty one of the settings' size; ValueError if the model draws none of that size."""
+        channels, block = self.model.get_model_object("latent_format").latent_channels, self.vae.spacial_compression_encode()
+        sides = [settings[name] for name in ("height", "width")]
+        if any(side % block for side in sides):
+            raise ValueError(f"This model draws in steps of {block} pixels: choose a --width and a --height that are multiples of it.")
+        return {"samples": torch.zeros(1, channels, *(side // block for side in sides))}
 
 
 def checkpoint(name: str) -> Path:
@@ -79,10 +85,16 @@ def checkpoint(name: str) -> Path:
     return Path(path)
 
 
+def kind_and_reason(error: Exception) -> str:
+    """What went wrong, where the kind alone may be all that an error tells."""
+    kind, said = type(error).__name__, reason(error)
+    return kind if said == kind else f"{kind}: {said}"
+
+
 def content_hash(path: Path) -> str:
-    """Of a file; of one that cannot be read, its place."""
+    """Of a file; of what is none, or cannot be read, its place."""
     try:
-        return content_of_file(path)
+        return content_of_file(path) if os.path.isfile(path) else f"unreadable: {path}"
     except ValueError:
         return f"unreadable: {path}"
 

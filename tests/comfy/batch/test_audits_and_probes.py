@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -148,3 +149,13 @@ def test_what_fits_no_layer_is_not_probed_clean(command, probe, layer, kind):
 def test_a_lora_without_a_layer_of_this_model_is_not_probed_clean(command, probe):
     code, row = probe(of_kind("OFT", "lora_unet_nothing_of_ours", 64, 64))
     assert code == command.FAILED and "changes no layer of this model" in row["error"]
+
+
+def test_pictures_have_the_size_that_was_asked_for(comfy):
+    """Also of models whose latents are a sixteenth of the side, such as Flux.2."""
+    base = object.__new__(importlib.import_module("unmemorize_pack.batch.tools").Base)
+    base.model = SimpleNamespace(get_model_object=lambda _: SimpleNamespace(latent_channels=128))
+    base.vae = SimpleNamespace(spacial_compression_encode=lambda: 16)
+    assert base.latent({"width": 512, "height": 256})["samples"].shape == (1, 128, 16, 32)
+    with pytest.raises(ValueError, match="steps of 16 pixels"):
+        base.latent({"width": 520, "height": 256})

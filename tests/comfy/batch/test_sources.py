@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
 
 import pytest
@@ -16,6 +17,11 @@ from .reading import rows_of
 @pytest.fixture(scope="module")
 def jobs(comfy):
     return importlib.import_module("unmemorize_pack.batch.jobs")
+
+
+@pytest.fixture(scope="module")
+def arguments(comfy):
+    return importlib.import_module("unmemorize_pack.batch.arguments")
 
 
 def picture(path, colour):
@@ -60,6 +66,44 @@ def test_what_cannot_be_opened_is_a_row(command, line, tmp_path, shut, capfd):
     assert "'closed' cannot be opened" in rows["closed"] and "Permission denied" in rows["listed/c.png"]
     assert "left out of the references: 'theirs': a folder that cannot be opened" in capfd.readouterr().err
     assert command.main(line(mine / "closed" / "b.png", out="other")) == command.WRONG
+
+
+def test_what_is_no_file_is_a_row(command, line, tmp_path):
+    """A link to nothing, as a moved model leaves it; a pipe, which would be waited for."""
+    mine = tmp_path / "mine"
+    picture(mine / "a.png", "pink")
+    (mine / "gone.png").symlink_to(tmp_path / "moved.png")
+    os.mkfifo(mine / "pipe.png")
+    assert command.main(line(mine)) == command.FAILED
+    rows = {r["name"]: r.get("error", "") for r in rows_of(tmp_path / "out")}
+    assert rows.keys() == {"a.png", "gone.png", "pipe.png"} and not rows["a.png"]
+    assert "'gone.png' is a link to nothing" in rows["gone.png"] and "no file" in rows["pipe.png"]
+    picture(tmp_path / "moved.png", "brown")
+    assert command.main(line(mine)) == command.FAILED, "the pipe is none still"
+    assert any(r["name"] == "gone.png" and "error" not in r for r in rows_of(tmp_path / "out"))
+
+
+def test_links_to_folders_are_said(command, jobs, tmp_path, capfd):
+    """Collections are often spread over several disks; what is looked at anyway is not missing."""
+    command._speak()
+    mine, elsewhere = tmp_path / "mine", tmp_path / "other disk"
+    picture(elsewhere / "b.png", "pink")
+    mine.mkdir()
+    (mine / "more").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="Nothing to do"):
+        jobs.sources_of("copies", [str(mine)], tmp_path / "out")
+    assert "links to folders are not followed" in (said := capfd.readouterr().err) and "more'" in said
+    (mine / "again").symlink_to(mine)
+    assert jobs.sources_of("copies", [str(mine), str(elsewhere)], tmp_path / "out") == [str(elsewhere / "b.png")]
+    assert "not followed" not in capfd.readouterr().err
+
+
+def test_a_file_is_read_once_for_all_bases(jobs, tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    read, content = [], jobs.content_hash
+    monkeypatch.setattr(jobs, "content_hash", lambda path: read.append(path) or content(path))
+    monkeypatch.setattr(jobs, "content_of_base", lambda name: name)
+    assert len(jobs.units_of("filter", [str(tmp_path / "a.safetensors")], ["one", "two"], {})) == 2 and len(read) == 1
 
 
 def test_a_second_run_into_a_folder_of_the_sources_finds_nothing_new(command, line, tmp_path):
@@ -113,7 +157,7 @@ def test_an_answer_wins_over_attempts_whatever_their_files_are_called(tmp_path):
     assert rows_of(tmp_path)[0]["error"] == "later"
 
 
-def test_links_keep_their_names(command, line, tmp_path):
+def test_links_keep_their_names(command, arguments, line, tmp_path):
     """As Hugging Face's cache has them: what they lead to has no suffix."""
     blob, link = tmp_path / "blobs" / "0a1b2c", tmp_path / "snapshots" / "model.safetensors"
     blob.parent.mkdir()
@@ -121,8 +165,8 @@ def test_links_keep_their_names(command, line, tmp_path):
     link.parent.mkdir()
     link.symlink_to(blob)
     more = ["--out", str(tmp_path / "out"), "--references", str(tmp_path / "known"), "--detector", str(link), "--profile", str(link)]
-    o = command.parser().parse_args(["audit", str(link), "--base", str(link), "--parent", str(link), *more])
-    command.whole_paths(o)
+    o = arguments.parser().parse_args(["audit", str(link), "--base", str(link), "--parent", str(link), *more])
+    arguments.whole_paths(o)
     assert [*o.sources, *o.base, o.parent, o.profile, str(o.detector)] == [str(link)] * 5
 
     picture(tmp_path / "pink.png", "pink")
@@ -132,9 +176,9 @@ def test_links_keep_their_names(command, line, tmp_path):
     assert [r["name"] for r in rows_of(tmp_path / "out")] == ["a.png"]
 
 
-def test_paths_of_other_folders_become_whole(command, tmp_path, monkeypatch):
+def test_paths_of_other_folders_become_whole(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.safetensors").write_bytes(b"x")
-    o = command.parser().parse_args(["filter", "loras", "--base", "base.safetensors", "--base", "demo", "--out", "out"])
-    command.whole_paths(o)
+    o = arguments.parser().parse_args(["filter", "loras", "--base", "base.safetensors", "--base", "demo", "--out", "out"])
+    arguments.whole_paths(o)
     assert o.sources == [str(tmp_path / "loras")] and o.base == [str(tmp_path / "base.safetensors"), "demo"] and o.out == tmp_path / "out"
