@@ -193,8 +193,9 @@ def prune(weight: Tensor, mask: Tensor, strength: float) -> Tensor:
 def prune_in_place(weight: Tensor, packed: Tensor, strength: float) -> Tensor:
     """The same in a weight [out, d] that nobody else holds, by blocks of rows; packed mask [out, ceil(d / 8)]."""
     rows = max(1, BLOCK // weight.shape[-1])
-    for part, bits in zip(weight.split(rows), packed.split(rows), strict=True):
-        part.copy_(prune(part, unpack(bits, weight.shape[-1]), strength))
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows]  # one of several views from `split` may not be written while autograd is on
+        part.copy_(prune(part, unpack(packed[start : start + rows], weight.shape[-1]), strength))
     return weight
 
 

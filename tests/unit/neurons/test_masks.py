@@ -360,6 +360,9 @@ def test_a_mask_in_place_is_the_same_without_a_second_weight(monkeypatch):
             found = masks.prune_in_place(given, bits, strength)
         assert found is given and torch.equal(found.view(torch.int16), expected.view(torch.int16))
         assert seen.largest <= 5 * D < weight.numel() and seen.waits == 0
+    with torch.inference_mode(False), torch.enable_grad():  # as ComfyUI loads a model that is to be trained on
+        given = torch.nn.Parameter(weight.float().clone()).clone()
+        assert torch.equal(masks.prune_in_place(given, bits, 1.0), prune(weight.float(), mask, 1.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
