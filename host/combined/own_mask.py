@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.sampler_call import DRAWN_AGAIN, RunCall
+from ..core.sampler_call import RunCall, options_of_another_run
 from ..neurons.finding import own_mask
 from ..neurons.layers import layers_of
 from ..neurons.masks import laid_over
@@ -63,7 +63,7 @@ def drawn_by_pruned(call: RunCall, how: OwnMask) -> Tensor:
     mask = own_mask(model, record_run(call, how.place, how.low), how.share, how.score)
     guider = copy.copy(call.guider)
     guider.model_patcher = laid_over(model, mask)
-    guider.model_options = {**guider.model_options, DRAWN_AGAIN: True}
+    guider.model_options = options_of_another_run(call.guider)
     for name in SCALES:
         if getattr(guider, name, 1) != 1:
             setattr(guider, name, getattr(guider, name) * how.cfg)

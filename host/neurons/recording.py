@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
@@ -27,7 +26,7 @@ from ..core.identity import check_shows_weights, identity, shown
 from ..core.latents import check_channels
 from ..core.noise import noise_levels
 from ..core.progress import Progress
-from ..core.sampler_call import DRAWN_AGAIN, RECORDING, RunCall
+from ..core.sampler_call import RECORDING, RunCall, options_of_another_run
 from ..core.sampling import draw, first_of
 from ..core.seeds import kept_generators, later_seed
 from ..core.settings import check_range, check_sampling
@@ -201,7 +200,7 @@ def record_run(call: RunCall, place: str, low: float = WINDOW) -> Activity:
     heard = Activity(len(window.ratios))
     listener = Listener(heard, window)
     guider = copy.copy(call.guider)
-    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options) | {DRAWN_AGAIN: True, RECORDING: True}
+    guider.model_options = options_of_another_run(call.guider) | {RECORDING: True}
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     comfy.patcher_extension.add_wrapper_with_key(kind, KEY, as_function(listener.around_call), guider.model_options, is_model_options=True)
     with hooked(layers, listener), kept_generators(model.load_device):
