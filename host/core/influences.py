@@ -13,10 +13,14 @@ FACT = {INFLUENCES: facts.several(facts.text(), 1, 100)}
 """Of what was measured: its influences, noted only where there were any. Files of before had none."""
 
 HOLDING = (
-    "control", "gligen", "concat_latent_image", "reference_latents", "unclip_conditioning", "vace_frames", "time_dim_concat",
-    "control_video", "reference_motion", "ref_latent", "pose_video_latent", "keyframe_idxs",
+    "control", "gligen", "concat_latent_image", "concat_image", "reference_latents", "reference_latents_text_embeds",
+    "unclip_conditioning", "clip_vision_output", "clip_vision_outputs", "clip_vision_output_ref", "clip_vision_output_pose",
+    "vace_frames", "time_dim_concat", "time_dim_replace", "control_video", "context_latents", "reference_motion", "ref_latent",
+    "pose_video_latent", "face_video_pixels", "camera_conditions", "driving_mask_28ch", "keyframe_idxs", "generated_keyframes",
+    "guide_attention_entries", "guiding_frame_index", "minimax_keyframes", "minimax_refs", "lq_latent", "condition", "embeds",
+    "stable_cascade_prior", "audio_embed", "audio_codes", "ref_audio", "reference_audio_timbre_latents",
 )  # fmt: skip
-"""What a prompt may carry beside words that holds a picture: ControlNet, places, pictures that an editing or video model goes by."""
+"""What a prompt may carry beside words that holds a picture, or sound: ControlNet, places, what an editing or video model goes by."""
 INSIDE = ("patches", "patches_replace")
 """In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
 AROUND = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +69,28 @@ def test_the_profile_that_is_found_was_measured_with_the_same_nodes(host, profil
         assert "measured now" in ask(demo[0]).how
 
 
-@pytest.mark.parametrize("carried", ["control", "reference_latents", "concat_latent_image"])
+NO_PICTURES = {
+    "aesthetic_score", "area", "aspect_ratio", "attention_mask", "attention_mask_img_shape", "attention_mask_mt5xl", "audio_inject_scale",
+    "augmentation_level", "azimuth", "concat_mask", "concat_mask_index", "conditioning_byt5small", "conditioning_llama3",
+    "conditioning_lyrics", "conditioning_mt5xl", "conditioning_scale", "crop_h", "crop_w", "cross_attn", "cross_attn_controlnet",
+    "cross_attn_pose", "degrade_sigma", "denoise_mask", "device", "elevation", "fps", "frame_rate", "guidance", "height", "latent_image",
+    "latent_shapes", "lyrics_strength", "minimax_audio_cond_noise_aug", "minimax_token_tags", "minimax_visual_cond_noise_aug",
+    "motion_bucket_id", "noise", "noise_augmentation", "noise_concat", "ofs", "pooled_output", "pose_strength", "prompt_type",
+    "ref_mask_28ch", "ref_mask_flag", "reference_latents_method", "reference_strength", "seconds_start", "seconds_total", "seed",
+    "t5xxl_ids", "t5xxl_weights", "target_height", "target_width", "text_input_ids", "time_conditioning", "unclip_noise_augment_merge",
+    "unprocessed_ltxav_embeds", "vace_mask", "vace_strength", "width",
+}  # fmt: skip
+"""What the core's models read of a prompt beside: words, sizes, masks and strengths of what else is there, the run's own."""
+
+
+def test_every_picture_that_a_prompt_may_hold_is_known(comfy, host):
+    """All that the running ComfyUI's models read of a prompt is one or the other: a new one is looked at here."""
+    text = Path(importlib.import_module("comfy.model_base").__file__).read_text()
+    read = set(re.findall(r'kwargs(?:\.get\(|\[)"([a-z_0-9]+)"', text))
+    assert len(read) > 50 and read <= NO_PICTURES | set(host("core.influences").HOLDING)
+
+
+@pytest.mark.parametrize("carried", ["control", "reference_latents", "concat_latent_image", "clip_vision_output"])
 def test_a_picture_in_a_prompt_is_no_run_from_words_alone(host, stored, carried):
     found, profiles = host("core.influences"), host("stability.profiles")
     here = found.influences({}, [{"cross_attn": 1}, {carried: object()}])
