@@ -24,7 +24,7 @@ from ..core.guiders import cached, hooked_loras, other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
 from ..core.latents import is_empty, marks
-from ..core.noise import NEARLY
+from ..core.noise import NEARLY, noise_level
 from ..core.one_sample import call_of_one
 from ..core.sampler_call import (
     DRAWN_AGAIN,
@@ -61,6 +61,8 @@ ACQUITTED = (
 )
 UNTRIED = "Whether a picture would be drawn without the LoRA's answer too could not be tried, so that the limit alone decides: "
 MOST_STAGES = 8
+LEAST_NOISE = 0.5
+"""Of a latent at the beginning of a run, in VP coordinates: pure noise has 1."""
 HIGHEST = 1.55
 """Angles from here up (radians; sigma 48) are one level: nothing is left of a picture there."""
 
@@ -245,14 +247,19 @@ class _Control:
         return latent, Look(float(found.score[0]) if known else math.nan, bool(found.flagged[0]) if known else None)
 
     def _unseen_beginning(self, call: SamplerCall) -> str:
-        """Why a second stage alone cannot be judged, in words: it goes on, without noise of its own, from steps that nobody watched."""
-        most = float(call.guider.inner_model.model_sampling.sigma_max)
-        if self._before is not None or float(call.sigmas[0]) >= NEARLY * most or bool(call.noise.any()):
+        """Why a run without noise of its own cannot be judged, in words: it goes on from steps that nobody watched, or from none."""
+        if self._before is not None or bool(call.noise.any()):
             return ""
-        return (
-            f"The run goes on at noise level {float(call.sigmas[0]):.3g} from a latent whose first steps were not watched. Let one guarded "
-            "MODEL go into all samplers of the picture."
-        )
+        model_sampling, sigma = call.guider.inner_model.model_sampling, float(call.sigmas[0])
+        if sigma < NEARLY * float(model_sampling.sigma_max):
+            return (
+                f"The run goes on at noise level {sigma:.3g} from a latent whose first steps were not watched. Let one guarded MODEL go "
+                "into all samplers of the picture."
+            )
+        level = noise_level(model_sampling, sigma)
+        if level.a * float(call.latent.float().square().mean().sqrt()) >= LEAST_NOISE * math.hypot(level.a, level.b):
+            return ""  # noise that another node has put into the latent
+        return "The run begins without any noise, so that nothing in it is as in an ordinary one. Let noise be added."
 
     def _later_beginning(self, call: SamplerCall, watch: Watch) -> str:
         """Why a profile of runs from pure noise says nothing of a picture that is drawn over another one, in words."""

@@ -80,3 +80,19 @@ def test_every_guiders_own_guidance_is_raised(restart, scales, wanted):
     other = restart._guider_for(guider, restart.Phase(1.0, cfg=1.5), None, torch.tensor([1.0, 0.0]), 0)
     assert {k: getattr(other, k) for k in wanted} == wanted
     assert {k: getattr(guider, k) for k in scales} == scales
+
+
+@pytest.mark.parametrize(("noise", "latent", "judged"), [(0.0, 0.0, False), (0.0, 1.0, False), (0.0, 14.6, True), (1.0, 0.0, True)])
+def test_a_run_without_any_noise_is_not_judged(guard, demo, encode, noise, latent, judged):
+    """DisableNoise, from an empty latent or a picture; a latent may hold the noise itself, from AddNoise."""
+    samplers = importlib.import_module("comfy.samplers")
+    sigmas = samplers.calculate_sigmas(demo[0].get_model_object("model_sampling"), "normal", 6)
+    model, record = guard()
+    guider = samplers.CFGGuider(model)
+    guider.set_conds(encode("a small red ring on a gray background"), encode(""))
+    guider.set_cfg(2.0)
+    drawn = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    held = demo[0].model.process_latent_out(drawn * latent) if latent else torch.zeros_like(drawn)
+    with torch.inference_mode():
+        guider.sample(drawn * noise, held, samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=1)
+    assert ("without any noise" not in record.facts["not_judged"][0]) == judged
