@@ -48,6 +48,15 @@ def check_single(latent: dict[str, Any]) -> None:
         raise ValueError("Only single pictures can be judged so far, not video or audio: connect an empty latent with one frame.")
 
 
+def check_one_kind(latent: dict[str, Any]) -> None:
+    """ValueError if a LATENT holds several latents of different kinds, as video with its sound: the guard judges no such run."""
+    if getattr(latent["samples"], "is_nested", False):
+        raise ValueError(
+            "Only runs of one kind of latent can be judged so far, not of video together with its sound: connect the empty latent of a "
+            "picture."
+        )
+
+
 def decoded(vae: Any, samples: Tensor) -> Tensor:
     """Pictures of latents, IMAGE [n, h, w, 3] on the CPU; a VAE of videos gives its one frame."""
     pictures = vae.decode(samples)
@@ -88,7 +97,8 @@ def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def marks(samples: Tensor) -> Tensor:
     """A few values of every sample, by which its latent is known again, [n, <= 64]; 0 for what is no number, which JSON does not have."""
-    flat = samples.detach().flatten(1)
+    parts = samples.unbind() if getattr(samples, "is_nested", False) else [samples]  # video with its sound, which the core samples as one
+    flat = torch.cat([part.detach().flatten(1) for part in parts], 1)
     return flat[:, :: max(1, flat.shape[1] // MARKS)][:, :MARKS].float().nan_to_num(0.0, 0.0, 0.0).cpu()
 
 

@@ -13,11 +13,21 @@ from ...unmemorize.stability.everyday import EVERYDAY
 from ..core import store
 from ..core.identity import differences, identity
 from ..core.influences import influences
+from ..core.latents import check_one_kind
 from ..core.noise import noise_levels
 from ..core.prompts import encoded
 from ..core.sampling import first_of
 from ..core.settings import check_sampling
-from .profiles import PROFILES, StoredProfile, calibrate, other_guidance, other_influences, read_profile, save_profile, warnings_for
+from .profiles import (
+    PROFILES,
+    StoredProfile,
+    calibrate,
+    other_guidance,
+    other_influences,
+    read_profile,
+    save_profile,
+    warnings_for,
+)
 from .verdicts import MOST_STEPS_RATIO, early_steps, serves_steps
 
 FOLDER = "auto"
@@ -42,6 +52,7 @@ def profile_for(
     """The profile of a MODEL for settings (seed, steps, cfg, sampler_name, scheduler); measured from `prompts`, or EVERYDAY, only if none
     serves. ValueError before any work on settings that ComfyUI does not have."""
     check_sampling(use)
+    check_one_kind(latent)
     latent = first_of(model, latent)
     kept = _serving(model, negative, latent["samples"], use)
     if kept is not None:

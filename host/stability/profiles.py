@@ -16,6 +16,7 @@ from ...unmemorize.stability.profile import LEAST_SD, Profile, make_profile
 from ...unmemorize.stability.signals import SIGNALS
 from ..core import facts, influences, store
 from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
+from ..core.latents import check_one_kind
 from ..core.progress import Progress
 from ..core.sampling import draw, empty_of
 from ..core.seeds import later_seed
@@ -70,6 +71,7 @@ def calibrate(
             f"{len(positives)} prompt(s) with {seeds} seed(s) are {len(positives) * seeds} runs; at least {LEAST_RUNS} are needed, 50 are "
             "good. Write more ordinary prompts that are surely not memorized, one a line."
         )
+    check_one_kind(latent)
     known = identity(model)
     check_shows_weights(known)
     check_sampling(sampling)

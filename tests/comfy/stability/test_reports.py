@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,3 +75,35 @@ def test_deep_damage(chart, report):
 def test_what_is_no_report(chart, text):
     with pytest.raises(ValueError, match="report"):
         chart(text)
+
+
+# --- video with its sound, which newer cores keep as one latent of several kinds ---------------------------------
+
+
+@pytest.fixture
+def nested(comfy):
+    """A latent of two kinds, as ComfyUI 0.33 has them; 0.3.75 has none, so that its class stands here."""
+    try:
+        made = importlib.import_module("comfy.nested_tensor").NestedTensor
+    except ModuleNotFoundError:
+        made = lambda parts: SimpleNamespace(is_nested=True, unbind=lambda: parts, shape=parts[0].shape)  # noqa: E731
+    return made([torch.arange(512.0).reshape(1, 8, 8, 8), torch.ones(1, 4, 32)])
+
+
+def test_marks_of_several_kinds_are_those_of_the_run_that_made_them(host, nested):
+    """The guard sees such a run as one row of numbers; Stability Chart is given the latent that came of it."""
+    latents = host("core.latents")
+    packed = torch.cat([part.reshape(1, 1, -1) for part in nested.unbind()], 2)
+    assert latents.is_marked(nested, latents.marks(packed)) and not latents.is_marked(nested, latents.marks(packed + 1))
+
+
+def test_no_profile_is_measured_of_several_kinds(nodes, demo, encode, nested):
+    """Since no run of them is judged, and before anything is drawn."""
+    given = {"model": demo[0], "clip": demo[1], "negative": encode(""), "latent": {"samples": nested}, "seed": 1, "steps": 2, "cfg": 2.0}
+    given |= {"sampler_name": "euler", "scheduler": "normal"}
+    for name, more in (
+        ("UnmemorizeCalibrateStabilityProfile", {"seeds": 5, "prompts": "a ring"}),
+        ("UnmemorizeModelStabilityProfile", {"prompts": ""}),
+    ):
+        with pytest.raises(ValueError, match="one kind of latent"):
+            nodes[name].execute(**given, **more)
