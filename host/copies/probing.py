@@ -17,6 +17,7 @@ from ...unmemorize.copies.patches import at_side, likeness
 from ...unmemorize.copies.probe import BEYOND, LEAST_MEMBERS, Group, beyond, extrapolated, groups_of, like_base, without_detail
 from ...unmemorize.copies.probe import leaks as is_leak
 from ...unmemorize.pictures.gallery import gallery
+from ...unmemorize.pictures.pages import counted
 from ..core.another_model import asked_meanwhile
 from ..core.denoiser import without_caches
 from ..core.hooks import as_function
@@ -252,7 +253,7 @@ def shown(leaks: Leaks, captioned: bool) -> Tensor:
         }
         for g in leaks.groups
     ]
-    title = f"{len(leaks.leaks)} leak(s)" if leaks.leaks else "no leak found"
+    title = counted(len(leaks.leaks), "leak") if leaks.leaks else "no leak found"
     plain = "what seeds agree on and the base does not draw" if captioned or not rows else STYLE
     words = too_few(len(leaks.pictures), len(set(leaks.captions))) or plain
     return gallery(leaks.pictures, rows, title, f"of {len(leaks.pictures)} pictures: {words}")

@@ -61,7 +61,7 @@ def _other_baseline(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     other = [f"{name} of the baseline" for name in differences(theirs[BASELINE], ours[BASELINE])]
     words = {MODEL: "LoRAs of the model", BASELINE: "LoRAs of the baseline"}
     other += [words[k] for k in IDENTITIES if theirs[k]["patches"] != ours[k]["patches"]]
-    return f"{', '.join(other)} differ(s)" if other else ""
+    return f"the two differ in {', '.join(other)}" if other else ""
 
 
 def check_baseline(model: Any, baseline: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...unmemorize.curvature.differences import channel_sum, score_difference
 from ...unmemorize.curvature.maps import make_map
+from ...unmemorize.pictures.pages import counted
 from ..core.coverage import covered
 from ..core.guiders import cached, other_prompts
 from ..core.hooks import as_function
@@ -101,7 +102,7 @@ def _missing(sigmas: Tensor | None, model_sampling: Any) -> str:
 
 def _warnings(sums: Sums) -> list[str]:
     """What makes a recording speak of less than a whole run."""
-    left_out = f"{len(sums.uncovered)} step(s) were left out, because one of the prompts is not active there (a range of steps)."
+    left_out = f"Left out: {counted(len(sums.uncovered), 'step')}, because one of the prompts is not active there (a range of steps)."
     return [*([sums.part] if sums.part else []), *([left_out] if sums.uncovered else [])]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...unmemorize.curvature.differences import METHODS
 from ...unmemorize.curvature.maps import check_map, check_values, per_channel
 from ...unmemorize.curvature.threshold import LEAST_PROMPTS, QUANTILE, clean_threshold, otsu, verdict_of
+from ...unmemorize.pictures.pages import counted
 from ..core import facts, store
 from ..core.identity import differences
 from ..core.progress import Progress
@@ -51,7 +52,7 @@ def calibrate(
     prompts = list(dict.fromkeys(prompts))
     if len(prompts) < LEAST_PROMPTS:
         raise ValueError(
-            f"{len(prompts)} different prompt(s) came in, at least {LEAST_PROMPTS} are needed for a {QUANTILE:.1%} threshold. "
+            f"{counted(len(prompts), 'different prompt')} came in, at least {LEAST_PROMPTS} are needed for a {QUANTILE:.1%} threshold. "
             "Write ordinary prompts that are surely not memorized, one a line."
         )
     latent = first_of(model, latent)
@@ -137,7 +138,7 @@ def check_calibration(calibration: Any, found: dict[str, Any]) -> None:
         raise ValueError("Only maps of Curvature Difference Map can be calibrated. Leave `calibration` unconnected for this one.")
     other = differences(theirs["model"], ours["model"])
     if other:
-        raise ValueError(f"The calibration belongs to another model: {', '.join(other)} differ(s). Calibrate for this model.")
+        raise ValueError(f"The calibration belongs to another model: the two differ in {', '.join(other)}. Calibrate for this model.")
     different = [f"{k} ({theirs.get(k)} there, {ours.get(k)} here)" for k in COMPARED if theirs.get(k) != ours.get(k)]
     if different:
         raise ValueError(

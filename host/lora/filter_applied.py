@@ -10,6 +10,7 @@ from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from ...unmemorize.lora.channels import refactored
 from ...unmemorize.lora.filtering import Verdict
 from ...unmemorize.lora.gates import Settings
+from ...unmemorize.pictures.pages import counted
 from ..core.weights import Weights
 from .adapters import Unsupported, adapter_of, tensors_of, wide
 from .judging import LayerAtWork, judged
@@ -32,7 +33,8 @@ def clean_applied(model: Any, settings: Settings) -> tuple[Any, Filtered]:
     merged = sorted({str(key) for key, patches in model.patches.items() for p in patches if _carries_merged(p)})
     out_of_reach = {why: names for why, names in ((MERGED, merged), (BYPASSED, bypassed(model))) if names}
     if not places:
-        several = "; ".join(f"{len(names)} LoRA update(s) are {why}" for why, names in out_of_reach.items())
+        counts = {why: f"{counted(len(names), 'LoRA update')} {'is' if len(names) == 1 else 'are'}" for why, names in out_of_reach.items()}
+        several = "; ".join(f"{count} {why}" for why, count in counts.items())
         raise ValueError(f"This MODEL carries no LoRA that could be filtered: {several}." if several else NO_LORA)
     weights, subspaces = Weights(model), Subspaces(settings.energy)
     result, clone = Filtered({}, {}, [], out_of_reach), model.clone()

@@ -78,7 +78,7 @@ def merged(mask: StoredMask, other: StoredMask) -> StoredMask:
         raise ValueError("merge_with is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask, or leave it open.")
     unlike = differences(other.facts["model"], mask.facts["model"])
     if unlike:
-        raise ValueError(f"The mask to merge with belongs to another model: {', '.join(unlike)} differ(s). Find both on the same model.")
+        raise ValueError(f"The mask to merge with belongs to another model: the two differ in {', '.join(unlike)}. Find both on the same model.")
     total = {k: mask.facts[k] + other.facts[k] for k in ("prompts", "merged")}
     return StoredMask(merge([mask.mask, other.mask]), {**mask.facts, **total})
 
@@ -94,7 +94,7 @@ def _check_pair(model: Any, memorized: Any, reference: Any) -> None:
         other = differences(there, here) + (["patches (LoRAs)"] if there["patches"] != here["patches"] else [])
         if other:
             raise ValueError(
-                f"`{name}` was recorded with another model: {', '.join(other)} differ(s). Use the same MODEL in all three nodes."
+                f"`{name}` was recorded with another model: the two differ in {', '.join(other)}. Use the same MODEL in all three nodes."
             )
     unlike = [f"{k} ({memorized.facts[k]} / {reference.facts[k]})" for k in SAME_RUN if memorized.facts[k] != reference.facts[k]]
     if unlike:

@@ -92,7 +92,7 @@ def check_mask(stored: Any, model: Any) -> None:
     if other:
         names = [f"{m['architecture']} with weights {m['weights']}" for m in (stored.facts["model"], here)]
         raise ValueError(
-            f"This neuron mask belongs to another model: {', '.join(other)} differ(s). It was found on {names[0]}, this model is "
+            f"This neuron mask belongs to another model: the two differ in {', '.join(other)}. It was found on {names[0]}, this model is "
             f"{names[1]}. Connect that model, or find a mask on this one."
         )
 

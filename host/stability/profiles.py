@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...unmemorize.pictures.pages import counted
 from ...unmemorize.stability.agreement import AgreementRegion
 from ...unmemorize.stability.profile import LEAST_SD, Profile, make_profile
 from ...unmemorize.stability.signals import SIGNALS
@@ -68,8 +69,8 @@ def calibrate(
     """
     if len(positives) * seeds < LEAST_RUNS:
         raise ValueError(
-            f"{len(positives)} prompt(s) with {seeds} seed(s) are {len(positives) * seeds} runs; at least {LEAST_RUNS} are needed, 50 are "
-            "good. Write more ordinary prompts that are surely not memorized, one a line."
+            f"{counted(len(positives), 'prompt')} with {counted(seeds, 'seed')} are {len(positives) * seeds} runs; at least {LEAST_RUNS} "
+            "are needed, 50 are good. Write more ordinary prompts that are surely not memorized, one a line."
         )
     check_one_kind(latent)
     known = identity(model)
@@ -107,7 +108,7 @@ def check_profile(stored: Any, model: Any) -> None:
     other = differences(stored.facts["model"], identity(model))
     if other:
         raise ValueError(
-            f"This stability profile belongs to another model: {', '.join(other)} differ(s). Connect "
+            f"This stability profile belongs to another model: the two differ in {', '.join(other)}. Connect "
             "Stability Profile for This Model, which finds the right one or measures it."
         )
 

@@ -59,7 +59,7 @@ def check_map(result: Any, image_shape: torch.Size) -> None:
     count, height, width = result["values"].shape
     if count != image_shape[0]:
         raise ValueError(
-            f"The map belongs to {count} picture(s), but {image_shape[0]} came in. Connect the pictures decoded from the same latent."
+            f"The map belongs to a batch of {count}, but {image_shape[0]} came in. Connect the pictures decoded from the same latent."
         )
     tall, wide = image_shape[1] / height, image_shape[2] / width
     if abs(tall - wide) > 0.05 * max(tall, wide):

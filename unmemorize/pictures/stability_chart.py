@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import INK, LINE, PAGE, SOFT, font, tensor_of
+from .pages import counted
 
 WIDTH, PANEL, MARGIN = 900, 190, 64
 HEAD, GAP, FOOT = 72, 34, 40
@@ -55,7 +56,7 @@ def verdict(record: dict[str, Any], sample: int) -> str:
     elif final(record, sample):
         words += f", {redrawn(record, sample)}"
     if _edited(record, sample):
-        words += f", {len(_edited(record, sample))} step(s) edited"
+        words += f", {counted(len(_edited(record, sample)), 'step')} edited"
     return words
 
 

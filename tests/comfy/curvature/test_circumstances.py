@@ -50,9 +50,9 @@ def test_another_baseline_gives_no_verdict(measure, judge, against_the_base, nod
     assert ask(model=weak, baseline=demo[0]) in ("memorized", "unclear", "clean")
     stronger = nodes["UnmemorizeLoadDemoLoRA"].execute(demo[0], "style", 1.0).args[0]
     for changed, words in (
-        ({"model": weak, "baseline": early}, "another baseline: weights of the baseline"),
-        ({"model": stronger, "baseline": weak}, "another baseline: LoRAs of the model, LoRAs of the baseline"),
-        ({"model": stronger, "baseline": demo[0]}, "another baseline: LoRAs of the model differ"),
+        ({"model": weak, "baseline": early}, "another baseline: the two differ in weights of the baseline"),
+        ({"model": stronger, "baseline": weak}, "another baseline: the two differ in LoRAs of the model, LoRAs of the baseline"),
+        ({"model": stronger, "baseline": demo[0]}, "another baseline: the two differ in LoRAs of the model"),
     ):
         with pytest.raises(ValueError, match=words):
             ask(**changed)

@@ -89,7 +89,7 @@ def test_hostile_words_are_only_drawn(record, words):
 
 
 def test_the_verdict_in_words(record):
-    assert stability_chart.verdict(record, 0) == "memorized, 2 step(s) edited"
+    assert stability_chart.verdict(record, 0) == "memorized, 2 steps edited"
     assert stability_chart.verdict(record, 1) == "nothing found"
     record["restarted"] = [0]
     record["edited_steps"] = {}
