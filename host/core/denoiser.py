@@ -22,6 +22,7 @@ from torch import Tensor
 from ...unmemorize.core.noise import NoiseLevel
 from .coverage import covered
 from .guiders import CACHES
+from .influences import distilled_guidance
 from .noise import model_sigma, noise_level
 from .sampler_call import DRAWN_AGAIN
 from .seeds import kept_generators
@@ -42,6 +43,8 @@ class Denoiser:
     """1 where every prompt is active, [n, 1, ..., h, w]; None: everywhere."""
     most_together: int
     """So many copies of the batch may be asked about in one call, one behind the other."""
+    told: list[float | None]
+    """The distilled guidance that the model is told with each prompt."""
     _predict: Callable[[Tensor], list[Tensor]]
     _keep: Callable[[Tensor, Tensor], Tensor] | None
     """(x, eps) -> x with what the model is given while sampling where an inpainting keeps the picture."""
@@ -210,8 +213,9 @@ class _Probe(comfy.samplers.Sampler):
         compute_dtype = computes_in(model)
         level, network = noise_level(model.model_sampling, float(sigma)), model.diffusion_model
         together = 1 if self._alone else most_together(model, sides, x0)
+        told = [distilled_guidance(network, side) for side in sides]
         kept = None if denoise_mask is None else keep
-        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), together, predict, kept))
+        self._work(Denoiser(level, x0, compute_dtype, network, covered(sides, x0, sigma), together, told, predict, kept))
         return x0
 
 

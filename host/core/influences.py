@@ -21,6 +21,9 @@ HOLDING = (
     "stable_cascade_prior", "audio_embed", "audio_codes", "ref_audio", "reference_audio_timbre_latents",
 )  # fmt: skip
 """What a prompt may carry beside words that holds a picture, or sound: ControlNet, places, what an editing or video model goes by."""
+DISTILLED = "distilled_guidance"
+DISTILLED_FACT = {DISTILLED: facts.number(-1e4, 1e4)}
+"""Of what was measured: the guidance that the model was told with the prompt, where it is told any."""
 INSIDE = ("patches", "patches_replace")
 """In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
 AROUND = (
@@ -41,6 +44,14 @@ def other_influences(here: list[str], there: list[str]) -> str:
     """How what other nodes do here is not what they did while something was measured, in words; "" if it is."""
     sides = ((here, there, "only now"), (there, here, "only while it was measured"))
     return " and ".join(f"{', '.join(sorted(set(a) - set(b)))} {when}" for a, b, when in sides if set(a) - set(b))
+
+
+def distilled_guidance(network: Any, conds: Iterable[Mapping[str, Any]]) -> float | None:
+    """The guidance that a distilled model (Flux) is told with a prompt, a side of a guider's while it samples; None: it is told none."""
+    if not getattr(getattr(network, "params", None), "guidance_embed", False):
+        return None
+    told = (cond.get("model_conds", {}).get("guidance") for cond in conds)
+    return next((float(value.cond.flatten()[0]) for value in told if value is not None), None)
 
 
 def inside(options: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,17 @@ def encoded(clip: Any, texts: list[str]) -> list[Any]:
     return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
 
 
+def guidance_of(conditioning: Any) -> float | None:
+    """The distilled guidance that FluxGuidance has put into a CONDITIONING."""
+    return next((facts["guidance"] for _, facts in conditioning if facts.get("guidance") is not None), None)
+
+
+def told_as(conditioning: Any, other: Any) -> Any:
+    """A CONDITIONING with the distilled guidance of another, where that has one of its own."""
+    guidance = guidance_of(other)
+    return conditioning if guidance is None else [[words, {"guidance": guidance, **facts}] for words, facts in conditioning]
+
+
 def digest_of(conditioning: Any) -> str:
     """Of a CONDITIONING: its embeddings, tensors and numbers beside them (a strength, a range of steps, an area); the same words through
     another text encoder have another."""

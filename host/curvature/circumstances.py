@@ -10,26 +10,36 @@ from typing import Any
 from ...unmemorize.curvature.differences import METHODS
 from ..core import facts
 from ..core.identity import differences, identity, shown
-from ..core.influences import FACT, INFLUENCES, holding, influences, other_influences
+from ..core.influences import DISTILLED, DISTILLED_FACT, FACT, INFLUENCES, holding, influences, other_influences
 
 MODEL, BASELINE = "model", "baseline"
 IDENTITIES = (MODEL, BASELINE)
-OPTIONAL = {BASELINE: facts.IDENTITY} | FACT
+OPTIONAL = {BASELINE: facts.IDENTITY} | FACT | DISTILLED_FACT
 """Of a map or of a calibration's file, only where there are any; nothing of other nodes is noted in files of before, which had none."""
 
 
-def noted(model: Any, baseline: Any, positive: Any, negative: Any) -> dict[str, Any]:
-    """For a map's settings: identities, what other nodes do, and a warning; `baseline` and `negative` are None where they are not asked."""
+def noted(model: Any, baseline: Any, positive: Any, negative: Any, told: list[float | None]) -> dict[str, Any]:
+    """For a map's settings: identities, what other nodes do, and warnings; `baseline` and `negative` are None where they are not asked.
+    `told`: the distilled guidance of each prompt, the positive first."""
     sides = [[extras for _, extras in side or ()] for side in (positive, negative)]
     models = {MODEL: model} | ({} if baseline is None else {BASELINE: baseline})
     others = sorted({name for m in models.values() for name in influences(m.model_options, [*sides[0], *sides[1]])})
     alone = sorted(set(holding(sides[0])) - set(holding(sides[1]))) if negative is not None else []
-    warning = (
-        f"Only the positive prompt holds {', '.join(alone)}: that pins the picture down as a memory does, and the map cannot tell "
-        "the two apart. Lead both prompts through the node that puts it there."
-    )
+    warnings = []
+    if alone:
+        warnings.append(
+            f"Only the positive prompt holds {', '.join(alone)}: that pins the picture down as a memory does, and the map cannot tell "
+            "the two apart. Lead both prompts through the node that puts it there."
+        )
+    if len(set(told)) > 1:
+        words = ["none" if guidance is None else f"{guidance:g}" for guidance in told]
+        warnings.append(
+            f"The model is told another guidance with the positive prompt ({words[0]}) than with the negative one ({words[1]}), and the "
+            "map shows what that changes, too. Lead both prompts through FluxGuidance with one value."
+        )
     found: dict[str, Any] = {name: identity(m) for name, m in models.items()}
-    return found | ({INFLUENCES: others} if others else {}) | ({"warnings": [warning]} if alone else {})
+    more = {INFLUENCES: others, DISTILLED: next(iter(told), None), "warnings": warnings}
+    return found | {name: value for name, value in more.items() if value not in (None, [])}
 
 
 def short(settings: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +56,11 @@ def check_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
                 f"The calibration was measured against another baseline: {other}. Calibrate with the model and the baseline of the map, "
                 "or use dh_0, which needs none."
             )
+    if DISTILLED in theirs and DISTILLED in ours and theirs[DISTILLED] != ours[DISTILLED]:
+        raise ValueError(
+            f"The calibration was measured with the distilled guidance {theirs[DISTILLED]:g}, the map with {ours[DISTILLED]:g}, which "
+            f"changes it, too. Lead both prompts of the map through FluxGuidance with {theirs[DISTILLED]:g}."
+        )
     differs = other_influences(ours.get(INFLUENCES, []), theirs.get(INFLUENCES, []))
     if differs:
         raise ValueError(

@@ -71,6 +71,8 @@ class Measured:
     """Of each part."""
     covered: Tensor | None = None
     """1 where every prompt is active, [n, h, w]; None: everywhere."""
+    told: list[float | None] = dataclasses.field(default_factory=list)
+    """The distilled guidance that the model was told with each prompt."""
 
 
 def measure_map(
@@ -101,7 +103,7 @@ def measure_map(
     region = both(generated(latent, values.shape), target.covered)
     check_somewhere(region, "mapped")
     method = METHODS[how.method]
-    beside = noted(model, baseline if method.needs_baseline else None, positive, negative if method.needs_negative else None)
+    beside = noted(model, baseline if method.needs_baseline else None, positive, negative if method.needs_negative else None, target.told)
     return make_map(values, samples.shape[1], _settings(how, why, seed, target) | beside, region)
 
 
@@ -161,6 +163,7 @@ def read(
         raise Impossible("its weights are streamed from memory as they are needed (dynamic VRAM)")
 
     def work(denoiser: Denoiser) -> None:
+        found.told = denoiser.told
         found.dtype = str(denoiser.compute_dtype).removeprefix("torch.")
         found.covered = both(found.covered, flat(denoiser.covered))
         for k in range(how.noises):

@@ -23,6 +23,7 @@ from ...unmemorize.stability.profile import WINDOW
 from ..core.guiders import cached, hooked_loras, other_prompts
 from ..core.hooks import as_function
 from ..core.identity import identity
+from ..core.influences import distilled_guidance
 from ..core.latents import is_empty, marks
 from ..core.noise import NEARLY, noise_level
 from ..core.one_sample import call_of_one
@@ -297,9 +298,11 @@ class _Control:
         return facts["denoised"]
 
     def _note_guidance(self, watch: Watch, facts: dict[str, Any]) -> None:
-        """A profile serves its own guidance."""
+        """A profile serves its own guidance, also that which a distilled model is told."""
         if facts["uncond"] is not None:
             watch.other_guidance = watch.other_guidance or self._guard.other_guidance(float(facts["cond_scale"]))
+        told = distilled_guidance(facts["model"].diffusion_model, facts["cond"])
+        watch.other_guidance = watch.other_guidance or self._guard.other_distilled(told)
 
     def _redraws(self) -> bool:
         return self._strategy is not None and self._strategy.redraws

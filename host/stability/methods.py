@@ -77,6 +77,10 @@ class Guard:
         """How a run's guidance is too far from the profile's, in words; "" if it is near."""
         return "" if self.stored is None else profiles.other_guidance(self.stored, cfg)
 
+    def other_distilled(self, told: float | None) -> str:
+        """How the guidance that a distilled model is told in a run is too far from the profile's, in words; "" if it is near."""
+        return "" if self.stored is None else profiles.other_distilled(self.stored, told)
+
     def other_influences(self, guider: Any) -> str:
         """How what other nodes do in a run is not what they did when the profile was measured, in words; "" if it is."""
         conds = (cond for several in guider.original_conds.values() for cond in several)

@@ -15,13 +15,14 @@ from ..core.identity import differences, identity
 from ..core.influences import influences
 from ..core.latents import check_one_kind
 from ..core.noise import noise_levels
-from ..core.prompts import encoded
+from ..core.prompts import encoded, guidance_of
 from ..core.sampling import first_of
 from ..core.settings import check_sampling
 from .profiles import (
     PROFILES,
     StoredProfile,
     calibrate,
+    other_distilled,
     other_guidance,
     other_influences,
     read_profile,
@@ -82,6 +83,7 @@ def _serving(model: Any, negative: Any, samples: Any, use: dict[str, Any]) -> Fo
             continue
         fits = not other and not other_guidance(stored, use["cfg"]) and not other_influences(stored, others)
         fits = fits and not warnings_for(stored, samples, use, here) and _guided_alike(stored, use)
+        fits = fits and not other_distilled(stored, guidance_of(negative))
         if fits and _as_long(stored, model, use):
             found.append((_distance(stored, use), name, stored))
     if not found:

@@ -19,6 +19,7 @@ from ..core import facts, influences, store
 from ..core.identity import check_shows_weights, differences, identity, in_another_precision, shown
 from ..core.latents import check_one_kind
 from ..core.progress import Progress
+from ..core.prompts import told_as
 from ..core.sampling import draw, empty_of
 from ..core.seeds import later_seed
 from ..core.settings import check_sampling
@@ -65,7 +66,8 @@ def calibrate(
 ) -> StoredProfile:
     """Sample each prompt with each seed (sampling["seed"] and those after it) and note the steps. ValueError before any work.
 
-    `observe` gives a clone of the model and the list of its watches; one that knows the model before a LoRA measures agreement too.
+    The prompts are told the distilled guidance of the negative one, if that has any. `observe` gives a clone of the model and the list of
+    its watches; one that knows the model before a LoRA measures agreement too.
     """
     if len(positives) * seeds < LEAST_RUNS:
         raise ValueError(
@@ -76,6 +78,7 @@ def calibrate(
     known = identity(model)
     check_shows_weights(known)
     check_sampling(sampling)
+    positives = [told_as(positive, negative) for positive in positives]
     latent = {"samples": empty_of(model, latent)}  # whole pictures from noise, whatever picture or mask is connected
     progress = Progress(len(positives) * seeds * sampling["steps"])
     clone, heard = observe(model)
@@ -93,7 +96,9 @@ def calibrate(
     kept = {k: sampling[k] for k in ("steps", "cfg", "sampler_name", "scheduler")}
     shape = list(latent["samples"].shape[1:])
     noted = {"kind": PROFILES.noun, **kept, "prompts": len(positives), "seeds": seeds, "shape": shape, "model": known}
-    return StoredProfile(profile, noted | ({influences.INFLUENCES: found} if found else {}))
+    noted |= {influences.INFLUENCES: found} if found else {}
+    noted |= {} if heard[0].told is None else {influences.DISTILLED: heard[0].told}
+    return StoredProfile(profile, noted)
 
 
 def check_profile(stored: Any, model: Any) -> None:
@@ -128,6 +133,18 @@ def other_guidance(stored: StoredProfile, cfg: float) -> str:
     return (
         f"The run's CFG is {cfg:g}, the stability profile was measured at {there:g}; it serves {there / NEAR_GUIDANCE:.3g} to "
         f"{there * NEAR_GUIDANCE:.3g}. Change the CFG, or let Stability Profile for This Model measure one for it."
+    )
+
+
+def other_distilled(stored: StoredProfile, told: float | None) -> str:
+    """How the guidance that a distilled model (Flux) is told in a run is too far from the profile's, in words; "" if it is near, or one of
+    them is not known, as in files of before."""
+    there = stored.facts.get(influences.DISTILLED)
+    if told is None or there is None or there / NEAR_GUIDANCE <= told <= there * NEAR_GUIDANCE:
+        return ""
+    return (
+        f"The model is told the distilled guidance {told:g} (FluxGuidance), it was told {there:g} when the stability profile was measured. "
+        f"Change it to {there:g}, or measure a profile with a negative prompt that goes through FluxGuidance with {told:g}."
     )
 
 
@@ -191,7 +208,7 @@ def as_file(stored: StoredProfile) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_profile(path: Path) -> StoredProfile:
     """Read a profile from a file; ValueError if it is none."""
     file, (tensors, found) = path.name, store.read(path, PROFILES.noun)
-    more = influences.FACT if influences.INFLUENCES in found else {}
+    more = {k: fact for k, fact in (influences.FACT | influences.DISTILLED_FACT).items() if k in found}
     kept = facts.checked(file, found, FACTS | more | ({BEFORE: facts.text()} if AGREEMENT in tensors else {}))
     angles = facts.tensor(file, tensors, "angles", (None,), low=0.0, high=math.pi / 2 + 1e-6)
     if (angles.diff() < 0).any():

@@ -22,6 +22,7 @@ from ...unmemorize.stability.signals import revision, rms_of_each, sharpness
 from ..core.coverage import covered
 from ..core.guiders import cached
 from ..core.hooks import as_function
+from ..core.influences import distilled_guidance
 from ..core.latents import KEPT
 from ..core.noise import noise_levels
 from ..core.sampler_call import CALLBACK_OF_SAMPLER, DRAWN_AGAIN, RunCall, arguments_of, end_of, run_arguments_of
@@ -74,6 +75,8 @@ class Watch:
     _notes: dict[int, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     """Step of a call -> names and values [k, n]."""
     cond_scale: float = math.nan
+    told: float | None = None
+    """The distilled guidance of the prompt, where the model is told any."""
     keeps_from: float = math.inf
     """Calls at angles from here up are kept, for what is measured on them afterwards."""
     kept: dict[int, Call] = field(default_factory=dict)
@@ -366,6 +369,7 @@ class Watcher:
     def _listen(self, facts: dict[str, Any]) -> Tensor:
         if self._now is not None:
             self._now.see(facts)
+            self._now.told = distilled_guidance(facts["model"].diffusion_model, facts["cond"])
         return facts["denoised"]
 
 

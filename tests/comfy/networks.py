@@ -43,6 +43,7 @@ TINY = {
     "SDXL": Tiny("SDXL", UNET | {"use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816}, (4, 8, 8), 1280),
     "SD3": Tiny("SD3", MMDIT),
     "Flux": Tiny("Flux", FLUX),
+    "Flux dev": Tiny("Flux", FLUX | {"guidance_embed": True}),
     "Flux.2": Tiny("Flux2", FLUX | {
         "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "mlp_ratio": 3.0, "num_heads": 1,
         "axes_dim": [32, 32, 32, 32], "theta": 2000, "patch_size": 1, "qkv_bias": False, "txt_ids_dims": [3], "global_modulation": True,
