@@ -79,3 +79,23 @@ def test_quoted_numbers_are_those_that_were_measured(root, page):
     results = {p.stem: json.loads(p.read_text(encoding="utf-8"))["metrics"] for p in (root / "benchmarks/results").glob("*.json")}
     text = re.sub(r"\*\*|\s+", lambda m: " " if m[0].isspace() else "", (root / page).read_text(encoding="utf-8"))
     assert [quote for quote in QUOTED[page](results) if quote not in text] == []
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "ko", "ru", "fr", "es"])
+def test_translations_say_the_numbers_of_the_english_texts(root, language):
+    """A number that was changed in English alone leaves six languages that advise something else."""
+    english, theirs = (
+        _texts(json.loads((root / f"locales/{name}/nodeDefs.json").read_text(encoding="utf-8"))) for name in ("en", language)
+    )
+    assert {path: theirs[path] for path, text in english.items() if not _numbers(text) <= _numbers(theirs[path])} == {}
+
+
+def _texts(tree, path=""):
+    """Every text of a tree by its place."""
+    if isinstance(tree, str):
+        return {path: tree}
+    return {place: text for key, below in tree.items() for place, text in _texts(below, f"{path}/{key}").items()}
+
+
+def _numbers(text):
+    return set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d)", ".", text)))
