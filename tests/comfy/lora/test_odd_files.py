@@ -9,60 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from .. import networks
-from ..loras import HOW
+from ..loras import HOW, K, Q, kohya, pair, randn
 
-Q = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
-K = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k"
 DEFAULT = {"score": "cross-attention", "gate": "hard"}
-
-
-def kohya(key: str) -> str:
-    return "lora_unet_" + key.removeprefix("diffusion_model.").replace(".", "_")
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pair(
-    key: str, shape: tuple[int, int], rank: int = 8, alpha: float | None = 4.0, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """A LoRA of one layer, as kohya spells it."""
-    up, down = randn(shape[0], rank, seed=seed) / 10, randn(rank, shape[1], seed=seed + 1) / 10
-    made = {"lora_up.weight": up, "lora_down.weight": down} | ({} if alpha is None else {"alpha": torch.tensor(alpha)})
-    return {f"{kohya(key)}.{part}": t.to(dtype) for part, t in made.items()}
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    return networks.tiny_model("SD1.5")
-
-
-@pytest.fixture
-def filtered(nodes, model):
-    """filtered(tensors, **changes) -> kept, removed, report"""
-
-    def run(tensors: dict, **changes) -> tuple[dict, dict, dict]:
-        found = nodes["UnmemorizeBAFFilterLoRA"].execute(lora=tensors, model=model, **(HOW | changes)).args
-        return found[0], found[1], json.loads(found[5])
-
-    return run
-
-
-@pytest.fixture
-def update_of(comfy, model):
-    """update_of(tensors, key) -> what ComfyUI adds to a weight [m, n], or None."""
-    sd, lora = importlib.import_module("comfy.sd"), importlib.import_module("comfy.lora")
-
-    def of(tensors: dict, key: str) -> torch.Tensor | None:
-        patched = sd.load_lora_for_models(model, None, tensors, 1.0, 0)[0]
-        if f"{key}.weight" not in patched.patches:
-            return None
-        shape = model.model.get_parameter(f"{key}.weight").shape
-        return lora.calculate_weight(patched.patches[f"{key}.weight"], torch.zeros(shape), f"{key}.weight")
-
-    return of
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
