@@ -75,6 +75,11 @@ class Adapter(ABC):
         """(m, n); ValueError if the parts do not fit together."""
 
     @property
+    def exact_shape(self) -> tuple[int, ...] | None:
+        """The only shape of a weight to which the core adds dW; None: it brings dW into the weight's."""
+        return None
+
+    @property
     @abstractmethod
     def rank(self) -> int:
         """As the file says it, at least 1 if it is sound."""
@@ -271,6 +276,10 @@ class Difference(Adapter):
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.parts[0]), self.parts[0][0].numel()
+
+    @property
+    def exact_shape(self) -> tuple[int, ...]:
+        return tuple(self.parts[0].shape)
 
     @property
     def rank(self) -> int:

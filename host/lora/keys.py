@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..core.files import reason
 from ..core.weights import Weights
-from .adapters import Names, Unsupported, adapter_of, tensors_of
-from .layers import OTHER_SHAPE, Layer, fault_of, fits, shape_of
+from .adapters import Names, Unsupported, adapter_of, parts_of, tensors_of
+from .layers import OTHER_SHAPE, Layer, fault_of, fits, sizes
 
 UNKNOWN = "the connected model has no such layer, or this ComfyUI does not know the key"
 SHADOWED = "the core ignores them beside another update of the same layer; they go where that one is changed"
@@ -101,12 +101,19 @@ def converted_by_core(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], di
 def _parts(tensors: dict[str, Tensor], targets: dict[str, Any]) -> list[_Part]:
     """All that the core reads from a file, each spelling of a weight apart."""
     converted, originals = converted_by_core(tensors)
+    loaded = _loaded(converted, targets)
     found = []
-    for name, adapter in _loaded(converted, targets).items():
+    for name, adapter in loaded.items():
         of_tensor = {id(t): originals[id(t)] for t in tensors_of(adapter) if id(t) in originals}
-        alpha = {key: tensors[key] for key in _alpha_key(converted, originals, name.rsplit(".", 1)[0])}
+        prefix, what = name.rsplit(".", 1)
+        # beside a difference of the bias the alpha is that of the weight
+        scales = what == "weight" or f"{prefix}.weight" not in loaded
+        alpha = {key: tensors[key] for key in _key_of(converted, originals, f"{prefix}.alpha")} if scales else {}
+        # the core reads this one as a list
+        padded = any(isinstance(part, list) for part in parts_of(adapter))
+        shape = _key_of(converted, originals, f"{prefix}.reshape_weight") if padded else []
         names = Names(_common_prefix(list(of_tensor.values())), of_tensor, alpha)
-        found.append(_Part(name, adapter, (*of_tensor.values(), *alpha), names))
+        found.append(_Part(name, adapter, (*of_tensor.values(), *alpha, *shape), names))
     return found
 
 
@@ -156,9 +163,10 @@ def _loaded(converted: dict[str, Tensor], targets: dict[str, Any]) -> dict[str, 
         ) from error
 
 
-def _alpha_key(converted: dict[str, Tensor], originals: dict[int, str], prefix: str) -> list[str]:
-    alpha = converted.get(f"{prefix}.alpha")
-    return [originals[id(alpha)]] if alpha is not None and id(alpha) in originals else []
+def _key_of(converted: dict[str, Tensor], originals: dict[int, str], name: str) -> list[str]:
+    """The file's key of what the core calls so; none if it has made it up, or has no such thing."""
+    found = converted.get(name)
+    return [originals[id(found)]] if found is not None and id(found) in originals else []
 
 
 def _common_prefix(keys: list[str]) -> str:
@@ -189,13 +197,16 @@ def check(contents: Contents, weights: dict[bool, Weights]) -> Contents:
         (fitting if layer.target in known and fits(layer, known) else others).append(update)
     if len(others) > len(fitting):
         layer, known = others[0].layer, weights[others[0].layer.text_encoder]
-        size = layer.adapter.shape
-        wanted = " x ".join(str(n) for n in shape_of(layer, known)) if layer.target in known else "not there"
+        own, wanted = sizes(layer, known) if layer.target in known else (layer.adapter.shape, ())
         raise ValueError(
             f"{len(others)} of {len(contents.updates)} layers do not fit this model: {others[0].names.prefix!r} changes a weight of "
-            f"{size[0]} x {size[1]}, the model's is {wanted}. {OTHER_MODEL}"
+            f"{_in_words(own)}, the model's is {_in_words(wanted) or 'not there'}. {OTHER_MODEL}"
         )
     passed = {reason: list(keys) for reason, keys in contents.passed.items()}
     for update in others:
         passed.setdefault(OTHER_SHAPE, []).extend(update.keys)
     return Contents(fitting, passed)
+
+
+def _in_words(size: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in size)

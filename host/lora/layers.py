@@ -65,7 +65,7 @@ def base_of(layer: Layer, weights: Weights, device: torch.device) -> Tensor:
         if not torch.equal(layer.function(arranged.clone()), weight):
             raise Unjudged(ODD_FUNCTION)
         weight = arranged
-    return weight.flatten(1)
+    return weight.reshape(len(weight), -1)  # a norm's weight is one column
 
 
 def fault_of(adapter: Adapter) -> str:
@@ -88,18 +88,19 @@ def fault_of(adapter: Adapter) -> str:
     return ""
 
 
-def shape_of(layer: Layer, weights: Weights) -> tuple[int, int]:
-    """(m, n) of the part of the weight that a layer changes, as it is stored."""
-    shape = list(weights.shape(layer.target))
+def sizes(layer: Layer, weights: Weights) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of an update, and of the part of the weight that it changes: exactly where the core asks for that, else as matrices."""
+    part = list(weights.shape(layer.target))
     if layer.offset is not None:
-        shape[layer.offset[0]] = layer.offset[2]
-    return shape[0], math.prod(shape[1:])
+        part[layer.offset[0]] = layer.offset[2]
+    exact = layer.adapter.exact_shape if weights.is_plain(layer.target) else None
+    return (layer.adapter.shape, (part[0], math.prod(part[1:]))) if exact is None else (exact, tuple(part))
 
 
 def fits(layer: Layer, weights: Weights) -> bool:
     """Has the update its weight's shape? Quantised weights may hold several values in one place: there only the first size is sure."""
-    size, wanted = layer.adapter.shape, shape_of(layer, weights)
-    return size[0] == wanted[0] and (size[1] == wanted[1] or not weights.is_plain(layer.target))
+    own, wanted = sizes(layer, weights)
+    return own == wanted or (own[0] == wanted[0] and not weights.is_plain(layer.target))
 
 
 def is_finite(values: Tensor) -> bool:
