@@ -124,7 +124,7 @@ def best(scores: Tensor, weights: Tensor, share: float) -> Tensor:
     before = weights[order].cumsum(0) - weights[order]
     kept = torch.zeros_like(weights)
     kept[order] = (before < share * weights.sum() * (1 - 1e-6)).to(weights)
-    return kept
+    return kept if share < 1 else torch.ones_like(weights)  # the last of them may hold less than that
 
 
 def threshold_of_file(scores_and_sigmas: Iterable[tuple[Tensor, Tensor]], share: float) -> float:

@@ -61,3 +61,14 @@ def test_a_difference_of_another_shape_is_not_judged(filtered, update_of, nodes,
     how = {k: v for k, v in HOW.items() if k != "text_encoder"}
     report = json.loads(nodes["UnmemorizeCleanAppliedLoRAs"].execute(model=applied, **how).args[3])
     assert report["layers"] == 1 and report["passed_through"] == {"its shape is not the layer's": [f"{CONV}.weight"]}
+
+
+@pytest.mark.parametrize("gate", ["ratio", "ratio of the file", "energy", "scale"])
+def test_keeping_all_keeps_all(filtered, gate):
+    """However little a channel adds."""
+    tensors = pair(Q, (128, 128)) | pair(K, (128, 64), seed=3)
+    tensors[f"{kohya(K)}.lora_up.weight"] *= torch.logspace(0, -5, 8)
+    for score in ("inverted", "mean", "random"):
+        kept, removed, report = filtered(tensors, score=score, gate=gate, keep=1.0)
+        assert list(kept) == list(tensors) and all(kept[k] is t for k, t in tensors.items()) and not removed
+        assert report["energy_removed"] == 0 and report["layers_changed"] == 0
