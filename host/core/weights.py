@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import comfy.lora
+import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -21,8 +22,7 @@ class Weights:
     """The weights of a ModelPatcher by key; nothing is copied until a weight is asked for."""
 
     def __init__(self, patcher: Any) -> None:
-        # get_key_patches starts from the backup of a patched weight: `module.weight` may hold the LoRAs of another clone
-        self._entries = patcher.get_key_patches()
+        self._entries = _entries_of(patcher)
         self._digests: dict[str, str] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -103,6 +103,27 @@ class Weights:
             digest.update(together[start : start + sample.numel()])
             self._digests[key] = digest.hexdigest()
             start += sample.numel()
+
+
+def _entries_of(patcher: Any) -> dict[str, list[Any]]:
+    """Key -> [(weight, how it is unpacked), its patches ...], of a patched weight from its backup: `module.weight` may hold the LoRAs of
+    another clone."""
+    try:
+        entries: dict[str, list[Any]] = patcher.get_key_patches()
+        return entries
+    except AttributeError:  # newer cores write parts of a quantised weight (its scale) beside it, and then look for them in its layer
+        return {key: entry for key in patcher.model_state_dict() if (entry := _entry_of(patcher, key)) is not None}
+
+
+def _entry_of(patcher: Any, key: str) -> list[Any] | None:
+    """As the core gives it; None for what is written, but is no weight."""
+    try:
+        weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    except AttributeError:
+        return None
+    kept, hooked = patcher.backup.get(key), patcher.hook_backup.get(key)
+    weight = hooked[0] if hooked is not None else weight if kept is None else kept.weight
+    return [(weight, convert or (lambda found, **_: found)), *patcher.patches.get(key, [])]
 
 
 def sample_of(weight: Tensor) -> Tensor:
