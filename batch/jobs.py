@@ -38,7 +38,7 @@ FAILURES = (
     ValueError, RuntimeError, OSError, ArithmeticError, LookupError, TypeError, AttributeError, NameError, MemoryError, struct.error,
 )  # fmt: skip
 """What a bad file may end in: it is a row, never the end of the run."""
-PASSING = (RuntimeError, OSError, MemoryError)
+PASSING = (RuntimeError, OSError, MemoryError, files.Unwritten)
 """Those that a full disk or a full device ends in."""
 OF_WORDS = ("audit",)
 """Kinds of work whose units are words: what fails there may be mended outside, by ComfyUI's own options for one."""
@@ -83,7 +83,7 @@ class Tools:
                 self._take(unit)
                 return row | ({"error": self._fault, "again": True} if self._fault else WORK[unit.kind](unit, self._held, self._options))
         except FAILURES as error:
-            again = isinstance(error, PASSING) or unit.kind in OF_WORDS
+            again = isinstance(error, PASSING) or _is_the_systems(error.__cause__) or unit.kind in OF_WORDS
             return row | {"error": _said(error)} | ({"again": True} if again else {})
 
     def _take(self, unit: Unit) -> None:
@@ -95,6 +95,11 @@ class Tools:
             self._held = TOOLS[unit.kind](unit.base, self._options)
         except Exception as error:  # whatever a file that is no checkpoint ends in
             self._fault = f"nothing could be done with {unit.base or 'these references'}: {_said(error)}"
+
+
+def _is_the_systems(error: BaseException | None) -> bool:
+    """Did the system not give a file that is there: a share that went away, a disk that broke? What a file holds has no such number."""
+    return isinstance(error, OSError) and bool(error.errno)
 
 
 def _check_opened(unit: Unit) -> None:

@@ -23,6 +23,10 @@ LEFT_BEHIND = 24 * 3600.0
 """Seconds after which such a file belongs to nobody."""
 
 
+class Unwritten(ValueError):
+    """Nothing was written, for want of room or of rights: the fault of what was to be written it is not."""
+
+
 def replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a file to a given path in the place of what is there: the pack's own files, made anew with their lab; caches."""
     with written(path.parent, tensors, metadata) as temporary:
@@ -50,7 +54,7 @@ def written(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) 
 def _complete(folder: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
     """A complete file on the disk under a passing name, in its folder; gone afterwards unless it was given a name.
 
-    It may be read by whom the user's umask lets read. ValueError in plain words if the disk is full, or nothing may be written there.
+    It may be read by whom the user's umask lets read. Unwritten, in plain words, if the disk is full, or nothing may be written there.
     """
     temporary = folder / f"{PASSING[0]}{uuid.uuid4().hex}{PASSING[1]}"
     try:
@@ -64,7 +68,7 @@ def _complete(folder: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         except (OSError, SafetensorError, UnicodeEncodeError) as error:
-            raise ValueError(
+            raise Unwritten(
                 f"Nothing was saved: the file could not be written ({reason(error)}). Check the disk's free space and the folder's rights, "
                 "or choose another name."
             ) from error

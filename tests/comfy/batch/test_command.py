@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .reading import rows_of
@@ -296,11 +297,20 @@ def test_a_folder_holds_rows_of_one_setting(command, loras, tmp_path):
 
 
 def test_what_failed_for_want_of_room_is_tried_again(command, loras, tmp_path, monkeypatch):
-    jobs = importlib.import_module("unmemorize_pack.batch.jobs")
-    with monkeypatch.context() as full:
-        full.setitem(jobs.WORK, "filter", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    """A full device; and a full disk, as the library that writes says it."""
+    jobs, files = (importlib.import_module(f"unmemorize_pack.{name}") for name in ("batch.jobs", "host.core.files"))
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as room:
+        room.setitem(jobs.WORK, "filter", lambda *_: (_ for _ in ()).throw(RuntimeError("No space left for kernels")))
         assert command.main(filtered(loras, tmp_path)) == command.FAILED
     assert all(r["again"] and "No space" in r["error"] for r in rows_of(tmp_path))
+    with monkeypatch.context() as room:
+        room.setattr(files, "save_file", full)
+        assert command.main(filtered(loras, tmp_path)) == command.FAILED
+    assert all("No space left on device" in r["error"] and r["again"] for r in rows_of(tmp_path) if r["name"] != "broken.safetensors")
     assert command.main(filtered(loras, tmp_path)) == command.FAILED
     assert [r["name"] for r in rows_of(tmp_path) if "error" in r] == ["broken.safetensors"]
 

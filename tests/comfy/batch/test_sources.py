@@ -83,6 +83,23 @@ def test_what_is_no_file_is_a_row(command, line, tmp_path):
     assert any(r["name"] == "gone.png" and "error" not in r for r in rows_of(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("error", "tried_again"), [(OSError(116, "Stale file handle"), True), (OSError("image file is truncated"), False)])
+def test_what_the_system_did_not_give_is_tried_again(command, line, tmp_path, monkeypatch, error, tried_again):
+    picture(tmp_path / "mine" / "a.png", "pink")
+    pictures = importlib.import_module("unmemorize_pack.host.copies.pictures")
+    real = pictures._upright
+
+    def upright(image):
+        if "mine" in str(image.filename):
+            raise error
+        return real(image)
+
+    monkeypatch.setattr(pictures, "_upright", upright)
+    assert command.main(line(tmp_path / "mine")) == command.FAILED
+    (row,) = rows_of(tmp_path / "out")
+    assert row.get("again", False) is tried_again and "cannot be read as a picture" in row["error"]
+
+
 def test_links_to_folders_are_said(command, jobs, tmp_path, capfd):
     """Collections are often spread over several disks; what is looked at anyway is not missing."""
     command._speak()
