@@ -24,20 +24,23 @@ HOLDING = (
 DISTILLED = "distilled_guidance"
 DISTILLED_FACT = {DISTILLED: facts.number(-1e4, 1e4)}
 """Of what was measured: the guidance that the model was told with the prompt, where it is told any."""
+CHANGED = ("rope_options",)
+"""In a model's transformer_options: settings of its own that other nodes change."""
 INSIDE = ("patches", "patches_replace")
 """In a model's transformer_options: what other nodes do inside of it, a reference picture's attention among others."""
 AROUND = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_calc_cond_batch_function", "sampler_post_cfg_function",
-    "model_function_wrapper",
+    "model_function_wrapper", "context_handler",
 )  # fmt: skip
-"""In a model's options: what changes its predictions, or how the two are put together."""
+"""In a model's options: what changes its predictions, or how the two are put together; or asks for a picture in windows."""
 EXCHANGING = ("sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
 """Of these, what puts other predictions in the place of the model's before guidance sees them."""
 
 
 def influences(options: Mapping[str, Any], conds: Iterable[Mapping[str, Any]]) -> list[str]:
     """ComfyUI's own names of what is set, sorted: of a model's options, and of what prompts (dicts) carry. Our own hooks only listen."""
-    return sorted({*inside(options), *_around(options), *holding(conds)})
+    changed = (name for name in CHANGED if options.get("transformer_options", {}).get(name))
+    return sorted({*inside(options), *changed, *_around(options), *holding(conds)})
 
 
 def other_influences(here: list[str], there: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,21 @@ def test_a_picture_in_a_prompt_is_no_run_from_words_alone(host, stored, carried)
     here = found.influences({}, [{"cross_attn": 1}, {carried: object()}])
     assert here == [carried] and carried in profiles.other_influences(stored, here)
     assert found.influences({}, [{carried: None}]) == [] and profiles.other_influences(stored, []) == ""
+
+
+def test_a_run_in_windows_is_another(watched_by, demo, stored):
+    """Context windows: the model is asked for a part of the picture at a time."""
+    node = importlib.import_module("comfy_extras.nodes_context_windows").ContextWindowsManualNode
+    how = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "fuse_method": "pyramid", "dim": 3}
+    how |= {"freenoise": False} if "freenoise" in inspect.signature(node.execute).parameters else {}  # 0.33 has it, 0.3.75 not
+    windows = node.execute(model=demo[0], context_length=6, context_overlap=2, **how).args[0]
+    assert "context_handler only now" in watched_by(windows, stored)
+
+
+def test_scaled_positions_are_a_change(demo, host):
+    scaled = demo[0].clone()
+    scaled.set_model_rope_options(scale_x=1.5, shift_x=0.0, scale_y=1.5, shift_y=0.0, scale_t=1.0, shift_t=0.0)
+    assert [host("core.influences").influences(m.model_options, ()) for m in (demo[0], scaled)] == [[], ["rope_options"]]
 
 
 def test_our_own_hooks_only_listen(host):
