@@ -181,12 +181,12 @@ def merged(folder: Path) -> int:
     found = list(rows.all_rows(folder))
     if not found:
         raise ValueError(f"There are no rows in {str(folder)!r}.")
-    rows.as_csv(found, folder / TABLE)
     kind, noted = found[0].get("kind"), made_with(folder)
     if kind not in jobs.WORK:
         raise ValueError(
             f"The rows in {str(folder)!r} were not written by this program: an audit of the node has its own page beside them."
         )
+    rows.as_csv(found, folder / TABLE)
     settings = noted.get("settings")
     facts = (
         {"work": kind}

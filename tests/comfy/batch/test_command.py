@@ -270,6 +270,7 @@ def test_a_model_that_comes_in_several_files_is_said(command, loras, tmp_path, m
 def test_rows_of_the_nodes_audit_are_not_merged(command, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "1", "prompt": "a cat"}\n')
     assert command.main(["merge", "--out", str(tmp_path)]) == command.WRONG
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"], "nothing is put beside them"
 
 
 def test_killed_and_resumed_loses_nothing(loras, tmp_path, root):
