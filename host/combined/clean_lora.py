@@ -8,6 +8,7 @@ from typing import Any
 import comfy.sd
 
 from ...unmemorize.lora.gates import Settings
+from ...unmemorize.pictures.pages import counted
 from ..core.prompts import prompt_list
 from ..lora import keys, lora_files
 from ..lora.filter_file import Job, check_strengths, load_filtered
@@ -65,5 +66,7 @@ def _by_weights(model: Any, clip: Any, file: LoRAFile, strength: float, why: str
     patched, patched_clip, result = load_filtered(file, strength, strength, job)
     assert result is not None  # the default filter is on
     facts = report_of(result, job)
-    words = f"{facts['energy_removed']:.0%} of it was removed by its weights alone.{why}"
+    stayed = sum(len(several) for several in result.passed.values())
+    stays = f" Left as before: {counted(stayed, 'key')} of the file (passed_through)." if stayed else ""
+    words = f"{facts['energy_removed']:.0%} of what can be filtered was removed, by its weights alone.{stays}{why}"
     return Cleaned(patched, patched_clip, words, facts | {"verdict": words})

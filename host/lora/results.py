@@ -11,6 +11,7 @@ from ...unmemorize.lora.gates import Settings
 from ...unmemorize.lora.scores import SCORES
 from ...unmemorize.pictures.pages import counted
 
+NOTHING_JUDGED = "No layer could be judged, so that nothing is removed and all of it stays as it is: see passed_through."
 NOTHING_REMOVED = "With these settings nothing is removed: lower the threshold or keep, or choose another score or gate."
 FLAT_BASE = "the base's spectrum is flat there: alignment means nothing"
 
@@ -41,6 +42,8 @@ class Filtered:
 
 def warnings_of(layers: list[LayerResult], settings: Settings) -> list[str]:
     """What a user should know of the verdicts."""
+    if not layers:
+        return [NOTHING_JUDGED]
     found = []
     flat = [layer.target for layer in layers if layer.verdict.flat]
     if flat:
@@ -48,6 +51,6 @@ def warnings_of(layers: list[LayerResult], settings: Settings) -> list[str]:
     useless = SCORES[settings.score].useless
     if useless and not any(bool((layer.verdict.scores < 0).any()) for layer in layers):
         found.append(useless)
-    elif layers and settings.strength > 0 and not any(layer.verdict.changed for layer in layers):
+    elif settings.strength > 0 and not any(layer.verdict.changed for layer in layers):
         found.append(NOTHING_REMOVED)
     return found

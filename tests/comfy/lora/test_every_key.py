@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ..loras import HOW, K, Q, kohya, pair, randn
 
@@ -72,3 +73,21 @@ def test_keeping_all_keeps_all(filtered, gate):
         kept, removed, report = filtered(tensors, score=score, gate=gate, keep=1.0)
         assert list(kept) == list(tensors) and all(kept[k] is t for k, t in tensors.items()) and not removed
         assert report["energy_removed"] == 0 and report["layers_changed"] == 0
+
+
+@pytest.mark.parametrize("score", ["mean", "cross-attention"])
+def test_where_no_layer_can_be_judged_nothing_else_is_blamed(filtered, score):
+    """The layer reads the prompt, but its numbers overflow."""
+    tensors = {k: t.double() * 1e300 if t.ndim > 1 else t for k, t in pair(K, (128, 64)).items()}
+    report = filtered(tensors, score=score)[2]
+    assert report["layers"] == 0 and len(report["warnings"]) == 1 and "No layer could be judged" in report["warnings"][0]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_clean_lora_says_what_stays(nodes, model, loras, beside):
+    """All of what can be filtered is gone, and a DoRA layer is not: that is no LoRA of which all is gone."""
+    tensors = pair(K, (128, 64)) | (pair(Q, (128, 128)) | {f"{kohya(Q)}.dora_scale": torch.ones(1, 128)} if beside else {})
+    save_file(tensors, loras / "one.safetensors")
+    words = nodes["UnmemorizeCleanLoRA"].execute(model=model, lora_name="one.safetensors", strength=1.0, captions="").args[2]
+    assert words.startswith("100% of what can be filtered was removed, by its weights alone.")
+    assert ("Left as before: 4 keys of the file" in words) == beside
