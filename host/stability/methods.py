@@ -15,7 +15,7 @@ from ..core.influences import influences
 from . import profiles
 from .common_change import CommonChange
 from .lora_watch import Lora, lora_between
-from .other_words import OtherWords
+from .other_words import OtherWords, check_alternatives
 from .profiles import StoredProfile, check_guidance, check_profile, warnings_for
 from .restart import check_parent, default_restart
 from .step_rule import StepRule
@@ -135,6 +135,8 @@ def check(guard: Guard, model: Any) -> None:
             "A reference says what a LoRA's trigger word does: it needs the model before the LoRA. Connect that as parent, or disconnect "
             "the reference."
         )
+    if guard.mode == "correct" and guard.alternatives is not None:
+        check_alternatives(guard.alternatives)
     if guard.parent is not None:
         check_parent(guard.parent, model)
     lora = lora_of(guard, model)

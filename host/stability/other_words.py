@@ -32,6 +32,24 @@ NEXT = 2
 PARTS = "The prompt has several parts (areas, masks, ranges of steps), which alternatives cannot take the place of. Connect a parent model."
 
 
+def check_alternatives(alternatives: Any) -> None:
+    """ValueError before work unless these are prompts of which each can stand in a whole one's place, at every step: where a part is not
+    active, ComfyUI predicts nothing."""
+    if not alternatives:
+        raise ValueError("The alternatives hold no prompt. Connect Alternative Prompts, or prompts of your own, combined.")
+    if any(_limited(facts) for _, facts in alternatives):
+        raise ValueError(
+            "The alternatives have areas, masks or ranges of steps, so that none of them can stand in a whole prompt's place. Connect "
+            "Alternative Prompts, or whole prompts of your own, combined."
+        )
+
+
+def _limited(facts: dict[str, Any]) -> bool:
+    """Is a prompt active in a part of the picture, or of the run, alone?"""
+    in_part = facts.get("area") is not None or facts.get("mask") is not None
+    return in_part or facts.get("start_percent", 0.0) > 0 or facts.get("end_percent", 1.0) < 1
+
+
 @dataclass(frozen=True)
 class OtherWords:
     """Draw flagged samples again with other prompts early."""

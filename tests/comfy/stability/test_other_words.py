@@ -163,6 +163,20 @@ def marked(nodes, demo):
     return nodes["UnmemorizeAlternativePrompts"].execute(demo[1], PROMPT, "red, blue\nring, star\nsmall, large").args[1]
 
 
+@pytest.mark.parametrize(
+    "limit", [{"end_percent": 0.5}, {"start_percent": 0.1}, {"area": (8, 4, 0, 0)}, {"mask": torch.ones(1, 8, 8)}, None]
+)
+def test_alternatives_that_are_no_whole_prompts_are_refused_before_work(host, demo, stored, alternatives, limit):
+    """Where none is active ComfyUI predicts nothing: the picture would come out broken, and be called corrected."""
+    methods = host("stability.methods")
+    whole = {"start_percent": 0.0, "end_percent": 1.0}
+    several = [] if limit is None else [alternatives[0], [alternatives[1][0], alternatives[1][1] | whole | limit]]
+    with pytest.raises(ValueError, match="no prompt" if limit is None else "whole prompt.s place"):
+        methods.check(methods.Guard(stored, "correct", alternatives=several), demo[0])
+    methods.check(methods.Guard(stored, "correct", alternatives=[[e, facts | whole] for e, facts in alternatives]), demo[0])
+    methods.check(methods.Guard(stored, "detect", alternatives=several), demo[0])
+
+
 def test_variants_of_known_words_are_put_together(words, guard, draw, encode, marked, heard, monkeypatch):
     """D = D(blue) + D(star) - D(blue star) while the layout forms, ComfyUI's own mean of three prompts: as by hand, step by step."""
     monkeypatch.setattr(words, "asking_for_something_else", lambda *_: (1, 2))  # red, ring
