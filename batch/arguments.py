@@ -79,7 +79,7 @@ def _audit(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", help="a stability profile's name or path: the guard judges every run")
     p.add_argument(
         "--copy-limit", type=float, metavar="LIKENESS",
-        help="likeness to a reference above which a picture is called a copy: Copy Check's threshold",
+        help="likeness to a reference from which a picture is called a copy: Copy Check's threshold (without it, and at 0, only noted)",
     )  # fmt: skip
     _sampling(p)
 

@@ -73,7 +73,7 @@ def settings_of(o: argparse.Namespace) -> dict[str, Any]:
         read_profile(path)
     contents |= {"references": known_of(o.references).digest} if o.references else {}
     contents |= {"parent": tools.content_of_base(o.parent)} if o.parent else {}
-    return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit, **contents}
+    return size | {"seeds": o.seeds, "neighbours": o.neighbours, "copy_limit": o.copy_limit or None, **contents}
 
 
 def known_of(folder: Path) -> References:

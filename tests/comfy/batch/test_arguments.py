@@ -60,3 +60,11 @@ def test_the_help_says_what_every_option_is(comfy, kind):
     assert [option.dest for option in numbers if "%(default)s" not in option.help] == []
     text = re.sub(r"\s+", " ", kinds.choices[kind].format_help())
     assert all(f"({option.default})" in text for option in numbers)
+
+
+def test_a_copy_limit_of_0_only_notes_likenesses_as_the_nodes_does(command, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "picture.png")
+    line = ["audit", "list.txt", "--base", "demo", "--out", "out", "--references", str(tmp_path)]
+    parser = importlib.import_module("unmemorize_pack.batch.arguments").parser()
+    limits = [command.settings_of(parser.parse_args([*line, *more]))["copy_limit"] for more in ([], ["--copy-limit", "0"])]
+    assert limits == [None, None], "anything is as like as 0"
