@@ -16,6 +16,10 @@ PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 GOLDEN = (math.sqrt(5) - 1) / 2
 SLICES, SLICE = 32, 512
 """Of a weight's content, for its name: so many evenly spread slices of so many bytes."""
+REMEMBERED = 20_000
+_UNPACKED: dict[bytes, Tensor] = {}
+"""A few values of so many packed weights, by a digest of what they are packed as: to unpack one is to read all of it, and a model is asked
+for its name at every guarded run."""
 
 
 class Weights:
@@ -138,8 +142,29 @@ def few_of(weight: Tensor, convert: Callable[..., Tensor], count: int) -> Tensor
     if _is_gguf(weight):  # only its own loader can read it: its bytes stand for themselves
         weight = weight.detach().as_subclass(Tensor).view(torch.uint8)
     elif not _is_unpacked(weight):
-        weight = convert(weight.detach(), inplace=False).to(torch.float32)
+        return _few_of_packed(weight, convert, count)
     return spread(weight.detach().flatten(), count)
+
+
+def _few_of_packed(weight: Tensor, convert: Callable[..., Tensor], count: int) -> Tensor:
+    """float32, on the weight's device; unpacked once for all that hold the same."""
+
+    def unpacked() -> Tensor:
+        return spread(convert(weight.detach(), inplace=False).to(torch.float32).flatten(), count)
+
+    if not hasattr(weight, "__tensor_flatten__"):  # PyTorch's protocol of tensors that are made of others: what it is packed as
+        return unpacked()
+    names, how = weight.__tensor_flatten__()
+    packed = hashlib.blake2b(f"{type(weight).__name__} {how} {count}".encode(), digest_size=16)
+    for name in names:
+        part = getattr(weight, name)
+        packed.update(f"{name} {part.dtype} {tuple(part.shape)}".encode() + sample_of(part).cpu().numpy().tobytes())
+    found = _UNPACKED.get(packed.digest())
+    if found is None:
+        if len(_UNPACKED) >= REMEMBERED:
+            _UNPACKED.clear()
+        found = _UNPACKED[packed.digest()] = unpacked().cpu()
+    return found.to(weight.device)
 
 
 def spread(flat: Tensor, count: int) -> Tensor:

@@ -42,6 +42,32 @@ def test_what_is_written_beside_a_weight_is_none(identities, weights, fresh):
         clone.detach()
 
 
+def test_a_packed_weight_is_unpacked_once_for_all_that_hold_the_same(weights):
+    class Packed(torch.Tensor):
+        """Half the number, and how much that is worth."""
+
+        def __tensor_flatten__(self):
+            return ["half", "worth"], None
+
+    def packed(half, worth):
+        made = half.as_subclass(Packed)
+        made.half, made.worth = half, torch.tensor(worth)
+        return made
+
+    asked = []
+
+    def unpack(weight, inplace):
+        asked.append(weight)
+        return weight.as_subclass(torch.Tensor) * worth
+
+    half = torch.rand(48, 40)
+    for worth, edited, times in ((2.0, False, 1), (2.0, False, 1), (3.0, False, 2), (3.0, True, 3)):
+        half = half.clone()
+        half[:] += 1.0 if edited else 0.0
+        found = weights.few_of(packed(half, worth), unpack, 8)
+        assert torch.equal(found, weights.spread((half * worth).flatten(), 8)) and len(asked) == times
+
+
 def test_a_layer_in_scaled_fp8_can_be_named_recorded_and_pruned(host, identities, weights, fresh, encode, draw):
     operations = importlib.import_module("comfy.ops").mixed_precision_ops
     if "quant_config" not in inspect.signature(operations).parameters:
