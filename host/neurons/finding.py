@@ -78,7 +78,9 @@ def merged(mask: StoredMask, other: StoredMask) -> StoredMask:
         raise ValueError("merge_with is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask, or leave it open.")
     unlike = differences(other.facts["model"], mask.facts["model"])
     if unlike:
-        raise ValueError(f"The mask to merge with belongs to another model: the two differ in {', '.join(unlike)}. Find both on the same model.")
+        raise ValueError(
+            f"The mask to merge with belongs to another model: the two differ in {', '.join(unlike)}. Find both on the same model."
+        )
     total = {k: mask.facts[k] + other.facts[k] for k in ("prompts", "merged")}
     return StoredMask(merge([mask.mask, other.mask]), {**mask.facts, **total})
 
