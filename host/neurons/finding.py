@@ -34,6 +34,8 @@ def find(
     check_range("select_ratio", select_ratio, 0, 1)
     if rows not in SIDES or score not in SCORES:
         raise ValueError(f"rows {rows!r} or score {score!r} is none of {list(SIDES)}, {list(SCORES)}.")
+    if merge_with is not None:
+        _check_of_model(merge_with, memorized.facts["model"])
     weights = _weights(model, list(memorized.activity.squares))
     mask = find_mask(weights, memorized.activity, reference.activity, share, select_ratio, SIDES[rows], SCORES[score], keep_levels)
     if mask.weights() == 0:
@@ -73,16 +75,21 @@ def _on_cpu(several: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged(mask: StoredMask, other: StoredMask) -> StoredMask:
-    """Union of two masks of one model; the facts are the first one's."""
+    """Union of two masks of one model, without single levels; the facts are the first one's."""
+    _check_of_model(other, mask.facts["model"])
+    total = {k: mask.facts[k] + other.facts[k] for k in ("prompts", "merged")}
+    return StoredMask(merge([mask.mask, other.mask]), {**mask.facts, **total})
+
+
+def _check_of_model(other: Any, model: dict[str, str]) -> None:
+    """ValueError unless it is a mask of the model of that identity."""
     if not isinstance(other, StoredMask):
         raise ValueError("merge_with is not a neuron mask. Connect Find Memorized Neurons or Load Neuron Mask, or leave it open.")
-    unlike = differences(other.facts["model"], mask.facts["model"])
+    unlike = differences(other.facts["model"], model)
     if unlike:
         raise ValueError(
             f"The mask to merge with belongs to another model: the two differ in {', '.join(unlike)}. Find both on the same model."
         )
-    total = {k: mask.facts[k] + other.facts[k] for k in ("prompts", "merged")}
-    return StoredMask(merge([mask.mask, other.mask]), {**mask.facts, **total})
 
 
 def _check_pair(model: Any, memorized: Any, reference: Any) -> None:

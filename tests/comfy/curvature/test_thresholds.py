@@ -103,7 +103,7 @@ def test_a_calibration_that_does_not_fit_is_refused(nodes, measure, calibration)
     with pytest.raises(ValueError, match="Calibrate at the size"):
         node.execute(measure()[0], {**calibration[0], "width": 64})
     other = {**calibration[0]["settings"], "model": {**calibration[0]["settings"]["model"], "layout": "of another model"}}
-    with pytest.raises(ValueError, match="another model: weights"):
+    with pytest.raises(ValueError, match="another model: the two differ in weights"):
         node.execute(measure()[0], {**calibration[0], "settings": other})
     with pytest.raises(ValueError, match="not a calibration"):
         node.execute(measure()[0], {"x": 1})

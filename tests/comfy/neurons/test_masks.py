@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 
@@ -73,13 +74,22 @@ def test_finding_errors(find, record, reference, nodes, demo):
     with pytest.raises(ValueError, match="different ways: steps"):
         find(reference=record("", steps=9)[0])
     early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
-    with pytest.raises(ValueError, match="another model: weights"):
+    with pytest.raises(ValueError, match="another model: the two differ in weights"):
         find(model=early)
     with pytest.raises(ValueError, match="not a recording"):
         find(memorized={})
     lora = nodes["UnmemorizeLoadDemoLoRA"].execute(demo[0], "leaking", 1.0).args[0]
     with pytest.raises(ValueError, match="LoRAs"):
         find(model=lora)
+
+
+def test_a_mask_that_cannot_be_merged_is_refused_before_anything_is_scored(find, mask, host, monkeypatch):
+    other = dataclasses.replace(mask, facts=mask.facts | {"model": mask.facts["model"] | {"architecture": "Flux"}})
+    monkeypatch.setattr(host("neurons.finding"), "find_mask", lambda *_: pytest.fail("scored before the mask was looked at"))
+    with pytest.raises(ValueError, match="mask to merge with belongs to another model: the two differ in architecture"):
+        find(merge_with=other)
+    with pytest.raises(ValueError, match="merge_with is not a neuron mask"):
+        find(merge_with="mask")
 
 
 # --- pruning -----------------------------------------------------------------------------------------------------
@@ -192,7 +202,7 @@ def test_fp8_weights(nodes, neuron_host, method):
 
 def test_a_mask_of_another_model_is_refused_and_says_which(nodes, prune, mask, demo):
     early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
-    with pytest.raises(ValueError, match=f"another model: weights.*found on BaseModel with weights {mask.facts['model']['weights']}"):
+    with pytest.raises(ValueError, match=f"another model: the two differ in weights.*found on BaseModel with weights {mask.facts['model']['weights']}"):
         prune(model=early)
     with pytest.raises(ValueError, match="another model"):
         prune(model=early, strength=0.0)
