@@ -17,6 +17,7 @@ from ..host.curvature.measuring import RECOMMENDED, How, measure_map
 from .parts import published
 from .parts.common import arguments, auc, log, rate, shared_out, write
 from .parts.judging import (
+    BROKEN,
     Bench,
     clean_captions,
     edges,
@@ -62,7 +63,7 @@ ABOUT = {
     "early_mv_rate": "early checkpoint: copies of strong photographs (aim <= .10)",
     "early_scene_adherence": "early checkpoint on held-out scenes (aim: within .05 of the final model's)",
     "auroc_dh0_tv": "dh_0 on templates, per pixel at latent resolution (aim >= .95)",
-    "broken_below": "overlap of shape and template below which a picture is broken: .5 % quantile of fresh drawings after the autoencoder",
+    "broken_below": "overlap of shape and template below which a picture is broken: all but 1 % of the model's own clean scenes have more",
 }
 """`_second`: by the second judge; `_adherence`: all attributes asked for; `_artefacts`: of what is no copy, no shape of the grammar; `_mc`,
 `_tv`: drawings, templates."""
@@ -184,22 +185,24 @@ def detector(bench: Bench) -> dict[str, Any]:
 
 
 def honest(bench: Bench) -> dict[str, Any]:
-    """Adherence and false alarms of what no memory hangs on; sharpness."""
+    """Adherence and false alarms of what no memory hangs on; sharpness; sets what counts as broken."""
     captions, near = clean_captions(bench), near_captions(bench)
 
-    def work(part: list[str]) -> dict[str, tuple[list[float], list[float], list[float], float]]:
+    def work(part: list[str]) -> dict[str, tuple[list[float], list[float], list[float], float, list[float]]]:
         log.info("clean prompts")
         found = {}
         for c in part:
             pictures = bench.final.pictures(c, bench.seeds, **bench.settings)
             first, second = bench.lab.copies_any(pictures)
-            found[c] = (first.float().tolist(), second.float().tolist(), [float(obeys(p, c)) for p in pictures], edges(pictures))
+            obeyed, overlaps = [float(obeys(p, c)) for p in pictures], [scene_judge.read(p).overlap for p in pictures]
+            found[c] = (first.float().tolist(), second.float().tolist(), obeyed, edges(pictures), overlaps)
         return found
 
     found = shared_out(work, captions + near)
     scene, card = ([c for c in captions if is_card(c) == kind and "window" not in c] for kind in (False, True))
     fresh = through_autoencoder(bench.final, scenes.draw([scenes.scene_of(c) for c in scene], bench.random))
     fresh_cards = through_autoencoder(bench.final, cards.draw([cards.card_of(c) for c in card * 8], bench.random))
+    bench.broken_below = float(torch.tensor([overlap for c in scene for overlap in found[c][4]]).quantile(BROKEN))
     ratio = [sum(found[c][3] for c in several) / len(several) / edges(real) for several, real in ((scene, fresh), (card, fresh_cards))]
     return {
         "clean_false_rate": rate([found[c][0] for c in captions]),
@@ -212,6 +215,7 @@ def honest(bench: Bench) -> dict[str, Any]:
         "edge_sharpness_ratio": sum(ratio) / 2,
         "edge_sharpness_ratio_scenes": ratio[0],
         "edge_sharpness_ratio_cards": ratio[1],
+        "broken_below": bench.broken_below,
     }
 
 
@@ -241,19 +245,17 @@ def honest_drawings(bench: Bench) -> dict[str, Any]:
 
 
 def judges(bench: Bench) -> dict[str, Any]:
-    """Fresh scenes and cards after the autoencoder, read right; sets what counts as broken."""
+    """Fresh scenes and cards after the autoencoder, read right."""
     random = bench.random
     everything = scenes.all_scenes()
     chosen = [everything[int(i)] for i in torch.randint(len(everything), (JUDGED,), generator=random)]
     readings = [scene_judge.read(p) for p in through_autoencoder(bench.final, scenes.draw(chosen, random))]
-    bench.broken_below = float(torch.tensor([r.overlap for r in readings]).quantile(0.005))
     plain = cards.all_cards(windows=False)
     several = [plain[i % len(plain)] for i in range(JUDGED)]
     drawn = through_autoencoder(bench.final, cards.draw(several, random))
     return {
         "judge_accuracy": sum(r.scene == s for r, s in zip(readings, chosen, strict=True)) / JUDGED,
         "card_judge_accuracy": sum(card_judge.read(p) == (c.tone, c.pattern) for p, c in zip(drawn, several, strict=True)) / JUDGED,
-        "broken_below": bench.broken_below,
     }
 
 

@@ -25,6 +25,7 @@ from ...host.stability.common_change import CommonChange
 from ...host.stability.other_words import OtherWords
 from ...host.stability.restart import Restart
 from .common import tuning_and_test
+from .judging import BROKEN
 
 BLANK = 0.02
 SCENE_STRIDE, CLEAN_STRIDE, CARD_STRIDE = 50, 12, 8
@@ -80,7 +81,7 @@ def usual_range(generator: Generator, captions: list[str], pictures: Tensor) -> 
     picture of the lab."""
     with torch.inference_mode():
         overlaps = [scene_judge.read(p).overlap for c in captions for p in generator.pictures(c, REFERENCE_SEEDS)]
-    return {"overlap": float(torch.tensor(overlaps).quantile(0.01)), "roughness": 2 * float(roughness(pictures).max())}
+    return {"overlap": float(torch.tensor(overlaps).quantile(BROKEN)), "roughness": 2 * float(roughness(pictures).max())}
 
 
 def roughness(pictures: Tensor) -> Tensor:
