@@ -54,7 +54,8 @@ def distilled_guidance(network: Any, conds: Iterable[Mapping[str, Any]]) -> floa
     if not getattr(getattr(network, "params", None), "guidance_embed", False):
         return None
     told = (cond.get("model_conds", {}).get("guidance") for cond in conds)
-    return next((float(value.cond.flatten()[0]) for value in told if value is not None), None)
+    # the core keeps it on the CPU, where looking at it waits for no device
+    return next((float(value.cond.detach().float().cpu().numpy().flat[0]) for value in told if value is not None), None)
 
 
 def inside(options: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from unmemorize_pack.tests.comfy.loras import HOW, LAYERS, LEAKING, PROMPT_LAYER
 DEFAULT = HOW | {"score": "cross-attention"}
 EXPECTED = {
     "SD1.5": r"attn2\.to_[qkv]", "SDXL": r"attn2\.to_[qkv]", "SD3": r"context_block\.attn\.qkv", "Flux": r"txt_attn\.qkv",
-    "Flux.2": r"txt_attn\.qkv",
+    "Flux dev": r"txt_attn\.qkv", "Flux.2": r"txt_attn\.qkv",
     "Qwen-Image": r"attn\.add_[qkv]_proj", "Wan": r"cross_attn\.[qkv]", "AuraFlow": r"double_layers\.\d+\.attn\.w1[qkv]",
     "PixArt": r"cross_attn\.(q|kv)_linear",
 }  # fmt: skip

@@ -202,7 +202,9 @@ def test_fp8_weights(nodes, neuron_host, method):
 
 def test_a_mask_of_another_model_is_refused_and_says_which(nodes, prune, mask, demo):
     early = nodes["UnmemorizeLoadDemoCheckpoint"].execute("early").args[0]
-    with pytest.raises(ValueError, match=f"another model: the two differ in weights.*found on BaseModel with weights {mask.facts['model']['weights']}"):
+    with pytest.raises(
+        ValueError, match=f"another model: the two differ in weights.*found on BaseModel with weights {mask.facts['model']['weights']}"
+    ):
         prune(model=early)
     with pytest.raises(ValueError, match="another model"):
         prune(model=early, strength=0.0)
