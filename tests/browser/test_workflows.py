@@ -33,9 +33,6 @@ OPEN = """async name => {
     window.ends.length = 0
     await app.loadGraphData(await (await api.fetchApi(`/workflow_templates/any-folder_name/${name}.json`)).json(), true, true, name)
     return app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.registered_node_types) && t !== 'MarkdownNote') }"""
-LEARN_LESS = """() => app.graph._nodes.flatMap(n => n.widgets ?? []).filter(w => w.name === 'learning_steps')
-    .forEach(w => w.value = Math.min(w.value, 20))"""
-"""What a filter learns takes four minutes of template 08 as it is, and nothing of it is seen."""
 ACTIVE = "app.graph._nodes.filter(n => n.mode === 0)"
 UNSHOWN = f"""vue => {{
     const shown = i => i?.complete && i.naturalWidth > 0
@@ -84,7 +81,6 @@ def ran(request, page, queue, shoot) -> tuple[str, str]:
     page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", mode == VUE)
     page.wait_for_timeout(700)
     assert page.evaluate(OPEN, name) == []
-    page.evaluate(LEARN_LESS)
     fit(page)
     shoot(page, f"opened-{name}-{mode}")
     queue(page)

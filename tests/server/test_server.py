@@ -42,8 +42,8 @@ def test_pack_loads_under_any_folder_name_without_a_warning(server, info):
 
 
 LIGHT = {"steps": 10, "pictures": 8, "learning_steps": 4}
-"""Settings of nodes -> their most here; in the browser every workflow runs as it is, but for what a filter learns. An audit is left
-as it is: it carries on where the browser's ended."""
+"""Settings of nodes -> their most here; in the browser every workflow runs as it is. An audit is left as it is: it carries on
+where the browser's ended."""
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
