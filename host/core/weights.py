@@ -147,7 +147,7 @@ def few_of(weight: Tensor, convert: Callable[..., Tensor], count: int) -> Tensor
 
 
 def _few_of_packed(weight: Tensor, convert: Callable[..., Tensor], count: int) -> Tensor:
-    """float32, on the weight's device; unpacked once for all that hold the same."""
+    """float32, on the weight's device; unpacked once for all of the same content, of which slices are looked at, as by `Weights.digest`."""
 
     def unpacked() -> Tensor:
         return spread(convert(weight.detach(), inplace=False).to(torch.float32).flatten(), count)
